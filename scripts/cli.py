@@ -1,0 +1,63 @@
+"""The ``fdif`` command: finds the subcommand, reads its options, reports errors in one line."""
+
+import errno
+import importlib
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from fdif_jax.errors import FdifError
+
+COMMANDS = {
+    "generate": "write a labelled synthetic dataset (MONAI or nnU-Net layout)",
+    "render": "render saved scene documents to NIfTI",
+    "pretrain": "pre-train a network on scenes drawn inside the jitted step",
+    "export": "write a run's weights as a PyTorch state dict or safetensors",
+    "finetune": "fine-tune on a labelled dataset and report Dice",
+    "bench": "measure the renderer on this machine",
+}
+
+
+def _help() -> str:
+    lines = ["usage: fdif COMMAND [OPTIONS]", "", "Formula-driven pre-training for 3D segmentation.", "", "commands:"]
+    lines += [f"  {name:<10}{summary}" for name, summary in COMMANDS.items()]
+    lines += ["", "`fdif COMMAND --help` lists a command's options and shows an example."]
+    return "\n".join(lines)
+
+
+def run(command: str, arguments: Sequence[str] | None = None) -> None:
+    """Parse ``arguments`` for one command and run it; leaves the process on bad input (status 2)."""
+    module = importlib.import_module(f"fdif_jax.scripts.{command}")
+    config = tyro.cli(module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__)
+    try:
+        module.run(config)
+    except FdifError as error:
+        sys.exit(_report(command, str(error)))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
+            raise
+        sys.exit(_report(command, f"cannot write {error.filename or 'output'}: {error.strerror}"))
+    except KeyboardInterrupt:
+        print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _report(command: str, message: str) -> int:
+    print(f"fdif {command}: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def main() -> None:
+    """Entry point of the ``fdif`` console command."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return
+    command = arguments[0]
+    if command not in COMMANDS:
+        from fdif_jax.errors import unknown
+
+        print(f"fdif: error: {unknown('command', command, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    run(command, arguments[1:])
