@@ -1,1 +1,84 @@
-"""fdif-jax."""
+"""fdif-jax: formula-driven pre-training for 3D medical image segmentation.
+
+Shapes are pure JAX functions; a small algebra combines them; `compile` turns a recipe, a random distribution of
+scenes, into one XLA program that draws and renders labelled volumes.
+
+Example:
+    >>> import fdif_jax as fd
+    >>> program = fd.compile(fd.load_recipe("fdif"))
+    >>> image, label = program.sample_at(seed=0, index=0)
+"""
+
+from fdif_jax.algebra import (
+    bend,
+    difference,
+    displace,
+    elongate,
+    intersection,
+    map,
+    onion,
+    repeat,
+    rotate,
+    round,
+    scale,
+    shear,
+    transform,
+    translate,
+    twist,
+    union,
+)
+from fdif_jax.compiler import Program, compile, render_scenes, sample_key
+from fdif_jax.errors import FdifError
+from fdif_jax.grid import Grid
+from fdif_jax.lifts import extrude, revolve
+from fdif_jax.recipe import Recipe, load_recipe, shipped_recipes
+from fdif_jax.scene import Scene, SceneObject, load_scenes, save_scenes
+from fdif_jax.shape import Box, Point, Profile, Shape, node, static
+from fdif_jax.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Box",
+    "Displacement",
+    "Family",
+    "FdifError",
+    "Grid",
+    "Mapper",
+    "Point",
+    "Profile",
+    "Program",
+    "Range",
+    "Recipe",
+    "Scene",
+    "SceneObject",
+    "Shape",
+    "Vocabulary",
+    "bend",
+    "compile",
+    "difference",
+    "displace",
+    "elongate",
+    "extrude",
+    "intersection",
+    "load_recipe",
+    "load_scenes",
+    "map",
+    "node",
+    "onion",
+    "render_scenes",
+    "repeat",
+    "revolve",
+    "rotate",
+    "round",
+    "sample_key",
+    "save_scenes",
+    "scale",
+    "shear",
+    "shipped_recipes",
+    "static",
+    "transform",
+    "translate",
+    "twist",
+    "union",
+]

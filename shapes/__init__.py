@@ -1,1 +1,75 @@
-"""shapes"""
+"""The vocabulary: profiles, solids, the 109 classes of FDIF, displacements and mappers.
+
+`published` draws what the published code draws; `exact` what it means to draw (see ``docs/design.md``).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fdif_jax.lifts import extrude, linear_taper, neck_taper, no_taper, revolve
+from fdif_jax.shape import Shape
+from fdif_jax.shapes import documents
+from fdif_jax.shapes.displacements import DISPLACEMENTS
+from fdif_jax.shapes.families import families
+from fdif_jax.shapes.mappers import MAPPERS
+from fdif_jax.shapes.profiles import circle, polygon, star
+from fdif_jax.shapes.solids import (
+    OCTAHEDRON_FACTOR,
+    PUBLISHED_OCTAHEDRON_FACTOR,
+    box,
+    cone,
+    octahedron,
+    sphere,
+    torus,
+)
+from fdif_jax.vocabulary import Vocabulary
+
+__all__ = [
+    "box",
+    "build",
+    "circle",
+    "cone",
+    "describe",
+    "exact",
+    "extrude",
+    "linear_taper",
+    "neck_taper",
+    "no_taper",
+    "octahedron",
+    "polygon",
+    "published",
+    "revolve",
+    "sphere",
+    "star",
+    "torus",
+]
+
+describe = documents.describe
+
+
+def _vocabulary(*, is_exact: bool) -> Vocabulary:
+    catalogue = families(exact=is_exact)
+    factor = OCTAHEDRON_FACTOR if is_exact else PUBLISHED_OCTAHEDRON_FACTOR
+
+    def build_named(name: str, params: Mapping[str, Any]) -> Shape:
+        return documents.build(params, name, octahedron_factor=factor)
+
+    return Vocabulary(catalogue, DISPLACEMENTS, MAPPERS, build_named, describe)
+
+
+published = _vocabulary(is_exact=False)
+exact = _vocabulary(is_exact=True)
+
+
+def build(class_name: str, params: Mapping[str, Any]) -> Shape:
+    """The shape of a class from a scene document's parameters, with the published formulas.
+
+    Args:
+        class_name: a class of the catalogue, by its name or its published name.
+        params: the layout of a scene document, lengths in voxels.
+
+    Raises:
+        FdifError: unknown class, or a parameter that is missing, unknown or impossible.
+    """
+    family = published.family(class_name)
+    return published.build(family.name, params)

@@ -1,0 +1,271 @@
+"""The 109 classes of FDIF as random families, in the published order.
+
+Source: FDIF (arXiv 2603.23199) and its implementation; `published` follows the implementation where it departs from
+its own intent, `exact` does what was meant: true octahedron distances, shells that are shells, necks within the slab.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fdif_jax.grid import Grid
+from fdif_jax.lifts import Extruded, Revolved, extrude, neck_taper
+from fdif_jax.shape import Profile, Scalar, Shape
+from fdif_jax.shapes.profiles import Circle, Polygon, Star
+from fdif_jax.shapes.solids import OCTAHEDRON_FACTOR, PUBLISHED_OCTAHEDRON_FACTOR, Cone, Octahedron, Sphere
+from fdif_jax.vocabulary import Draw, Family, Range
+
+POLYGONS = {3: "triangle", 4: "square", 5: "pentagon", 6: "hexagon", 7: "heptagon", 8: "octagon", 9: "nonagon"}
+STARS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
+PRISM_STARS = (5, 6, 7, 8)
+
+Ranges = Mapping[str, Range]
+ONE = Range(1.0, 1.0)
+TOP = Range(0.5, 0.5)
+RADIUS = Range(0.15, 0.40)
+# The four tapers: range of the radius, of the scale at the neck, and of the neck's position in heights (½: the top).
+TAPERS = {
+    "": {"radius": RADIUS, "second_scale": ONE, "neck": TOP},
+    "convex_": {"radius": Range(0.05, 0.20), "second_scale": Range(2.0, 4.0), "neck": Range(-0.7, 0.7)},
+    "concave_": {"radius": RADIUS, "second_scale": Range(0.2, 0.5), "neck": Range(-0.7, 0.7)},
+    "cone_": {"radius": RADIUS, "second_scale": Range(0.0, 1.6), "neck": TOP},
+}
+SOLID = Range(0.0, 0.0)
+SHELL = Range(0.2, 0.5)
+
+# The published names are the plain ones without underscores, except for these slips.
+_SLIPS = (
+    ("onionedsquare", "onionedSquare"),
+    ("onionedhexagon", "onionedchexagon"),
+    ("onionedheptagon", "onionedcheptagon"),
+    ("onionedsixstar", "onionedixstar"),
+    ("onionedfivestarconcave", "onionedfvestarconcave"),
+    ("onionedfivestarcone", "onionedfvestarcone"),
+    ("onionedsevenstarconcave", "onionedsevenstar concave"),
+    ("onionedsevenstarcone", "onionedsevenstar cone"),
+    ("onionedeightstarconcave", "onionedeightstar concave"),
+)
+
+
+def families(*, exact: bool) -> tuple[Family, ...]:
+    """The catalogue: 109 families; class id = position + 1.
+
+    Args:
+        exact: True for the distribution as meant, False for the one the published code draws.
+    """
+    basic = [
+        _family("sphere", _sphere, "basic", radius=RADIUS),
+        _prism("{}cylinder", _cylinder, "basic", "", SOLID, exact),
+        _family("torus", _torus, "basic", major_radius=RADIUS, minor=Range(0.3, 0.7)),
+        _family("cone", _cone, "basic", radius=RADIUS, height=Range(0.1, 0.5)),
+        _family("octahedron", _octahedron_exact if exact else _octahedron, "basic", size=RADIUS),
+        *(_prism("{}cylinder", _cylinder, "basic", t, SOLID, exact) for t in TAPERS if t),
+    ]
+    revolutions = [
+        _family(
+            f"{STARS[n]}_star_revolution",
+            _star_revolution,
+            "revolution",
+            points=Range(n, n),
+            radius=RADIUS,
+            distance=Range(0.0, 0.5),
+            ratio=Range(0.1, 0.7),
+        )
+        for n in (3, 4, 5)
+    ]
+    tori = [
+        _family(
+            f"{POLYGONS[n]}_torus", _POLYGON_TORUS[n], "sector_polygon_torus", major_radius=RADIUS, minor=_MINOR
+        )
+        for n in range(4, 10)
+    ] + [
+        _family(
+            f"{STARS[n]}_star_torus",
+            _star_torus,
+            "star_torus",
+            points=Range(n, n),
+            major_radius=RADIUS,
+            minor=_MINOR,
+            ratio=Range(0.1, 0.7),
+        )
+        for n in PRISM_STARS
+    ]
+    return (
+        *basic,
+        *revolutions,
+        *_polygon_prisms("", SOLID, exact),
+        *_star_prisms("", SOLID, exact),
+        *tori,
+        *_polygon_prisms("onioned_", SHELL, exact),
+        *_star_prisms("onioned_", SHELL, exact),
+    )
+
+
+_MINOR = Range(0.4, 0.8)
+
+
+def _polygon_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
+    return [
+        _prism(f"{prefix}{side}_{{}}prism", draw, f"{prefix}{taper}sector_polygon_prism", taper, onion, exact)
+        for taper in TAPERS
+        for side, draw in ((POLYGONS[n], _SECTION_POLYGON[n]) for n in POLYGONS)
+    ]
+
+
+def _star_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
+    return [
+        _prism(
+            f"{prefix}{STARS[n]}_star_{{}}prism",
+            _section_star,
+            f"{prefix}star_{taper or 'polygon_'}prism",
+            taper,
+            onion,
+            exact,
+            points=Range(n, n),
+            ratio=Range(0.2, 0.7),
+        )
+        for taper in TAPERS
+        for n in PRISM_STARS
+    ]
+
+
+def _family(name: str, draw: Draw, category: str, **ranges: Range) -> Family:
+    alias = name.replace("_", "")
+    for plain, slip in _SLIPS:
+        alias = alias.replace(plain, slip) if alias.startswith(plain) else alias
+    return Family(name, draw, ranges, category, () if alias == name else (alias,))
+
+
+def _prism(
+    name: str, section: "Section", category: str, taper: str, onion: Range, exact: bool, **ranges: Range
+) -> Family:
+    taper_ranges = dict(TAPERS[taper])
+    if exact and taper_ranges["neck"] is not TOP:
+        taper_ranges["neck"] = Range(-0.4, 0.4)
+    draw = _PRISMS[section, exact]
+    return _family(
+        name.format(taper), draw, category, height=Range(0.1, 0.5), onion=onion, **taper_ranges, **ranges
+    )
+
+
+# ---- how members are drawn: one function for all families of the same structure ----
+
+
+def _uniform(key: jax.Array, ranges: Ranges, *names: str) -> list[Float[Array, ""]]:
+    """One value for each named range, all from one call of the generator."""
+    fractions = jax.random.uniform(key, (len(names),))
+    return [ranges[name].draw(fraction) for name, fraction in zip(names, fractions, strict=True)]
+
+
+def _shortest(grid: Grid) -> float:
+    return float(min(grid))
+
+
+def _sphere(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    (radius,) = _uniform(key, ranges, "radius")
+    return Sphere(radius * _shortest(grid))
+
+
+def _torus(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    major, minor = _uniform(key, ranges, "major_radius", "minor")
+    major = major * min(grid[:2])
+    return Revolved(Circle(major * minor), major)
+
+
+def _cone(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    radius, height = _uniform(key, ranges, "radius", "height")
+    return Cone(radius * min(grid[:2]), height * grid[2])
+
+
+def _octahedron(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    (size,) = _uniform(key, ranges, "size")
+    return Octahedron(size * _shortest(grid), PUBLISHED_OCTAHEDRON_FACTOR)
+
+
+def _octahedron_exact(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    return Octahedron(_octahedron(key, ranges, grid).size, OCTAHEDRON_FACTOR)
+
+
+def _star_revolution(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    points, radius, distance, ratio = _uniform(key, ranges, "points", "radius", "distance", "ratio")
+    radius = radius * _shortest(grid)
+    return Revolved(Star(points, radius, ratio), distance * radius)
+
+
+def _star_torus(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    points, major, minor, ratio = _uniform(key, ranges, "points", "major_radius", "minor", "ratio")
+    major = major * min(grid[:2])
+    return Revolved(Star(points, major * minor, ratio), major)
+
+
+def _polygon_torus(count: int, key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    radii_key, vertices_key = jax.random.split(key)
+    major, minor = _uniform(radii_key, ranges, "major_radius", "minor")
+    major = major * min(grid[:2])
+    return Revolved(_sector_polygon(vertices_key, count, major * minor, 0.03 * _shortest(grid)), major)
+
+
+def _sector_polygon(key: jax.Array, count: int, first: Scalar, second: Scalar) -> Polygon:
+    """One vertex in each of ``count`` equal sectors, at a radius between ``first`` and ``second`` voxels."""
+    turn, reach = jax.random.uniform(key, (2, count))
+    angle = (2 * jnp.pi / count) * (jnp.arange(count) + turn)
+    radius = Range(jnp.minimum(first, second), jnp.maximum(first, second)).draw(reach)
+    return Polygon(jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1))
+
+
+# A section draws the profile of a prism: (key, ranges, shortest edge across) -> Profile.
+Section = partial
+
+
+def _circle(key: jax.Array, ranges: Ranges, across: float) -> Profile:
+    (radius,) = _uniform(key, ranges, "radius")
+    return Circle(radius * across)
+
+
+def _star(key: jax.Array, ranges: Ranges, across: float) -> Profile:
+    points, radius, ratio = _uniform(key, ranges, "points", "radius", "ratio")
+    return Star(points, radius * across, ratio)
+
+
+def _polygon(count: int, key: jax.Array, ranges: Ranges, across: float) -> Profile:
+    radii_key, vertices_key = jax.random.split(key)
+    first, second = (ranges["radius"].draw(f) * across for f in jax.random.uniform(radii_key, (2,)))
+    return _sector_polygon(vertices_key, count, first, second)
+
+
+def _draw_prism(section: Section, exact: bool, key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+    across = float(min(grid[1:]))
+    section_key, form_key = jax.random.split(key)
+    profile = section(section_key, ranges, across)
+    height, second, neck, onion = _uniform(form_key, ranges, "height", "second_scale", "neck", "onion")
+    height = height * across
+    solid = extrude(profile, height / 2, neck_taper(height / 2, second, neck * height))
+    return extrude(profile, height / 2, solid.taper, onion * _deepest(solid, grid, within_slab=exact))
+
+
+def _deepest(solid: Extruded, grid: Grid, within_slab: bool) -> Scalar:
+    """The deepest |distance| of the tapered section, over the whole grid or within the slab, in voxels.
+
+    The section at the height of the largest scale is the deepest; it is searched on a coarse mesh.
+    """
+    heights = jnp.ravel(grid.points().z)
+    if within_slab:
+        heights = jnp.clip(heights, -solid.half_height, solid.half_height)
+    scale = jnp.max(solid.taper(heights, solid.half_height))
+    half = jnp.minimum(solid.profile.radius() * scale, min(grid[1:]) / 2) / scale
+    steps = jnp.linspace(-1.0, 1.0, 33) * half
+    return -scale * jnp.min(jnp.minimum(solid.profile(steps[None, :], steps[:, None]), 0.0))
+
+
+_cylinder = _circle
+_section_star = _star
+_SECTION_POLYGON = {n: partial(_polygon, n) for n in POLYGONS}
+_POLYGON_TORUS = {n: partial(_polygon_torus, n) for n in range(4, 10)}
+_PRISMS = {
+    (section, exact): partial(_draw_prism, section, exact)
+    for section in (_circle, _star, *_SECTION_POLYGON.values())
+    for exact in (False, True)
+}
