@@ -58,7 +58,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _checked(field.name, str(field.type), getattr(self, field.name))
+            value = _checked(field.name, _type_name(field.type), getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         if any(edge < 2 for edge in self.grid):
             raise FdifError(f"grid must have edges of at least 2 voxels, not {list(self.grid)}")
@@ -108,6 +108,10 @@ class Recipe:
     def save(self, path: str | Path) -> None:
         """Write the recipe as TOML."""
         Path(path).write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
 
 
 def _checked(key: str, kind: str, value: Any) -> Any:

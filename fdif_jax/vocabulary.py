@@ -38,7 +38,7 @@ class Draw(Protocol):
         """A random shape, from a key alone, for a grid of this size."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Family:
     """A random family of shapes: one class of a catalogue.
 
@@ -63,7 +63,7 @@ class Family:
         return self.draw(key, self.ranges, grid)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Displacement:
     """A field added to an object's distance, a function of world coordinates.
 
@@ -84,7 +84,7 @@ class Displacement:
         return max(0.0, -float(least))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mapper:
     """Distance to intensity, 0 … 128.
 
@@ -110,7 +110,7 @@ class Mapper:
         return 0.0 if self.tail is None else self.tail(negligible)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Vocabulary:
     """Everything a recipe can name. Class id = position of the family + 1.
 
