@@ -170,7 +170,7 @@ class Repeated(Shape):
             cell = jnp.clip(jnp.round(c / spacing), -count, count)
             return c - spacing * cell
 
-        return self.shape(Point(*map(fold, p, self.spacing, self.counts)))
+        return self.shape(Point(*(fold(*of) for of in zip(p, self.spacing, self.counts, strict=True))))
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         box, reach = self.shape.bounds(margin), self.spacing * self.counts
@@ -347,5 +347,5 @@ def rotation(axis: tuple[Scalar, Scalar, Scalar], angle: Scalar) -> Float[Array,
     """The matrix of a turn by ``angle`` radians about ``axis`` (Rodrigues' formula)."""
     k = jnp.asarray(axis, jnp.float32)
     k = k / length(*k)
-    cross = jnp.cross(jnp.eye(3), -k)
+    cross = jnp.cross(jnp.eye(3), k)  # cross @ v = k × v
     return jnp.eye(3) + jnp.sin(angle) * cross + (1 - jnp.cos(angle)) * (cross @ cross)

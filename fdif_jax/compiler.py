@@ -200,7 +200,7 @@ class Program:
             )
         return Scene(self.grid, tuple(objects))
 
-    def render(self, scene: Scene) -> Volumes:
+    def render(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Image and label of a scene document, named things taken from the recipe's vocabulary (jitted)."""
         return next(render_scenes([scene], self.vocabulary))
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
@@ -75,7 +76,7 @@ class Structure:
         row = jnp.concatenate([*parts, jnp.zeros(0, jnp.float32)])
         return jnp.pad(row, (0, width - row.size))
 
-    def unpack(self, row: Float[Array, "P"]) -> Shape:
+    def unpack(self, row: Float[Array | np.ndarray, "P"]) -> Shape:
         """The shape whose parameters ``row`` holds."""
         leaves, start = [], 0
         for size in self.sizes:

@@ -7,7 +7,7 @@ The engine knows no particular shape. It is handed a `Vocabulary`, usually by wa
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,8 @@ class Range(NamedTuple):
         return jnp.where(self.low == self.high, self.low, self.low + fraction * (self.high - self.low))
 
 
-class Draw(Protocol):
-    """How a random member of a family is made; traced once for all families that share it."""
-
-    def __call__(self, key: jax.Array, ranges: Mapping[str, Range], grid: Grid) -> Shape:
-        """A random shape, from a key alone, for a grid of this size."""
+# How a random member of a family is made, ``draw(key, ranges, grid)``; traced once for all that share it.
+Draw = Callable[[jax.Array, Mapping[str, Range], Grid], Shape]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

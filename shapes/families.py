@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fdif_jax.grid import Grid
-from fdif_jax.lifts import Extruded, Revolved, extrude, neck_taper
+from fdif_jax.lifts import Extruded, Revolved, Taper, extrude
 from fdif_jax.shape import Profile, Scalar, Shape
 from fdif_jax.shapes.profiles import Circle, Polygon, Star
 from fdif_jax.shapes.solids import OCTAHEDRON_FACTOR, PUBLISHED_OCTAHEDRON_FACTOR, Cone, Octahedron, Sphere
@@ -242,8 +242,10 @@ def _draw_prism(section: Section, exact: bool, key: jax.Array, ranges: Ranges, g
     profile = section(section_key, ranges, across)
     height, second, neck, onion = _uniform(form_key, ranges, "height", "second_scale", "neck", "onion")
     height = height * across
-    solid = extrude(profile, height / 2, neck_taper(height / 2, second, neck * height))
-    return extrude(profile, height / 2, solid.taper, onion * _deepest(solid, grid, within_slab=exact))
+    # As fractions of the height, so that a neck at the top lies there exactly.
+    taper = Taper(second, (0.5 + neck) * height, (0.5 - neck) * height)
+    solid = extrude(profile, height / 2, taper)
+    return extrude(profile, height / 2, taper, onion * _deepest(solid, grid, within_slab=exact))
 
 
 def _deepest(solid: Extruded, grid: Grid, within_slab: bool) -> Scalar:

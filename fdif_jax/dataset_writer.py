@@ -1,0 +1,336 @@
+"""Writes datasets with a pool of threads; being killed at any moment costs only the samples in flight.
+
+A dataset's bytes are decided by its `Plan` alone. While it grows, journals list the finished samples; the
+same call finishes the rest and leaves the same directory as one that was never stopped. The manifest is
+written last: a directory that has one is whole.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdif_jax.compiler import sample_key
+from fdif_jax.datasets import Case, Plan
+from fdif_jax.errors import FdifError
+from fdif_jax.volumes import encode_nifti, write_atomic
+
+MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
+_JOURNALS = "journal*.jsonl"
+
+Source = Callable[[Sequence[int]], Iterable[tuple[Any, Any]]]
+"""Sample indices → (image, label) of each, in their order; called from several threads at once."""
+Record = dict[str, Any]  # {"bytes": size, "sha256": hex}
+
+
+class Program(Protocol):
+    """What `fdif_jax.compile` returns, as far as rendering samples goes."""
+
+    def sample_at(self, seed: int, index: int) -> tuple[jax.Array, jax.Array]:
+        """Image and label of one sample."""
+
+    def batch(self, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images and labels of ``(B,)`` keys."""
+
+
+class ProgramSource:
+    """Renders samples of one seed; thread t renders on device ``t % len(devices)``.
+
+    Two threads that call a jitted function on the one CPU device run in parallel (JAX releases the
+    interpreter's lock), so the CPU needs no further host devices.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        seed: int,
+        batch_size: int = 1,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        if not 0 <= seed < 2**32:
+            raise FdifError(f"seed {seed}: must be 0 to {2**32 - 1}")
+        self._program, self._seed, self._batch_size = program, seed, batch_size
+        self._batch = jax.jit(program.batch)
+        self._devices = devices or jax.local_devices()
+        self._seats = itertools.cycle(range(len(self._devices)))
+        self._seat = threading.local()
+        # Until a device's program is compiled only one thread may ask for it, or each would compile its own.
+        self._compiling = [threading.Lock() for _ in self._devices]
+        self._compiled = [False] * len(self._devices)
+
+    def __call__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Image and label of each index."""
+        if not hasattr(self._seat, "number"):
+            self._seat.number = next(self._seats)
+        seat = self._seat.number
+        with contextlib.nullcontext() if self._compiled[seat] else self._compiling[seat]:
+            with jax.default_device(self._devices[seat]):
+                samples = self._render(indices)
+            self._compiled[seat] = True
+        return samples
+
+    def _render(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        if self._batch_size == 1:
+            drawn = (self._program.sample_at(self._seed, i) for i in indices)
+            return [(np.asarray(image), np.asarray(label)) for image, label in drawn]
+        # A short last run is filled up, so that there is one program to compile.
+        filled = [*indices, *[indices[-1]] * (self._batch_size - len(indices))]
+        keys = jax.vmap(sample_key, (None, 0))(jnp.uint32(self._seed), jnp.asarray(filled, jnp.uint32))
+        images, labels = map(np.asarray, self._batch(keys))
+        return list(zip(images, labels, strict=True))[: len(indices)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a call of `write_dataset` found and did.
+
+    Attributes:
+        written: samples written by this call.
+        found: samples of this call's share that were there already.
+        complete: the dataset is whole and has its manifest.
+    """
+
+    written: int
+    found: int
+    complete: bool
+
+
+def write_dataset(
+    out: str | os.PathLike,
+    source: Source,
+    plan: Plan,
+    *,
+    workers: int = 1,
+    batch_size: int = 1,
+    shard: tuple[int, int] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Write the dataset of ``plan`` to ``out``, going on from whatever an earlier call left there.
+
+    Args:
+        out: the directory; new, empty, or holding (part of) this very dataset.
+        source: renders samples; called from ``workers`` threads at once, with up to ``batch_size`` indices.
+        plan: what to write. No other argument changes a byte of the finished directory.
+        workers: threads that render, deflate and write.
+        batch_size: consecutive samples that one thread renders in one call.
+        shard: ``(i, n)`` writes only the samples with ``index % n == i``. When all shards are done, a call
+            without ``shard`` writes the lists and the manifest.
+        progress: called in this thread with the samples done and all the samples of this call's share.
+
+    Raises:
+        FdifError: ``out`` holds something else, or another process is writing there.
+        OSError: the disk is full or may not be written; what is finished stays and is not written again.
+    """
+    out, header = Path(out), {**plan.identity(), "made_with": _made_with()}
+    if workers < 1 or batch_size < 1:
+        raise FdifError(f"workers ({workers}) and batch size ({batch_size}) must be at least 1")
+    first, step = shard or (0, 1)
+    if not 0 <= first < step:
+        raise FdifError(f"shard {first}/{step}: i/n needs 0 <= i < n")
+    share = range(first, plan.total, step)
+    if _finished(out, header):
+        return Report(0, len(share), complete=True)
+    with contextlib.ExitStack() as stack:
+        path = out / (f"journal-{first}-of-{step}.jsonl" if shard else JOURNAL)
+        journal = _Journal(stack.enter_context(open(path, "ab")), path, header)
+        files = dict(journal.files)
+        for other in set(out.glob(_JOURNALS)) - {path}:
+            # Shards run beside each other; a call without `shard` runs alone.
+            if not shard or other.name == JOURNAL:
+                _lock(stack.enter_context(open(other, "rb+")), other, shared=bool(shard))
+            files |= _read_journal(other, header)[0]
+        todo = [i for i in share if not _present(out, plan.layout.case(i, plan), files)]
+        found = len(share) - len(todo)
+        progress(found, len(share))
+        runs = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+        with contextlib.closing(_rendered(out, source, plan, runs, workers)) as finished:
+            for done, record in enumerate(finished, found + 1):
+                journal.add(record)
+                files |= record
+                progress(done, len(share))
+        if shard is None:
+            _finish(out, plan, header, files)
+        return Report(len(todo), found, complete=shard is None)
+
+
+def _rendered(
+    out: Path, source: Source, plan: Plan, runs: list[list[int]], workers: int
+) -> Generator[dict[str, Record]]:
+    """Render, deflate and write every run of samples; yields each sample's files once they are in place."""
+
+    def write(run: list[int]) -> list[dict[str, Record]]:
+        return [
+            _write_case(out, plan.layout.case(i, plan), *s) for i, s in zip(run, source(run), strict=True)
+        ]
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="sample")
+    try:
+        for future in as_completed([pool.submit(write, run) for run in runs]):
+            yield from future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_case(out: Path, case: Case, image: np.ndarray, label: np.ndarray) -> dict[str, Record]:
+    return {
+        path.as_posix(): _write(out / path, encode_nifti(array))
+        for path, array in ((case.image, image), (case.label, label))
+    }
+
+
+def _write(path: Path, data: bytes) -> Record:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _present(out: Path, case: Case, files: dict[str, Record]) -> bool:
+    return all(_is_whole(out, path.as_posix(), files) for path in (case.image, case.label))
+
+
+def _is_whole(out: Path, path: str, files: dict[str, Record]) -> bool:
+    """Whether the file is recorded and has its size; hashing a large dataset anew would take minutes."""
+    try:
+        return path in files and os.stat(out / path).st_size == files[path]["bytes"]
+    except OSError:
+        return False
+
+
+def _finished(out: Path, header: dict) -> bool:
+    """Whether ``out`` is this dataset, whole; makes it ready to be written otherwise."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise FdifError(f"{out}: is a file; give a directory to write the dataset to") from None
+    if not (out / MANIFEST).exists():
+        if not any(out.glob(_JOURNALS)) and any(not path.name.endswith(".part") for path in out.iterdir()):
+            raise FdifError(f"{out}: not empty, and no dataset of ours; give a new or an empty directory")
+        return False
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+        files = manifest.pop("files")
+    except (ValueError, KeyError, AttributeError):
+        raise FdifError(f"{out / MANIFEST}: no manifest of ours; give a new or an empty directory") from None
+    if all(_is_whole(out, path, files) for path in files):
+        _check_same(out, manifest, {**header, "made_with": manifest.get("made_with")})
+        _remove_journals(out)
+        return True
+    _check_same(out, manifest, header)
+    # Files were lost: a journal takes the manifest's place, and writing goes on from it.
+    with open(out / JOURNAL, "ab") as file:
+        _Journal(file, out / JOURNAL, header).add(files)
+        (out / MANIFEST).unlink()
+    return False
+
+
+def _finish(out: Path, plan: Plan, header: dict, files: dict[str, Record]) -> None:
+    """Write the lists, sweep up after killed calls, write the manifest, drop the journals; in this order."""
+    for path, document in plan.layout.documents(plan).items():
+        files[path] = _write(out / path, _json(document))
+    for part in out.rglob(".*.part"):
+        part.unlink()
+    write_atomic(out / MANIFEST, _json({**header, "files": dict(sorted(files.items()))}))
+    _remove_journals(out)
+
+
+def _remove_journals(out: Path) -> None:
+    for path in out.glob(_JOURNALS):
+        path.unlink(missing_ok=True)
+
+
+def _json(document: dict) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+class _Journal:
+    """The samples that one writer has finished, a JSON line each, after a line that says of which dataset."""
+
+    def __init__(self, file: BinaryIO, path: Path, header: dict):
+        self._file = file
+        _lock(file, path)
+        self.files, length = _read_journal(path, header)
+        self._file.truncate(length)  # a line that a killed call did not finish
+        if length == 0:
+            self._append(header)
+
+    def add(self, files: dict[str, Record]) -> None:
+        """Note files that are in place under their final names."""
+        self._append(files)
+        self.files |= files
+
+    def _append(self, line: dict) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+
+
+def _read_journal(path: Path, header: dict) -> tuple[dict[str, Record], int]:
+    """The files that a journal lists and the length in bytes of its whole lines."""
+    files: dict[str, Record] = {}
+    length = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        if length == 0:
+            _check_same(path.parent, entry, header)
+        else:
+            files |= entry
+        length += len(line)
+    return files, length
+
+
+def _lock(file: BinaryIO, path: Path, *, shared: bool = False) -> None:
+    """Hold ``file`` until it is closed, or say that another process does."""
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FdifError(
+            f"{path.parent}: another process is writing here ({path.name}); wait for it"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+
+
+def _made_with() -> dict[str, str]:
+    """What, besides the plan, a file's bytes may depend on."""
+    packages = ("fdif-jax", "jax", "jaxlib", "numpy", "isal")
+    return {name: importlib.metadata.version(name) for name in packages} | {"backend": jax.default_backend()}
+
+
+def _check_same(out: Path, there: dict, here: dict) -> None:
+    """Raise an FdifError that names every difference between two headers."""
+    there, here = _flat(there), _flat(here)
+    different = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    if len(different) > 1 and "digest" in different:
+        different.remove("digest")
+    if different:
+        list_ = "; ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in different[:5])
+        more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
+        raise FdifError(f"{out}: holds a dataset made otherwise: {list_}{more}; give another directory")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: leaf
+        for name, child in tree.items()
+        for key, leaf in _flat(child, f"{prefix}.{name}" if prefix else name).items()
+    }

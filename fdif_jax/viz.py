@@ -1,0 +1,151 @@
+"""Pictures of volumes and of training, written as PNG without any global plotting state."""
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from fdif_jax.errors import FdifError
+from fdif_jax.volumes import write_atomic
+
+_LEGEND_ENTRIES = 14
+_OPACITY = 0.55
+# Strong tones first, then light ones; grey (14, 15) would not show on a grey image.
+_COLOURS = [
+    matplotlib.colormaps["tab20"](i)[:3] for i in (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
+]
+_Colour = tuple[float, float, float]
+
+
+def save_slices(
+    image: np.ndarray,
+    label: np.ndarray,
+    path: str | os.PathLike,
+    class_names: Sequence[str] | None = None,
+    prediction: np.ndarray | None = None,
+) -> None:
+    """Write a PNG of three orthogonal slices: the image, and the label (and prediction) laid over it.
+
+    Across each axis the slice with the most labelled voxels is shown; the central one if nothing is labelled.
+
+    Args:
+        image: ``(D, H, W)``; grey from its least to its greatest value.
+        label: integers ``(D, H, W)``, 0 for background.
+        path: the PNG file.
+        class_names: name of label 1, 2, … for the legend; "class 1", … without them.
+        prediction: labels in the form of ``label``.
+
+    Raises:
+        FdifError: the volumes are not 3D and of one shape.
+    """
+    image = np.asarray(image)
+    overlays = {"label": np.asarray(label)}
+    if prediction is not None:
+        overlays["prediction"] = np.asarray(prediction)
+    for name, volume in overlays.items():
+        if image.ndim != 3 or volume.shape != image.shape:
+            raise FdifError(
+                f"{path}: image {image.shape} and {name} {volume.shape} must be 3D and of one shape"
+            )
+    cuts = [_most_labelled(overlays["label"], axis) for axis in range(3)]
+    figure = Figure(figsize=(9.0, 3.1 * (1 + len(overlays)) + 0.3), layout="constrained")
+    rows = figure.subplots(1 + len(overlays), 3)
+    low, high = float(image.min()), max(float(image.max()), float(image.min()) + 1e-6)
+    planes = [
+        [volume.take(cut, axis).astype(int) for axis, cut in enumerate(cuts)] for volume in overlays.values()
+    ]
+    present = sorted(set().union(*(np.unique(plane).tolist() for row in planes for plane in row)) - {0})
+    colours = _colours(present)
+    for axis, cut in enumerate(cuts):
+        grey = (image.take(cut, axis).astype(np.float32) - low) / (high - low)
+        _show(rows[0, axis], np.repeat(grey[..., None], 3, axis=2))
+        rows[0, axis].set_title(f"{'zyx'[axis]} = {cut}", fontsize=10)
+        for row, panels in zip(planes, rows[1:], strict=True):
+            _show(panels[axis], _tinted(grey, row[axis], colours))
+    for name, row in zip(("image", *overlays), rows, strict=True):
+        row[0].set_ylabel(name, fontsize=10)
+    _add_legend(figure, colours, class_names)
+    _save(figure, path)
+
+
+def _most_labelled(label: np.ndarray, axis: int) -> int:
+    counts = np.count_nonzero(label, axis=tuple({0, 1, 2} - {axis}))
+    return int(counts.argmax()) if counts.any() else label.shape[axis] // 2
+
+
+def _colours(labels: list[int]) -> dict[int, _Colour]:
+    """A colour for each label: by its id where the palette suffices, else by its rank among those shown."""
+    by_id = not labels or max(labels) <= len(_COLOURS)
+    return {
+        label: _COLOURS[(label - 1 if by_id else rank) % len(_COLOURS)] for rank, label in enumerate(labels)
+    }
+
+
+def _tinted(grey: np.ndarray, plane: np.ndarray, colours: dict[int, _Colour]) -> np.ndarray:
+    """RGB ``(rows, columns, 3)``: the grey picture with each label's colour over it."""
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    for label, colour in colours.items():
+        picture[plane == label] = (1 - _OPACITY) * picture[plane == label] + _OPACITY * np.asarray(colour)
+    return picture
+
+
+def _show(panel: Axes, picture: np.ndarray) -> None:
+    panel.imshow(picture, vmin=0, vmax=1, interpolation="nearest", origin="lower")
+    panel.set(xticks=[], yticks=[])
+
+
+def _add_legend(figure: Figure, colours: dict[int, _Colour], class_names: Sequence[str] | None) -> None:
+    names = dict(enumerate(class_names or (), start=1))
+    handles = [Patch(color=colour, label=names.get(i, f"class {i}")) for i, colour in colours.items()]
+    if len(handles) > _LEGEND_ENTRIES:
+        more = Patch(color="none", label=f"and {len(handles) - _LEGEND_ENTRIES} more")
+        handles = [*handles[:_LEGEND_ENTRIES], more]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+
+
+def save_curves(series: Mapping[str, Sequence[tuple[float, float]]], path: str | os.PathLike) -> None:
+    """Write a PNG of training curves: a panel for losses and, where there are any, one for Dice scores.
+
+    Args:
+        series: name → points (step, value). Names with "dice" but not "loss" in them go to the Dice panel.
+        path: the PNG file.
+    """
+    dice = {
+        name: points
+        for name, points in series.items()
+        if "dice" in name.lower() and "loss" not in name.lower()
+    }
+    losses = {name: points for name, points in series.items() if name not in dice}
+    panels = [(title, group) for title, group in (("loss", losses), ("Dice", dice)) if group]
+    figure = Figure(figsize=(6.0 * max(len(panels), 1), 3.8), layout="constrained")
+    for axes, (title, group) in zip(np.ravel(figure.subplots(1, max(len(panels), 1))), panels, strict=False):
+        for name, points in group.items():
+            steps, values = np.asarray(points, np.float64).reshape(-1, 2).T
+            axes.plot(
+                steps,
+                values,
+                label=name,
+                linewidth=1.4,
+                marker="o" if len(steps) < 30 else None,
+                markersize=3,
+            )
+        axes.set(xlabel="step", ylabel=title)
+        if title == "Dice":
+            axes.set_ylim(0, 1)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    picture = BytesIO()
+    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+    write_atomic(path, picture.getvalue())

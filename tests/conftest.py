@@ -1,0 +1,32 @@
+"""Shared by all tests: where the fixtures are, and shape checks of everything the engine annotates."""
+
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+# Compiling dominates the first example of a property; a deadline would only measure the machine.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("default")
+
+# Compiled programs are the same from run to run.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# From here on, arrays that do not have the shapes their annotations say are errors. Modules that define shapes are
+# left out: a shape is a pytree, and transformations put batched and abstract leaves in its fields.
+_CHECKED = ("grid", "renderer", "compiler", "vocabulary", "losses")
+_hook = install_import_hook([f"fdif_jax.{name}" for name in _CHECKED], "beartype.beartype")
+import fdif_jax  # noqa: E402, F401
+
+_hook.uninstall()
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder with the published implementation's numbers."""
+    return FIXTURES
