@@ -1,0 +1,49 @@
+# Two commands: `make demo` and `make test`. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The PyTorch that the comparisons run against; pinned because an open range draws in gigabytes of CUDA builds.
+TORCH ?= torch==2.13.0
+DEMO ?= demo
+
+.PHONY: demo test test-all lint docs-pictures clean
+
+demo: $(VENV)/.installed
+	sh scripts/demo.sh $(BIN)/fdif $(DEMO)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+test-all: $(VENV)/.installed-all
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs-pictures: $(VENV)/.installed
+	$(BIN)/python docs/make_gallery.py docs/gallery.png
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e ".[test]" $(TORCH)
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-all: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e ".[test]" nnunetv2 $(TORCH)
+	touch $@ $(VENV)/.installed-test $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e ".[dev]" $(TORCH)
+	touch $@ $(VENV)/.installed-test $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info
