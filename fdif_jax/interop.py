@@ -145,17 +145,11 @@ def save_torch(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None
 
 
 def save_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
-    """Write a ``.safetensors`` that ``safetensors.torch.load_model(model, path)`` loads, strictly.
+    """Write a ``.safetensors`` for ``net.load_state_dict(safetensors.torch.load_file(path), strict=True)``.
 
-    As in that library's own files, an array of several names is stored under the first of them, to which the
-    metadata map the others.
+    The format has no aliases: an array of several names is stored under each of them.
     """
-    first: dict[int, str] = {}
-    for name, array in state.items():
-        first.setdefault(id(array), name)
-    kept = {name: array for name, array in state.items() if first[id(array)] == name}
-    others = {name: first[id(array)] for name, array in state.items() if name not in kept}
-    write_atomic(path, safetensors.numpy.save(kept, others | {"format": "pt"}))
+    write_atomic(path, safetensors.numpy.save(dict(state), {"format": "pt"}))
 
 
 def _read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -2,9 +2,9 @@
 
 ::
 
-    run.json        what was asked for (network, recipe or dataset, training settings) and the versions that began it
-    metrics.jsonl   one line a measurement, each with its step
-    checkpoints/    the newest two and the one of best Dice; a checkpoint appears complete or not at all (Orbax)
+    run.json        what was asked for (network, recipe or dataset, training settings) and the versions that
+    began it metrics.jsonl   one line a measurement, each with its step checkpoints/    the newest two and the
+    one of best Dice; a checkpoint appears complete or not at all (Orbax)
 
 The command that made a directory continues it; a command that asks for anything else is refused.
 """
@@ -139,7 +139,8 @@ class Run:
 
 
 class Checkpoints:
-    """The checkpoints of a run, through Orbax: written in the background, atomically; old ones are removed."""
+    """The checkpoints of a run, through Orbax: written in the background, atomically; old ones are
+    removed."""
 
     def __init__(self, path: Path, read_only: bool = False):
         import orbax.checkpoint as ocp  # only where it is needed: commands that never train start faster
@@ -181,7 +182,8 @@ class Checkpoints:
         """
         if step == self.latest():
             return
-        # Copies: the training step is about to donate these very buffers, and on CPU a NumPy view would not keep them.
+        # Copies: the training step is about to donate these very buffers, and on CPU a NumPy view would not
+        # keep them.
         kept = jax.tree.map(np.array, {"weights": state[0], "optimiser": _numbered(state[1])})
         parts = self._ocp.args.Composite(**{k: self._ocp.args.StandardSave(v) for k, v in kept.items()})
         self._manager.save(step, args=parts, metrics={"dice": _UNVALIDATED if dice is None else dice})
@@ -246,7 +248,8 @@ def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[R
         document: all that decides the result, as plain data; what ``run.json`` holds beside the versions.
 
     Raises:
-        FdifError: the directory holds something else, or a run that was asked for differently; what differs is named.
+        FdifError: the directory holds something else, or a run that was asked for differently; what differs
+        is named.
     """
     path = Path(path)
     document = json.loads(json.dumps(document))
@@ -301,7 +304,8 @@ def _check_same_document(path: Path, wanted: dict) -> None:
         told = [f"{key} is {_short(old, key)} there and {_short(new, key)} here" for key in differing[:4]]
         more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise FdifError(
-            f"{path} holds another run: {', '.join(told)}{more}; give the options it was begun with, or another --out"
+            f"{path} holds another run: {', '.join(told)}{more}; "
+            "give the options it was begun with, or another directory"
         )
 
 

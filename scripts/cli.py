@@ -2,12 +2,13 @@
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 import tyro
 
-from fdif_jax.errors import FdifError
+from fdif_jax.errors import FdifError, unknown
 
 COMMANDS = {
     "generate": "write a labelled synthetic dataset (MONAI or nnU-Net layout)",
@@ -29,8 +30,8 @@ def _help() -> str:
 def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """Parse ``arguments`` for one command and run it; leaves the process on bad input (status 2)."""
     module = importlib.import_module(f"fdif_jax.scripts.{command}")
-    config = tyro.cli(module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__)
     try:
+        config = tyro.cli(module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__)
         module.run(config)
     except FdifError as error:
         sys.exit(_report(command, str(error)))
@@ -38,6 +39,9 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
             raise
         sys.exit(_report(command, f"cannot write {error.filename or 'output'}: {error.strerror}"))
+    except BrokenPipeError:
+        # The reader of our output has gone (`fdif … | head`); keep Python from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -56,8 +60,6 @@ def main() -> None:
         return
     command = arguments[0]
     if command not in COMMANDS:
-        from fdif_jax.errors import unknown
-
         print(f"fdif: error: {unknown('command', command, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     run(command, arguments[1:])

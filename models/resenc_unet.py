@@ -1,0 +1,326 @@
+"""nnU-Net's residual encoder U-Net, a twin of `ResidualEncoderUNet` in ``dynamic_network_architectures``.
+
+Source: Isensee et al. 2024, nnU-Net Revisited (arXiv 2404.09556); the residual block is ResNet-D's (He et al.
+2019, arXiv 1812.01187): where a block strides, its skip averages before the 1x1x1 convolution.
+
+Attribute paths are PyTorch's module paths, so a weight's place in the tree is its name in the state dict.
+
+Initialisation is what nnU-Net applies before training: convolutions Kaiming normal for leaky ReLU with slope
+0.01, their biases 0; norms scale 1, shift 0; the last norm of every residual block scale 0, so that a block
+starts as its skip.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models.conv import LEAKY_SLOPE, AvgPool, Conv, ConvTranspose, InstanceNorm, Triple
+
+# L is nnU-Net's; its M and XL differ from L in memory, so in patch size, not here. base is the top of L.
+PRESETS: dict[str, dict[str, tuple[int, ...]]] = {
+    "tiny": {"features": (8, 16, 32, 64), "blocks": (1, 1, 2, 2)},
+    "small": {"features": (16, 32, 64, 128), "blocks": (1, 2, 3, 4)},
+    "base": {"features": (32, 64, 128, 256), "blocks": (1, 3, 4, 6)},
+    "L": {"features": (32, 64, 128, 256, 320, 320), "blocks": (1, 3, 4, 6, 6, 6)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResEncConfig:
+    """Everything about a ResEnc U-Net but its weights.
+
+    Attributes:
+        in_channels: channels of the image.
+        out_channels: channels of the logits; the foreground classes and the background.
+        features: of every resolution stage, finest first.
+        strides: into every stage, an axis each; the first is (1, 1, 1).
+        blocks: residual blocks in every encoder stage.
+        decoder_convs: convolutions in every decoder stage, coarsest first.
+        kernels: of every stage, an axis each; odd.
+        conv_bias: biases in the convolutions before norms and in the transposed ones.
+        deep_supervision: logits of every decoder resolution, not of the finest alone.
+        remat: recompute every block in the backward pass instead of keeping what it computed.
+        dtype: to compute in, float32 or bfloat16; parameters, norm statistics and logits are float32.
+
+    Raises:
+        FdifError: a value is out of range or the stages do not agree.
+    """
+
+    in_channels: int
+    out_channels: int
+    features: tuple[int, ...]
+    strides: tuple[Triple, ...]
+    blocks: tuple[int, ...]
+    decoder_convs: tuple[int, ...]
+    kernels: tuple[Triple, ...]
+    conv_bias: bool = True
+    deep_supervision: bool = False
+    remat: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        stages = len(self.features)
+        if stages < 2:
+            raise FdifError(f"resenc_unet: features must name at least two stages, got {self.features}")
+        for name, wanted in {
+            "strides": stages,
+            "blocks": stages,
+            "kernels": stages,
+            "decoder_convs": stages - 1,
+        }.items():
+            value = getattr(self, name)
+            if len(value) != wanted:
+                raise FdifError(f"resenc_unet: {name} needs {wanted} entries, one a stage, got {value}")
+        if any(len(entry) != 3 for entry in (*self.strides, *self.kernels)):
+            raise FdifError("resenc_unet: a stride or kernel is one number or three, one an axis")
+        sizes = (self.in_channels, self.out_channels, self.features, self.blocks, self.decoder_convs)
+        if not all(
+            isinstance(n, int) and n >= 1 for n in jax.tree.leaves((sizes, self.strides, self.kernels))
+        ):
+            raise FdifError(f"resenc_unet: channels and sizes must be whole numbers from 1, got {self}")
+        if self.strides[0] != (1, 1, 1):
+            raise FdifError(f"resenc_unet: the first stride must be 1, got {self.strides[0]}")
+        if any(k % 2 == 0 for kernel in self.kernels for k in kernel):
+            raise FdifError(f"resenc_unet: kernels must be odd, got {self.kernels}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise unknown("dtype of resenc_unet", self.dtype, ("float32", "bfloat16"))
+
+
+class ConvNorm(nnx.Module):
+    """Convolution, instance norm and, with ``activate``, leaky ReLU."""
+
+    def __init__(
+        self, c_in, c_out, kernel, strides=(1, 1, 1), *, bias, activate=True, zero=False, dtype, rngs
+    ):
+        self.conv = Conv(c_in, c_out, kernel, strides, bias=bias, dtype=dtype, rngs=rngs)
+        self.norm = InstanceNorm(c_out, dtype=dtype, zero=zero)
+        self.activate = activate
+
+    def __call__(self, x):
+        """``(B, D, H, W, c_in)`` → ``(B, d, h, w, c_out)``."""
+        y = self.norm(self.conv(x))
+        return jax.nn.leaky_relu(y, LEAKY_SLOPE) if self.activate else y
+
+
+class ConvStack(nnx.Module):
+    """Convolutions one after another: the stem, and every decoder stage."""
+
+    def __init__(self, number, c_in, c_out, kernel, **options):
+        inputs = [c_in] + [c_out] * (number - 1)
+        self.convs = nnx.List([ConvNorm(c, c_out, kernel, **options) for c in inputs])
+
+    def __call__(self, x):
+        """``(B, D, H, W, c_in)`` → ``(B, D, H, W, c_out)``."""
+        for conv in self.convs:
+            x = conv(x)
+        return x
+
+
+class ResidualBlock(nnx.Module):
+    """Two convolutions added to a skip, which pools if the block strides and projects if features change."""
+
+    def __init__(self, c_in, c_out, kernel, strides, *, bias, dtype, rngs):
+        options = {"dtype": dtype, "rngs": rngs}
+        self.conv1 = ConvNorm(c_in, c_out, kernel, strides, bias=bias, **options)
+        self.conv2 = ConvNorm(c_out, c_out, kernel, bias=bias, activate=False, zero=True, **options)
+        skip = [] if strides == (1, 1, 1) else [AvgPool(strides)]
+        if c_in != c_out:
+            skip.append(ConvNorm(c_in, c_out, (1, 1, 1), bias=False, activate=False, **options))
+        self.skip = nnx.List(skip)
+
+    def __call__(self, x):
+        """``(B, D, H, W, c_in)`` → ``(B, d, h, w, c_out)``."""
+        y = self.conv2(self.conv1(x))
+        for layer in self.skip:
+            x = layer(x)
+        return jax.nn.leaky_relu(x + y, LEAKY_SLOPE)
+
+
+class ResidualStage(nnx.Module):
+    """Residual blocks at one resolution; the first one strides."""
+
+    def __init__(self, number, c_in, c_out, kernel, strides, **options):
+        first = ResidualBlock(c_in, c_out, kernel, strides, **options)
+        rest = [ResidualBlock(c_out, c_out, kernel, (1, 1, 1), **options) for _ in range(number - 1)]
+        self.blocks = nnx.List([first, *rest])
+
+
+class Encoder(nnx.Module):
+    """Stem and residual stages; gives the features of every stage, finest first."""
+
+    def __init__(self, config: ResEncConfig, **options):
+        features = config.features
+        self.stem = ConvStack(1, config.in_channels, features[0], config.kernels[0], **options)
+        inputs = (features[0], *features[:-1])
+        sizes = zip(config.blocks, inputs, features, config.kernels, config.strides, strict=True)
+        self.stages = nnx.List([ResidualStage(*size, **options) for size in sizes])
+        self.remat = config.remat
+
+    def __call__(self, x) -> list:
+        """``(B, D, H, W, in_channels)`` → one array a stage."""
+        x = self.stem(x)
+        skips = []
+        for stage in self.stages:
+            for block in stage.blocks:
+                x = _apply(block, x, self.remat)
+            skips.append(x)
+        return skips
+
+
+class Decoder(nnx.Module):
+    """From the coarsest stage up: transposed convolution, the encoder's features beside it, convolutions.
+
+    The heads of all resolutions exist without deep supervision too, as in PyTorch, so weights fit both ways.
+    """
+
+    def __init__(self, config: ResEncConfig, *, bias, dtype, rngs):
+        options = {"bias": bias, "dtype": dtype, "rngs": rngs}
+        stages, transpconvs, seg_layers = [], [], []
+        for number, level in zip(
+            config.decoder_convs, reversed(range(len(config.features) - 1)), strict=True
+        ):
+            c, kernel, below = config.features[level], config.kernels[level], level + 1
+            transpconvs.append(ConvTranspose(config.features[below], c, config.strides[below], **options))
+            stages.append(ConvStack(number, 2 * c, c, kernel, **options))
+            seg_layers.append(Conv(c, config.out_channels, (1, 1, 1), bias=True, dtype=dtype, rngs=rngs))
+        self.stages = nnx.List(stages)
+        self.transpconvs = nnx.List(transpconvs)
+        self.seg_layers = nnx.List(seg_layers)
+        self.deep_supervision, self.remat = config.deep_supervision, config.remat
+
+    def __call__(self, skips: list):
+        """The encoder's features → float32 logits, or a list of them, finest first."""
+        x, outputs = skips[-1], []
+        for upsample, stage, skip in zip(self.transpconvs, self.stages, skips[-2::-1], strict=True):
+            x = _apply(stage, jnp.concatenate([upsample(x), skip], axis=-1), self.remat)
+            outputs.append(x)
+        if not self.deep_supervision:
+            return self.seg_layers[-1](x).astype(jnp.float32)
+        logits = [head(y).astype(jnp.float32) for head, y in zip(self.seg_layers, outputs, strict=True)]
+        return logits[::-1]
+
+
+def _apply(module: nnx.Module, x, remat: bool):
+    return nnx.remat(lambda module, x: module(x))(module, x) if remat else module(x)
+
+
+class ResEncUNet(nnx.Module):
+    """Residual encoder U-Net for 3D segmentation, channels last."""
+
+    # PyTorch names a parameter once for every module that holds it: each rule adds the names it rewrites.
+    torch_aliases: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"\.conv\.(weight|bias)$", r".all_modules.0.\1"),
+        (r"\.norm\.(weight|bias)$", r".all_modules.1.\1"),
+        (r"^encoder\.", "decoder.encoder."),
+    )
+
+    def __init__(self, config: ResEncConfig, *, rngs: nnx.Rngs):
+        options = {"bias": config.conv_bias, "dtype": jnp.dtype(config.dtype), "rngs": rngs}
+        self.encoder = Encoder(config, **options)
+        self.decoder = Decoder(config, **options)
+        self.config = config
+
+    def __call__(
+        self, x: Float[Array, "B D H W C"]
+    ) -> Float[Array, "B D H W O"] | list[Float[Array, "B d h w O"]]:
+        """Logits (float32) of an image batch; with deep supervision a list of them, finest first.
+
+        Raises:
+            FdifError: the input's rank, channels or edges do not fit the network.
+        """
+        self._check(x.shape)
+        return self.decoder(self.encoder(x))
+
+    def torch_code(self) -> str:
+        """Python code that builds the PyTorch twin, untrained, as ``net``."""
+        c = self.config
+        return f"""\
+from torch import nn
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+net = ResidualEncoderUNet(
+    input_channels={c.in_channels}, n_stages={len(c.features)}, features_per_stage={c.features},
+    conv_op=nn.Conv3d, kernel_sizes={c.kernels}, strides={c.strides},
+    n_blocks_per_stage={c.blocks}, num_classes={c.out_channels}, n_conv_per_stage_decoder={c.decoder_convs},
+    conv_bias={c.conv_bias}, norm_op=nn.InstanceNorm3d, norm_op_kwargs={{"eps": 1e-5, "affine": True}},
+    nonlin=nn.LeakyReLU, nonlin_kwargs={{"inplace": True}}, deep_supervision={c.deep_supervision},
+)"""
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 5 or shape[-1] != self.config.in_channels:
+            raise FdifError(f"resenc_unet takes (B, D, H, W, {self.config.in_channels}), got {tuple(shape)}")
+        grid = tuple(shape[1:4])
+        total = tuple(math.prod(s) for s in zip(*self.config.strides, strict=True))
+        if any(n % t for n, t in zip(grid, total, strict=True)) or grid == total:
+            raise FdifError(
+                f"resenc_unet takes a grid whose edges are multiples of {total}, "
+                f"and longer than that along one axis at least; got {grid}"
+            )
+
+
+def build(
+    *,
+    in_channels: int,
+    out_channels: int,
+    rngs: nnx.Rngs,
+    preset: str | None = None,
+    features: Sequence[int] | None = None,
+    strides: Sequence[int | Sequence[int]] | None = None,
+    blocks: int | Sequence[int] | None = None,
+    decoder_convs: int | Sequence[int] = 1,
+    kernels: int | Sequence[int | Sequence[int]] = 3,
+    conv_bias: bool = True,
+    deep_supervision: bool = False,
+    remat: bool = False,
+    dtype: str = "float32",
+) -> ResEncUNet:
+    """A ResEnc U-Net of a preset's size, or of one's own.
+
+    One number stands for that number in every stage, or along every axis. For what is not told here see
+    `ResEncConfig`.
+
+    Args:
+        rngs: draws the initial weights (stream ``params``).
+        preset: tiny, small, base or L, which say features and blocks; base if features are not given either.
+        features: instead of the preset's.
+        strides: 1, then 2 everywhere if not given.
+        blocks: instead of the preset's; 1 without a preset.
+
+    Raises:
+        FdifError: unknown preset, or sizes that do not agree.
+    """
+    if preset is None and features is None:
+        preset = "base"
+    if preset is not None and preset not in PRESETS:
+        raise unknown("preset of resenc_unet", preset, PRESETS)
+    size: dict[str, Any] = {"blocks": 1, **(PRESETS[preset] if preset else {})}
+    size |= {name: value for name, value in (("features", features), ("blocks", blocks)) if value is not None}
+    stages = len(size["features"])
+    config = ResEncConfig(
+        in_channels,
+        out_channels,
+        features=tuple(size["features"]),
+        strides=_triples((1,) + (2,) * (stages - 1) if strides is None else strides, stages),
+        blocks=_repeated(size["blocks"], stages),
+        decoder_convs=_repeated(decoder_convs, stages - 1),
+        kernels=_triples(kernels, stages),
+        conv_bias=conv_bias,
+        deep_supervision=deep_supervision,
+        remat=remat,
+        dtype=dtype,
+    )
+    return ResEncUNet(config, rngs=rngs)
+
+
+def _repeated(value: int | Sequence, number: int) -> tuple:
+    return (value,) * number if isinstance(value, int) else tuple(value)
+
+
+def _triples(values: int | Sequence, stages: int) -> tuple[Triple, ...]:
+    return tuple(_repeated(value, 3) for value in _repeated(values, stages))

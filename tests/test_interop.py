@@ -1,0 +1,301 @@
+"""Networks against their PyTorch twins, and weights through files, both ways."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fdif_jax import interop, models
+from fdif_jax.errors import FdifError
+from fdif_jax.runs import open_run, weights
+from fdif_jax.scripts import cli
+
+torch = pytest.importorskip("torch")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+pytest.importorskip("dynamic_network_architectures")
+
+# name: (input channels, grid, options); the features change, or stay, where a stage strides, or does not
+NETWORKS = {
+    "plain": (1, (8, 8, 8), {"features": (4, 6, 6), "blocks": (1, 2, 1)}),
+    "deep": (2, (8, 8, 8), {"features": (4, 8, 12), "decoder_convs": (2, 1), "deep_supervision": True}),
+    "anisotropic": (
+        1,
+        (4, 8, 16),
+        {"features": (4, 6, 8), "strides": (1, (1, 2, 2), (2, 2, 4)), "kernels": ((1, 3, 3), 3, 3)},
+    ),
+    "unbiased": (2, (6, 4, 8), {"features": (4, 4), "strides": (1, (3, 1, 2)), "conv_bias": False}),
+}
+
+
+def build(name: str, seed: int = 0):
+    """Our network and its twin as each initialises it."""
+    channels, _, options = NETWORKS[name]
+    model = models.create("resenc_unet", in_channels=channels, out_channels=3, seed=seed, **options)
+    return model, twin(model)
+
+
+def twin(model):
+    scope: dict = {}
+    exec(model.torch_code(), scope)
+    torch.manual_seed(0)
+    return scope["net"].apply(scope["net"].initialize)
+
+
+def randomise(net) -> None:
+    """Draw every weight, for fresh norms of residual blocks are zero and hide what is behind them."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(0.1 + 0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def assert_equal_networks(model, net, channels: int, grid: tuple[int, int, int]) -> None:
+    """Outputs, and the gradient of a random weighting of all of them with respect to the input."""
+    x = np.random.default_rng(2).standard_normal((2, *grid, channels), dtype=np.float32)
+
+    @nnx.jit
+    def ours(model, x):
+        def weighted(x):
+            outputs = model(x)
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            return sum((jnp.cos(jnp.arange(y.size)).reshape(y.shape) * y).sum() for y in outputs), outputs
+
+        return jax.grad(weighted, has_aux=True)(x)
+
+    gradient, outputs = ours(model, x)
+    leaf = torch.from_numpy(x).requires_grad_()
+    wanted = net(leaf.permute(0, 4, 1, 2, 3))
+    wanted = [y.permute(0, 2, 3, 4, 1) for y in (wanted if isinstance(wanted, list) else [wanted])]
+    sum((torch.arange(y.numel()).cos().reshape(y.shape) * y).sum() for y in wanted).backward()
+    assert len(outputs) == len(wanted)
+    for y, want in zip(outputs, wanted, strict=True):
+        want = want.detach().numpy()
+        np.testing.assert_allclose(y, want, atol=1e-4 * np.abs(want).max())
+    want = leaf.grad.numpy()
+    assert np.abs(want).max() > 0
+    np.testing.assert_allclose(gradient, want, atol=1e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_of_pytorch_give_the_same_network(name):
+    model, net = build(name)
+    randomise(net)
+    interop.load_torch_state_dict(model, net.state_dict())
+    assert_equal_networks(model, net, *NETWORKS[name][:2])
+
+
+@pytest.mark.parametrize("name", ["plain", "anisotropic"])
+def test_weights_of_ours_give_the_same_network(name):
+    model, net = build(name)
+    rng = np.random.default_rng(3)
+    drawn = jax.tree.map(lambda p: 0.1 + 0.3 * rng.standard_normal(p.shape, np.float32), nnx.state(model))
+    nnx.update(model, drawn)
+    state = interop.to_torch_state_dict(model)
+    net.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()}, strict=True)
+    assert_equal_networks(model, net, *NETWORKS[name][:2])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_names_shapes_and_number_of_parameters(name):
+    model, net = build(name)
+    state = interop.to_torch_state_dict(model)
+    theirs = net.state_dict()
+    assert {key: array.shape for key, array in state.items()} == {
+        key: tuple(t.shape) for key, t in theirs.items()
+    }
+    ours = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert ours == sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_the_published_size_has_its_names_shapes_and_parameters():
+    model = nnx.eval_shape(lambda: models.create("resenc_unet", in_channels=1, out_channels=110, preset="L"))
+    scope: dict = {}
+    with torch.device("meta"):
+        exec(model.torch_code(), scope)
+    theirs = {key: tuple(tensor.shape) for key, tensor in scope["net"].named_parameters()}
+    ours = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        axes = variable.get_metadata().get("torch_axes") or range(variable.ndim)
+        ours[".".join(map(str, path))] = tuple(variable.shape[axis] for axis in axes)
+    assert ours == theirs
+    assert 101e6 < sum(map(math.prod, ours.values())) < 104e6
+
+
+def test_initial_weights_are_distributed_as_nnunet_draws_them():
+    model = models.create("resenc_unet", in_channels=2, out_channels=40, features=(16, 24), blocks=2)
+    ours, theirs = interop.to_torch_state_dict(model), twin(model).state_dict()
+    drawn = 0
+    for name, want in theirs.items():
+        got, want = ours[name], want.numpy()
+        if want.std() == 0:
+            np.testing.assert_array_equal(got, want, err_msg=name)
+            continue
+        drawn += 1
+        # the relative error of a standard deviation from n draws is 1 / sqrt(2 n); both sides have one
+        error = 1 / math.sqrt(got.size)
+        assert got.std() == pytest.approx(want.std(), rel=5 * error), name
+        assert abs(got.mean()) < 5 * got.std() * error, name
+        if got.size > 5000:  # of a normal distribution 4.55 % lies beyond two standard deviations
+            assert np.mean(np.abs(got) > 2 * got.std()) == pytest.approx(0.0455, abs=0.015), name
+    assert drawn > 10
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_files_load_strictly_and_come_back(tmp_path, suffix):
+    model, net = build("plain")
+    state = interop.to_torch_state_dict(model)
+    path = tmp_path / f"weights{suffix}"
+    interop.save_weights(state, path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    if suffix == ".safetensors":
+        net.load_state_dict(safetensors_torch.load_file(path), strict=True)
+    else:
+        net.load_state_dict(torch.load(path, weights_only=True), strict=True)
+        # PyTorch's format shares a tensor of several names.
+        once = sum(array.nbytes for array in {id(array): array for array in state.values()}.values())
+        assert path.stat().st_size < once + 200 * len(state)
+    for name, tensor in net.state_dict().items():
+        np.testing.assert_array_equal(tensor, state[name])
+    other, _ = build("plain", seed=1)
+    interop.load_torch_state_dict(other, interop.read_weights(path))
+    for name, array in interop.to_torch_state_dict(other).items():
+        np.testing.assert_array_equal(array, state[name])
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    interop.save_weights({"a": np.zeros(3)}, path)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        interop.save_weights({"a": np.ones(3)}, path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    np.testing.assert_array_equal(interop.read_weights(path)["a"], np.zeros(3))
+
+
+def test_states_that_do_not_fit_are_named_and_not_loaded():
+    model, net = build("plain")
+    before = interop.to_torch_state_dict(model)
+    randomise(net)
+    state = net.state_dict()
+    for key in list(state):  # all names of the stem's norm, and one that has no others
+        if (
+            "stem.convs.0.norm" in key
+            or "stem.convs.0.all_modules.1" in key
+            or key.endswith("seg_layers.0.bias")
+        ):
+            del state[key]
+    state["head.weight"] = torch.zeros(1)
+    state["decoder.seg_layers.1.bias"] = torch.zeros(7)
+    with pytest.raises(FdifError) as caught:
+        interop.load_torch_state_dict(model, state)
+    message = str(caught.value)
+    assert "does not fit this ResEncUNet" in message
+    assert "3 missing: " in message and "encoder.stem.convs.0.norm.weight" in message
+    assert "1 unexpected: head.weight" in message
+    assert "1 of another shape: decoder.seg_layers.1.bias (7,) instead of (3,)" in message
+    for name, array in interop.to_torch_state_dict(model).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_half_precision_weights_load_as_float32():
+    model, net = build("plain")
+    randomise(net)
+    interop.load_torch_state_dict(model, net.to(torch.bfloat16).state_dict())
+    weight = model.encoder.stem.convs[0].conv.weight[...]
+    assert weight.dtype == jnp.float32
+    want = net.encoder.stem.convs[0].conv.weight.detach().float().permute(2, 3, 4, 1, 0)
+    np.testing.assert_array_equal(weight, want)
+
+
+class Toy(nnx.Module):
+    """A linear layer and a batch norm, with the names of `torch.nn.Sequential`'s and no aliases."""
+
+    def __init__(self):
+        self.linear = nnx.Dict(weight=nnx.Param(jnp.arange(6.0).reshape(2, 3), torch_axes=(1, 0)))
+        self.norm = nnx.Dict(
+            running_mean=nnx.BatchStat(jnp.arange(3.0)), num_batches_tracked=nnx.BatchStat(jnp.array(7))
+        )
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+
+def test_running_statistics_travel_and_random_states_do_not():
+    model, other = Toy(), Toy()
+    state = interop.to_torch_state_dict(model)
+    assert set(state) == {"linear.weight", "norm.running_mean", "norm.num_batches_tracked"}
+    net = torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 3, bias=False)})
+    net["linear"].load_state_dict({"weight": torch.from_numpy(state["linear.weight"])})
+    x = np.ones((1, 2), np.float32)
+    np.testing.assert_array_equal(net["linear"](torch.from_numpy(x)).detach(), x @ model.linear.weight[...])
+    state["norm.num_batches_tracked"] = torch.tensor(9)
+    interop.load_torch_state_dict(other, state)
+    assert other.norm.num_batches_tracked[...] == 9
+    assert other.norm.num_batches_tracked[...].dtype == jnp.int32
+
+
+def test_bad_files_are_refused(tmp_path, monkeypatch):
+    state = {"a": np.zeros(3)}
+    with pytest.raises(FdifError, match=r"weights\.h5: a weights file ends in \.pth, \.pt or \.safetensors"):
+        interop.save_weights(state, tmp_path / "weights.h5")
+    with pytest.raises(FdifError, match=r"ends in"):
+        interop.read_weights(tmp_path / "weights")
+    with pytest.raises(FdifError, match=r"no such file: .*weights\.pth"):
+        interop.read_weights(tmp_path / "weights.pth")
+    for name in ("broken.pth", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"these are no weights")
+        with pytest.raises(FdifError, match=rf"{name} cannot be read as"):
+            interop.read_weights(tmp_path / name)
+    torch.save({"network_weights": {"a": torch.zeros(3)}}, tmp_path / "nested.pth")
+    with pytest.raises(FdifError, match=r"nested\.pth holds no plain state dict"):
+        interop.read_weights(tmp_path / "nested.pth")
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(FdifError, match=r"install fdif-jax\[torch\]"):
+        interop.save_weights(state, tmp_path / "weights.pth")
+    interop.save_weights(state, tmp_path / "weights.safetensors")
+    assert not (tmp_path / "weights.pth").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run with two checkpoints, the first of which has the higher Dice."""
+    spec = {"name": "resenc_unet", "in_channels": 1, "out_channels": 3, "features": [4, 6]}
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    states = {}
+    with open_run(folder, {"network": spec}) as run, run.checkpoints() as checkpoints:
+        for step, which, dice in ((1, "best", 0.8), (2, "last", 0.4)):
+            model = models.create(**spec, seed=step)
+            states[which] = interop.to_torch_state_dict(model)
+            checkpoints.save(step, (weights(model), {"steps": jnp.array(step)}), dice)
+    return folder, states
+
+
+@pytest.mark.parametrize("which, file", [("last", "new/weights.pth"), ("best", "weights.safetensors")])
+def test_export_prints_how_to_load_what_it_wrote(trained, tmp_path, monkeypatch, capsys, which, file):
+    folder, states = trained
+    monkeypatch.chdir(tmp_path)
+    cli.run("export", [str(folder), "--out", file, "--which", which])
+    summary, code = capsys.readouterr().out.split("In PyTorch:")
+    parameters = sum(array.size for array in {id(a): a for a in states[which].values()}.values())
+    assert f"{file}: " in summary and f"{parameters:,} parameters" in summary
+    scope: dict = {}
+    exec(code, scope)
+    for name, tensor in scope["net"].state_dict().items():
+        np.testing.assert_array_equal(tensor, states[which][name])
+
+
+def test_export_refuses_what_is_no_run_and_other_suffixes(trained, tmp_path, capsys):
+    for arguments, message in [
+        ([str(tmp_path), "--out", "weights.pth"], "is not a run directory"),
+        ([str(trained[0]), "--out", str(tmp_path / "weights.onnx")], "ends in .pth, .pt or .safetensors"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            cli.run("export", arguments)
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
