@@ -35,13 +35,13 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
         module.run(config)
     except FdifError as error:
         sys.exit(_report(command, str(error)))
+    except BrokenPipeError:
+        # The reader of our output has gone (`fdif … | head`); keep Python from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
             raise
         sys.exit(_report(command, f"cannot write {error.filename or 'output'}: {error.strerror}"))
-    except BrokenPipeError:
-        # The reader of our output has gone (`fdif … | head`); keep Python from complaining when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
