@@ -184,7 +184,7 @@ class Program:
         """Sample ``index`` of ``seed`` as a scene document."""
         table = jax.tree.map(np.asarray, self._jitted_draw(np.uint32(seed), np.uint32(index)))
         objects = []
-        for i in range(int(table.count)):
+        for i in range(int(table.number)):
             shape = self.families.structures[table.branch[i]].unpack(table.row[i])
             drawn = self.classes[table.label[i] - 1]
             inverse = np.concatenate([table.inverse[i], [[0, 0, 0, 1]]])
@@ -266,7 +266,7 @@ class _Families:
 
     def _draw_member(
         self, group: tuple[Family, ...], width: int, key: jax.Array, position: Array
-    ) -> Float[Array, "P"]:
+    ) -> Float[Array, " P"]:
         stacked = {
             name: Range(*(jnp.asarray(ends, jnp.float32)[position] for ends in zip(*values, strict=True)))
             for name in group[0].ranges

@@ -34,7 +34,7 @@ class Table(NamedTuple):
     """The objects of one scene as arrays; n is the greatest possible number of objects.
 
     Attributes:
-        count: how many of the n rows are objects, int32 ``()``.
+        number: how many of the n rows are objects, int32 ``()``.
         branch: which structure each object has, int32 ``(n,)``.
         row: its parameters, raveled and padded, float32 ``(n, P)``.
         inverse: world → local affine, float32 ``(n, 3, 4)``.
@@ -43,13 +43,13 @@ class Table(NamedTuple):
         label: its class id, int32 ``(n,)``.
     """
 
-    count: Int[Array, ""]
-    branch: Int[Array, "n"]
+    number: Int[Array, ""]
+    branch: Int[Array, " n"]
     row: Float[Array, "n P"]
     inverse: Float[Array, "n 3 4"]
-    displacement: Int[Array, "n"]
-    mapper: Int[Array, "n"]
-    label: Int[Array, "n"]
+    displacement: Int[Array, " n"]
+    mapper: Int[Array, " n"]
+    label: Int[Array, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Structure:
         row = jnp.concatenate([*parts, jnp.zeros(0, jnp.float32)])
         return jnp.pad(row, (0, width - row.size))
 
-    def unpack(self, row: Float[Array | np.ndarray, "P"]) -> Shape:
+    def unpack(self, row: Float[Array | np.ndarray, " P"]) -> Shape:
         """The shape whose parameters ``row`` holds."""
         leaves, start = [], 0
         for size in self.sizes:
@@ -155,7 +155,7 @@ class Renderer:
             jnp.zeros((words, *plan.padded), jnp.uint32),
             jnp.zeros(objects, jnp.int32),
         )
-        image, planes, volumes = lax.fori_loop(0, table.count, draw, empty)
+        image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
         crop = tuple(slice(0, edge) for edge in self.grid)
         label = self._paint(planes[(slice(None), *crop)], volumes, table.label)
         return jnp.clip(image[crop], 0, INTENSITY_TOP).astype(jnp.uint8), label
@@ -164,7 +164,7 @@ class Renderer:
         highest = Point(*map(float, self.grid.highest))
 
         def field(function: Any, p: Point) -> Distance:
-            return jnp.broadcast_to(function(p, highest), jnp.broadcast_shapes(*(c.shape for c in p)))
+            return jnp.broadcast_to(function(p, highest), jnp.broadcast_shapes(*map(jnp.shape, p)))
 
         return [
             partial(field, lambda p, highest: jnp.float32(0)),

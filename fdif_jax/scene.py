@@ -99,7 +99,12 @@ def _object(document: Any, where: str) -> SceneObject:
     if abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
         raise FdifError(f"{where}: inverse_transform cannot be inverted")
     return SceneObject(
-        label, document["class"], document["params"], matrix.tolist(), document["displacement"], document["mapper"]
+        label,
+        document["class"],
+        document["params"],
+        matrix.tolist(),
+        document["displacement"],
+        document["mapper"],
     )
 
 

@@ -10,6 +10,8 @@ Everything else in the package stands on three ideas defined here.
 """
 
 import dataclasses
+import functools
+import operator
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
@@ -20,7 +22,7 @@ Coordinate = Num[Array, "..."] | float | int
 Distance = Float[Array, "..."]
 Scalar = Float[Array, ""] | float
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 
 
 class Point(NamedTuple):
@@ -64,9 +66,11 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
-def node(cls: T) -> T:
+def node(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass whose fields are pytree children, except those marked `static`."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    jax.tree_util.register_dataclass(made)
+    return made
 
 
 class Profile:
@@ -116,8 +120,8 @@ class Shape:
 
 def length(*components: Coordinate) -> Distance:
     """Euclidean length of a vector; its gradient at the zero vector is zero instead of NaN."""
-    squared = sum(jnp.square(jnp.asarray(c, jnp.float32)) for c in components)
-    return root(squared)
+    squares = [jnp.square(jnp.asarray(c, jnp.float32)) for c in components]
+    return root(functools.reduce(operator.add, squares))
 
 
 def root(squared: Distance) -> Distance:

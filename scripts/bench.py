@@ -66,7 +66,16 @@ def run(config: Config) -> None:
     ]
     workers = config.workers or os.cpu_count() or 1
     table = Table(title=f"fdif bench render: recipe {config.recipe}, {workers} workers, {jax.devices()[0]}")
-    for heading in ("grid", "objects", "s/sample", "spread", "samples/s", "ns/voxel·object", "compile s", "peak GB"):
+    for heading in (
+        "grid",
+        "objects",
+        "s/sample",
+        "spread",
+        "samples/s",
+        "ns/voxel·object",
+        "compile s",
+        "peak GB",
+    ):
         table.add_column(heading, justify="right")
     rows = []
     for r in recipes:

@@ -20,7 +20,8 @@ class _Reader:
     def __init__(self, params: Params, where: str) -> None:
         if not isinstance(params, Mapping):
             raise FdifError(f"{where}: parameters must be a table, not {type(params).__name__}")
-        self.params, self.where, self.used = params, where, set()
+        self.params, self.where = params, where
+        self.used: set[str] = set()
 
     def get(self, name: str) -> Any:
         self.used.add(name)
@@ -59,7 +60,9 @@ def _profile(reader: _Reader) -> Profile:
     elif kind == "polygon":
         vertices = np.asarray(reader.get("vertices"), np.float32)
         if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
-            raise FdifError(f"{reader.where}: vertices must be at least three pairs, not shape {vertices.shape}")
+            raise FdifError(
+                f"{reader.where}: vertices must be at least three pairs, not shape {vertices.shape}"
+            )
         made = polygon(vertices)
     else:
         raise unknown(f"profile kind of {reader.where}", str(kind), ("circle", "star", "polygon"))
@@ -128,7 +131,11 @@ def _describe_profile(profile: Profile) -> dict[str, Any]:
             "radius": float(profile.radius_),
             "ratio": float(profile.ratio),
         }
-    return {"kind": "polygon", "vertices": np.asarray(profile.vertices).tolist()}
+    if isinstance(profile, Polygon):
+        return {"kind": "polygon", "vertices": np.asarray(profile.vertices).tolist()}
+    raise FdifError(
+        f"a {type(profile).__name__} has no scene-document form; circles, polygons and stars have"
+    )
 
 
 def _describe_taper(taper: Taper) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Source: FDIF (arXiv 2603.23199) and its implementation; `published` follows the 
 its own intent, `exact` does what was meant: true octahedron distances, shells that are shells, necks within the slab.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -18,11 +18,21 @@ from fdif_jax.shapes.profiles import Circle, Polygon, Star
 from fdif_jax.shapes.solids import OCTAHEDRON_FACTOR, PUBLISHED_OCTAHEDRON_FACTOR, Cone, Octahedron, Sphere
 from fdif_jax.vocabulary import Draw, Family, Range
 
-POLYGONS = {3: "triangle", 4: "square", 5: "pentagon", 6: "hexagon", 7: "heptagon", 8: "octagon", 9: "nonagon"}
+POLYGONS = {
+    3: "triangle",
+    4: "square",
+    5: "pentagon",
+    6: "hexagon",
+    7: "heptagon",
+    8: "octagon",
+    9: "nonagon",
+}
 STARS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 PRISM_STARS = (5, 6, 7, 8)
 
 Ranges = Mapping[str, Range]
+# Draws the profile of a prism from a key, ranges and the shortest edge across its axis.
+Section = Callable[[jax.Array, Ranges, float], Profile]
 ONE = Range(1.0, 1.0)
 TOP = Range(0.5, 0.5)
 RADIUS = Range(0.15, 0.40)
@@ -58,11 +68,11 @@ def families(*, exact: bool) -> tuple[Family, ...]:
     """
     basic = [
         _family("sphere", _sphere, "basic", radius=RADIUS),
-        _prism("{}cylinder", _cylinder, "basic", "", SOLID, exact),
+        _prism("{}cylinder", _circle, "basic", "", SOLID, exact),
         _family("torus", _torus, "basic", major_radius=RADIUS, minor=Range(0.3, 0.7)),
         _family("cone", _cone, "basic", radius=RADIUS, height=Range(0.1, 0.5)),
         _family("octahedron", _octahedron_exact if exact else _octahedron, "basic", size=RADIUS),
-        *(_prism("{}cylinder", _cylinder, "basic", t, SOLID, exact) for t in TAPERS if t),
+        *(_prism("{}cylinder", _circle, "basic", t, SOLID, exact) for t in TAPERS if t),
     ]
     revolutions = [
         _family(
@@ -78,7 +88,11 @@ def families(*, exact: bool) -> tuple[Family, ...]:
     ]
     tori = [
         _family(
-            f"{POLYGONS[n]}_torus", _POLYGON_TORUS[n], "sector_polygon_torus", major_radius=RADIUS, minor=_MINOR
+            f"{POLYGONS[n]}_torus",
+            _POLYGON_TORUS[n],
+            "sector_polygon_torus",
+            major_radius=RADIUS,
+            minor=_MINOR,
         )
         for n in range(4, 10)
     ] + [
@@ -119,7 +133,7 @@ def _star_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
     return [
         _prism(
             f"{prefix}{STARS[n]}_star_{{}}prism",
-            _section_star,
+            _star,
             f"{prefix}star_{taper or 'polygon_'}prism",
             taper,
             onion,
@@ -140,7 +154,7 @@ def _family(name: str, draw: Draw, category: str, **ranges: Range) -> Family:
 
 
 def _prism(
-    name: str, section: "Section", category: str, taper: str, onion: Range, exact: bool, **ranges: Range
+    name: str, section: Section, category: str, taper: str, onion: Range, exact: bool, **ranges: Range
 ) -> Family:
     taper_ranges = dict(TAPERS[taper])
     if exact and taper_ranges["neck"] is not TOP:
@@ -180,13 +194,13 @@ def _cone(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     return Cone(radius * min(grid[:2]), height * grid[2])
 
 
-def _octahedron(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
+def _draw_octahedron(factor: float, key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     (size,) = _uniform(key, ranges, "size")
-    return Octahedron(size * _shortest(grid), PUBLISHED_OCTAHEDRON_FACTOR)
+    return Octahedron(size * _shortest(grid), factor)
 
 
-def _octahedron_exact(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
-    return Octahedron(_octahedron(key, ranges, grid).size, OCTAHEDRON_FACTOR)
+_octahedron = partial(_draw_octahedron, PUBLISHED_OCTAHEDRON_FACTOR)
+_octahedron_exact = partial(_draw_octahedron, OCTAHEDRON_FACTOR)
 
 
 def _star_revolution(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
@@ -214,10 +228,6 @@ def _sector_polygon(key: jax.Array, count: int, first: Scalar, second: Scalar) -
     angle = (2 * jnp.pi / count) * (jnp.arange(count) + turn)
     radius = Range(jnp.minimum(first, second), jnp.maximum(first, second)).draw(reach)
     return Polygon(jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], axis=-1))
-
-
-# A section draws the profile of a prism: (key, ranges, shortest edge across) -> Profile.
-Section = partial
 
 
 def _circle(key: jax.Array, ranges: Ranges, across: float) -> Profile:
@@ -262,12 +272,9 @@ def _deepest(solid: Extruded, grid: Grid, within_slab: bool) -> Scalar:
     return -scale * jnp.min(jnp.minimum(solid.profile(steps[None, :], steps[:, None]), 0.0))
 
 
-_cylinder = _circle
-_section_star = _star
 _SECTION_POLYGON = {n: partial(_polygon, n) for n in POLYGONS}
 _POLYGON_TORUS = {n: partial(_polygon_torus, n) for n in range(4, 10)}
+_SECTIONS: tuple[Section, ...] = (_circle, _star, *_SECTION_POLYGON.values())
 _PRISMS = {
-    (section, exact): partial(_draw_prism, section, exact)
-    for section in (_circle, _star, *_SECTION_POLYGON.values())
-    for exact in (False, True)
+    (section, exact): partial(_draw_prism, section, exact) for section in _SECTIONS for exact in (False, True)
 }

@@ -32,7 +32,7 @@ class Polygon(Profile):
 
     def __call__(self, u: Coordinate, v: Coordinate) -> Distance:  # noqa: D102
         count = self.vertices.shape[0]
-        squared, inside = jnp.inf, False
+        squared, inside = jnp.asarray(jnp.inf), jnp.asarray(False)
         for i in range(count):
             (au, av), (bu, bv) = self.vertices[i], self.vertices[(i + 1) % count]
             eu, ev = bu - au, bv - av
@@ -76,7 +76,9 @@ class Star(Profile):
         tip, side = jnp.cos(sector / 2), jnp.sin(sector / 2)
         qx = mirrored * sin + v * cos - self.radius_ * tip
         qy = jnp.abs(mirrored * cos - v * sin) - self.radius_ * side
-        along = jnp.clip(-(qx * jnp.cos(inner) + qy * jnp.sin(inner)), 0, self.radius_ * side / jnp.sin(inner))
+        along = jnp.clip(
+            -(qx * jnp.cos(inner) + qy * jnp.sin(inner)), 0, self.radius_ * side / jnp.sin(inner)
+        )
         qx, qy = qx + jnp.cos(inner) * along, qy + jnp.sin(inner) * along
         return jnp.sign(qx) * length(qx, qy)
 

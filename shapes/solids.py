@@ -49,7 +49,7 @@ class Octahedron(Shape):
     """An octahedron with tips at ``size`` voxels; ``factor`` 1/sqrt(3) makes the distance true on its faces."""
 
     size: Scalar
-    factor: float = static(OCTAHEDRON_FACTOR)
+    factor: float = static()
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         return (jnp.abs(p.x) + jnp.abs(p.y) + jnp.abs(p.z) - self.size) * self.factor
@@ -93,7 +93,7 @@ def box(x: Scalar, y: Scalar | None = None, z: Scalar | None = None) -> Cuboid:
 
 def octahedron(size: Scalar) -> Octahedron:
     """An octahedron with tips at ``size`` voxels. True on its faces, a bound near its edges."""
-    return Octahedron(size)
+    return Octahedron(size, OCTAHEDRON_FACTOR)
 
 
 def cone(radius: Scalar, height: Scalar) -> Cone:

@@ -113,7 +113,9 @@ def test_elongated_sphere_is_a_capsule_and_repeat_is_a_union_of_copies():
     expected = jnp.sqrt((p.x - nearest) ** 2 + p.y**2 + p.z**2) - 4.0
     np.testing.assert_allclose(capsule(p), expected, atol=1e-4)
     row = fd.repeat(shapes.sphere(3.0), (9.0, 9.0, 9.0), (1.0, 0.0, 1.0))
-    copies = [fd.translate(shapes.sphere(3.0), (9.0 * i, 0.0, 9.0 * k)) for i in (-1, 0, 1) for k in (-1, 0, 1)]
+    copies = [
+        fd.translate(shapes.sphere(3.0), (9.0 * i, 0.0, 9.0 * k)) for i in (-1, 0, 1) for k in (-1, 0, 1)
+    ]
     np.testing.assert_allclose(row(p), fd.union(*copies)(p), atol=1e-4)
 
 
@@ -148,7 +150,9 @@ def test_distance_is_to_the_nearest_surface_point(shape):
 def test_polygon_distance_agrees_with_sampling_its_outline():
     vertices = np.array([[9, -3], [8, 7], [1, 2], [-6, 8], [-9, -7.5]], np.float32)
     t = np.linspace(0, 1, 4000)[:, None]
-    outline = np.concatenate([a + t * (b - a) for a, b in zip(vertices, np.roll(vertices, -1, 0), strict=True)])
+    outline = np.concatenate(
+        [a + t * (b - a) for a, b in zip(vertices, np.roll(vertices, -1, 0), strict=True)]
+    )
     points = np.random.default_rng(0).uniform(-12, 12, (300, 2)).astype(np.float32)
     nearest = np.sqrt(((points[:, None] - outline[None]) ** 2).sum(-1).min(1))
     got = shapes.polygon(vertices)(*points.T)

@@ -1,4 +1,4 @@
-"""The compiler: what is drawn follows the specification, the fast renderer equals the plain one, nothing depends on batching."""
+"""The compiler: draws follow the specification, fast equals plain rendering, nothing depends on batching."""
 
 import os
 import subprocess
@@ -117,7 +117,7 @@ def test_draws_cover_counts_classes_and_factors_uniformly():
     recipe = fd.load_recipe("fdif").replace(grid=[16, 16, 16], min_objects=3, max_objects=50)
     program = fd.compile(recipe)
     tables = jax.jit(lambda keys: jax.lax.map(program.draw, keys))(jax.random.split(jax.random.key(0), 200))
-    counts = np.asarray(tables.count)
+    counts = np.asarray(tables.number)
     assert counts.min() == 3 and counts.max() == 50
     drawn = counts.sum()
     used = np.arange(50)[None] < counts[:, None]
@@ -164,11 +164,17 @@ def test_drawn_parameters_lie_in_and_fill_their_ranges(vocabulary, number):
         check([p["profile"]["radius"] / 96 for p in params], *ranges["radius"])
     if profile.get("kind") == "polygon":
         vertices = np.array([p["profile"]["vertices"] for p in params])
-        sector = np.mod(np.arctan2(vertices[..., 1], vertices[..., 0]), 2 * np.pi) / (2 * np.pi) * vertices.shape[1]
+        sector = (
+            np.mod(np.arctan2(vertices[..., 1], vertices[..., 0]), 2 * np.pi)
+            / (2 * np.pi)
+            * vertices.shape[1]
+        )
         check((sector - np.arange(vertices.shape[1])).ravel(), 0.0, 1.0)
         if "radius" in ranges:
             radius = np.hypot(*np.moveaxis(vertices, -1, 0)) / 96
-            assert radius.min() >= ranges["radius"].low - 1e-5 and radius.max() <= ranges["radius"].high + 1e-5
+            assert (
+                radius.min() >= ranges["radius"].low - 1e-5 and radius.max() <= ranges["radius"].high + 1e-5
+            )
     if "major_radius" in ranges:
         check([p["major_radius"] / 96 for p in params], *ranges["major_radius"])
 
@@ -179,7 +185,9 @@ def test_poses_move_turn_and_shear_within_their_ranges():
     poses = np.asarray(jax.jit(jax.vmap(lambda key: draw_pose(key, grid, True)))(keys))
     for axis, edge in enumerate((80, 60, 40)):
         offset = poses[:, axis, 3] / edge
-        assert np.abs(offset).max() <= 0.35 + 1e-5 and offset.std() == pytest.approx(0.35 / np.sqrt(3), rel=0.05)
+        assert np.abs(offset).max() <= 0.35 + 1e-5 and offset.std() == pytest.approx(
+            0.35 / np.sqrt(3), rel=0.05
+        )
     # R S with S symmetric and positive: the polar decomposition gives both back.
     squared = np.einsum("nki,nkj->nij", poses[:, :, :3], poses[:, :, :3])
     values, vectors = np.linalg.eigh(squared)
@@ -246,7 +254,9 @@ def test_a_user_family_compiles_beside_the_catalogue():
 
     def draw(key, ranges, grid):
         radius = ranges["radius"].draw(jax.random.uniform(key)) * min(grid)
-        return fd.union(shapes.sphere(radius), fd.translate(shapes.box(radius / 2), (radius, 0.0, 0.0)), smooth=2.0)
+        return fd.union(
+            shapes.sphere(radius), fd.translate(shapes.box(radius / 2), (radius, 0.0, 0.0)), smooth=2.0
+        )
 
     mine = fd.Family("blob", draw, {"radius": fd.Range(0.1, 0.3)})
     families = (shapes.published.family("sphere"), mine)

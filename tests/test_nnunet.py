@@ -15,7 +15,18 @@ pytestmark = pytest.mark.slow
 def test_nnunet_plans_and_verifies_the_dataset(tmp_path):
     raw = tmp_path / "raw"
     generate = [sys.executable, "-m", "fdif_jax.scripts.generate", "--out", str(raw), "--nnunet-format"]
-    small = ["--grid", "32", "32", "32", "--num-samples", "5", "--num-val-samples", "2", "--categories", "basic"]
+    small = [
+        "--grid",
+        "32",
+        "32",
+        "32",
+        "--num-samples",
+        "5",
+        "--num-val-samples",
+        "2",
+        "--categories",
+        "basic",
+    ]
     subprocess.run([*generate, *small, "--dataset-id", "901", "--dataset-name", "Small"], check=True)
     environment = {**os.environ, "nnUNet_raw": str(raw)}
     for name in ("nnUNet_preprocessed", "nnUNet_results"):
