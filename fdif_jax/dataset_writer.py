@@ -214,8 +214,8 @@ def _finished(out: Path, header: dict) -> bool:
     """Whether ``out`` is this dataset, whole; makes it ready to be written otherwise."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise FdifError(f"{out}: is a file; give a directory to write the dataset to") from None
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise FdifError(f"{out}: cannot be made a directory: {error.strerror}") from None
     if not (out / MANIFEST).exists():
         if not any(out.glob(_JOURNALS)) and any(not path.name.endswith(".part") for path in out.iterdir()):
             raise FdifError(f"{out}: not empty, and no dataset of ours; give a new or an empty directory")

@@ -17,9 +17,8 @@ from fdif_jax.volumes import write_atomic
 _LEGEND_ENTRIES = 14
 _OPACITY = 0.55
 # Strong tones first, then light ones; grey (14, 15) would not show on a grey image.
-_COLOURS = [
-    matplotlib.colormaps["tab20"](i)[:3] for i in (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
-]
+_TONES = (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
+_COLOURS = [matplotlib.colormaps["tab20"](i)[:3] for i in _TONES]
 _Colour = tuple[float, float, float]
 
 

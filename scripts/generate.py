@@ -1,0 +1,233 @@
+"""Write a labelled synthetic dataset: NIfTI images (0 to 128) and labels, for MONAI or nnU-Net v2.
+
+Sample i depends on the recipe, the seed and i alone. Stop it at any time (even with kill -9) and give the
+same command again: it writes what is missing, and the directory ends up the same, byte for byte. To share
+the work, give each process its --shard and one common directory; when all are done, the same command without
+--shard writes the lists and the manifest.
+
+Options that are not given stay as the recipe has them.
+
+Example:
+    fdif generate --out data/fdif --num-samples 5000
+    fdif generate --out raw --nnunet-format --primitives sphere torus --min-objects 2 --max-objects 5
+"""
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import fdif_jax as fd
+from fdif_jax import viz
+from fdif_jax.dataset_writer import ProgramSource, Report, write_dataset
+from fdif_jax.datasets import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.errors import FdifError
+from fdif_jax.scripts import cli
+from fdif_jax.volumes import read_nifti
+
+_DEFAULT = "(default: the recipe's)"
+_Grid = Annotated[tuple[int, int, int] | None, tyro.conf.arg(metavar="D H W", help_behavior_hint=_DEFAULT)]
+_Number = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_DEFAULT)]
+_Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint=_DEFAULT)]
+_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `fdif generate`."""
+
+    out: Path | None = None
+    """Directory to write to; a new datasets/fdif_TIME if not given."""
+    recipe: str = "fdif"
+    """A shipped recipe's name or a .toml file."""
+    grid: _Grid = None
+    """Voxels along each axis."""
+    num_samples: int = 200
+    """Training samples."""
+    num_val_samples: int = 0
+    """Validation samples; they come after the training samples and share none with them."""
+    seed: int = 0
+    """Seed of all samples (and of the draw of --num-classes)."""
+    min_objects: _Number = None
+    """Least number of objects in a scene."""
+    max_objects: _Number = None
+    """Greatest number of objects in a scene."""
+    num_classes: _Number = None
+    """Draw this many classes at random from those selected; 0 for all."""
+    primitives: _Names = ()
+    """Classes to draw from."""
+    categories: _Names = ()
+    """Draw from all classes of these categories instead of --primitives."""
+    sdf_mappers: _Names = ()
+    """Mappers from distance to intensity."""
+    displacement_functions: _Names = ()
+    """Displacements of surfaces; "none" is always among them."""
+    no_transform: _Flag = False
+    """Only move objects; do not turn or shear them."""
+    mapper_as_augmentation: _Flag = False
+    """Draw mappers at random; they do not make classes."""
+    no_mapper_as_augmentation: _Flag = False
+    """Each mapper makes classes of its own."""
+    displacement_as_augmentation: _Flag = False
+    """Draw displacements at random; they do not make classes."""
+    no_displacement_as_augmentation: _Flag = False
+    """Each displacement makes classes of its own."""
+    multi_task: _Flag = False
+    """Separate label maps for shape, displacement and mapper; excludes the two augmentation flags."""
+    nnunet_format: _Flag = False
+    """Write nnU-Net v2's layout; validation samples become the dataset with the next id."""
+    dataset_id: int = 999
+    """nnU-Net's dataset id."""
+    dataset_name: str = "SDFSynthetic"
+    """nnU-Net's dataset name."""
+    visualize: int = 0
+    """Also write this many training samples as pictures to OUT/previews."""
+    batch_size: int = 1
+    """Samples that a worker renders in one call."""
+    workers: int | None = None
+    """Threads that render, compress and write; one for each core (at most 16) if not given."""
+    shard: str | None = None
+    """i/n: write only the samples whose index leaves i when divided by n (i = 0 to n-1)."""
+
+
+def recipe_of(config: Config) -> fd.Recipe:
+    """The recipe with the options' changes."""
+    options: dict[str, Any] = {
+        "grid": config.grid,
+        "min_objects": config.min_objects,
+        "max_objects": config.max_objects,
+        "num_classes": config.num_classes,
+        "class_seed": config.seed if config.num_classes else None,
+        "primitives": config.primitives or None,
+        # A recipe's categories would override the primitives that the user asks for.
+        "categories": config.categories or (() if config.primitives else None),
+        "mappers": config.sdf_mappers or None,
+        "displacements": config.displacement_functions or None,
+        "transform": False if config.no_transform else None,
+        "multi_task": True if config.multi_task else None,
+    }
+    for name in ("mapper_as_augmentation", "displacement_as_augmentation"):
+        on, off = getattr(config, name), getattr(config, f"no_{name}")
+        if on and off:
+            option = name.replace("_", "-")
+            raise FdifError(f"--{option} and --no-{option} exclude each other")
+        options[name] = on if on or off else None
+    recipe = fd.load_recipe(config.recipe)
+    return recipe.replace(**{key: value for key, value in options.items() if value is not None})
+
+
+def run(config: Config) -> None:
+    """Write the dataset, or what is missing of it."""
+    if config.visualize < 0:
+        raise FdifError(f"--visualize is {config.visualize}; it must be 0 or more")
+    shard = _parse_shard(config.shard)
+    recipe = recipe_of(config)
+    program = fd.compile(recipe)
+    layout = NnunetLayout(config.dataset_id, config.dataset_name) if config.nnunet_format else MonaiLayout()
+    plan = Plan(
+        recipe=recipe.to_dict(),
+        digest=recipe.digest(),
+        seed=config.seed,
+        num_samples=config.num_samples,
+        num_val_samples=config.num_val_samples,
+        grid=program.grid,
+        class_names=program.class_names,
+        layout=layout,
+    )
+    out = config.out or Path("datasets", time.strftime("fdif_%Y%m%d_%H%M%S"))
+    workers = min(os.cpu_count() or 1, 16) if config.workers is None else config.workers
+    source = ProgramSource(program, config.seed, config.batch_size)
+    with _Bar() as bar:
+        report = write_dataset(
+            out, source, plan, workers=workers, batch_size=config.batch_size, shard=shard, progress=bar.show
+        )
+    print(_summary(report, out, plan, config.shard, bar.seconds()))
+    if report.complete and config.visualize:
+        folder = _write_previews(out, plan, min(config.visualize, plan.num_samples))
+        print(f"pictures: {folder}")
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise FdifError(f"--shard {text!r}: give i/n, two whole numbers with 0 <= i < n, as in 0/4")
+    return int(match[1]), int(match[2])
+
+
+class _Bar:
+    """A progress bar on stderr: samples done, samples a second, time left."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task("compiling", total=None, rate="")
+        self._marks: list[tuple[float, int]] = []  # (seconds, samples done) at the start and after the first
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._marks:
+            self._progress.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` samples are there; the first call sets the start."""
+        now = time.perf_counter()
+        if not self._marks:
+            self._progress.start()
+        if len(self._marks) < 2:
+            self._marks.append((now, done))
+        # The first sample waits for the compiler, so the rate counts from there.
+        since, before = self._marks[-1]
+        rate = f"{(done - before) / (now - since):.1f} samples/s" if done > before else ""
+        state = "writing" if len(self._marks) == 2 or done == total else "compiling"
+        self._progress.update(self._task, completed=done, total=total, description=state, rate=rate)
+
+    def seconds(self) -> float:
+        """Seconds since the first call of `show`."""
+        return time.perf_counter() - self._marks[0][0] if self._marks else 0.0
+
+
+def _summary(report: Report, out: Path, plan: Plan, shard: str | None, seconds: float) -> str:
+    grid = " x ".join(map(str, plan.grid))
+    counts = f"{plan.num_samples} training and {plan.num_val_samples} validation samples"
+    classes = f"{len(plan.class_names)} class{'es' * (len(plan.class_names) != 1)}"
+    what = f"{counts} of {grid} voxels, {classes}"
+    if report.complete and not report.written:
+        return f"{out} is finished: {what}; nothing to write"
+    speed = f"wrote {report.written} samples in {seconds:.1f} s"
+    if report.found:
+        speed += f"; {report.found} were there"
+    if report.complete:
+        return f"{speed}\n{out} is finished: {what}"
+    return (
+        f"{speed}\nshard {shard} of {out} is done; when all are, the same command without --shard finishes it"
+    )
+
+
+def _write_previews(out: Path, plan: Plan, count: int) -> Path:
+    folder = out / "previews"
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        case = plan.layout.case(index, plan)
+        image, label = read_nifti(out / case.image).array, read_nifti(out / case.label).array
+        viz.save_slices(image, label, folder / f"{case.id}.png", plan.class_names)
+    return folder
+
+
+if __name__ == "__main__":
+    cli.run("generate")

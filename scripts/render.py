@@ -1,0 +1,49 @@
+"""Render saved scene documents: image_i.nii.gz and label_i.nii.gz for every scene of a file.
+
+Example:
+    fdif render scenes.json --out rendered
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+import fdif_jax as fd
+from fdif_jax.errors import FdifError
+from fdif_jax.scripts import cli
+from fdif_jax.shapes import exact, published
+from fdif_jax.volumes import write_nifti
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `fdif render`."""
+
+    scenes: Positional[Path]
+    """A JSON file with a list of scene documents (or one)."""
+    out: Path = Path("rendered")
+    """Directory to write to; files of these names in it are replaced."""
+    vocabulary: Literal["published", "exact"] = "published"
+    """What class names mean: the formulas of the published code, or true distances (recipe fdif_exact)."""
+
+
+def run(config: Config) -> None:
+    """Render every scene, in order."""
+    scenes = fd.load_scenes(config.scenes)
+    if not scenes:
+        raise FdifError(f"{config.scenes}: holds no scene")
+    vocabulary = {"published": published, "exact": exact}[config.vocabulary]
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise FdifError(f"{config.out}: cannot be made a directory: {error.strerror}") from None
+    for i, (image, label) in enumerate(fd.render_scenes(scenes, vocabulary)):
+        write_nifti(config.out / f"image_{i}.nii.gz", image)
+        write_nifti(config.out / f"label_{i}.nii.gz", label)
+    print(f"rendered {len(scenes)} scene{'s' * (len(scenes) != 1)} to {config.out}")
+
+
+if __name__ == "__main__":
+    cli.run("render")

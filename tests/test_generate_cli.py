@@ -1,0 +1,219 @@
+"""`fdif generate` and `fdif render` from the command line, on a recipe that compiles in a second."""
+
+import json
+
+import matplotlib.image
+import nibabel as nib
+import numpy as np
+import pytest
+
+import fdif_jax as fd
+from fdif_jax.scripts import cli, generate
+
+SMALL = [
+    *("--primitives", "sphere", "torus", "--sdf-mappers", "inverse_cube", "linear_slope_10.0"),
+    *(
+        "--displacement-functions",
+        "none",
+        "--grid",
+        "14",
+        "16",
+        "18",
+        "--min-objects",
+        "1",
+        "--max-objects",
+        "3",
+    ),
+]
+RECIPE = fd.load_recipe("fdif").replace(
+    primitives=("sphere", "torus"),
+    mappers=("inverse_cube", "linear_slope_10.0"),
+    displacements=("none",),
+    grid=(14, 16, 18),
+    min_objects=1,
+    max_objects=3,
+)
+
+
+def voxels(path):
+    return np.asarray(nib.load(path).dataobj)
+
+
+def assert_error(capsys, command, arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(command, arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(f"fdif {command}: error: "), error
+    assert words in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    out = tmp_path_factory.mktemp("generated") / "set"
+    cli.run(
+        "generate", ["--out", str(out), "--num-samples", "5", "--num-val-samples", "2", "--seed", "9", *SMALL]
+    )
+    return out
+
+
+def test_files_are_the_samples_of_the_recipe(dataset):
+    program = fd.compile(RECIPE)
+    document = json.loads((dataset / "data/data.json").read_text())
+    assert (len(document["training"]), len(document["validation"])) == (5, 2)
+    assert document["labels"] == {"0": "background", "1": "sphere", "2": "torus"}
+    for index, entry in enumerate(document["training"] + document["validation"]):
+        image, label = program.sample_at(9, index)
+        np.testing.assert_array_equal(voxels(dataset / "data" / entry["image"]), image)
+        np.testing.assert_array_equal(voxels(dataset / "data" / entry["label"]), label)
+        assert nib.load(dataset / "data" / entry["label"]).get_data_dtype() == np.uint8
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    assert manifest["recipe"] == RECIPE.to_dict() and manifest["digest"] == RECIPE.digest()
+
+
+def test_finished_dataset_is_said_to_be(dataset, capsys):
+    before = tree(dataset)
+    cli.run(
+        "generate",
+        ["--out", str(dataset), "--num-samples", "5", "--num-val-samples", "2", "--seed", "9", *SMALL],
+    )
+    assert "is finished: 5 training and 2 validation samples of 14 x 16 x 18" in capsys.readouterr().out
+    assert tree(dataset) == before
+
+
+def test_shards_batches_and_threads_make_the_same_directory(dataset, tmp_path, capsys):
+    out = tmp_path / "set"
+    common = ["--out", str(out), "--num-samples", "5", "--num-val-samples", "2", "--seed", "9", *SMALL]
+    cli.run("generate", [*common, "--shard", "0/2", "--batch-size", "3"])
+    cli.run("generate", [*common, "--shard", "1/2", "--workers", "4"])
+    assert "the same command without --shard finishes it" in capsys.readouterr().out
+    cli.run("generate", common)
+    assert tree(out) == tree(dataset)
+
+
+def test_nnunet_format_and_pictures(tmp_path, capsys):
+    cli.run(
+        "generate",
+        [
+            *("--out", str(tmp_path), "--num-samples", "2", "--num-val-samples", "1", "--visualize", "1"),
+            *("--nnunet-format", "--dataset-id", "12", "--dataset-name", "Toy", *SMALL),
+        ],
+    )
+    assert f"pictures: {tmp_path / 'previews'}" in capsys.readouterr().out
+    description = json.loads((tmp_path / "Dataset012_Toy/dataset.json").read_text())
+    assert description["labels"] == {"background": 0, "sphere": 1, "torus": 2}
+    image, _ = fd.compile(RECIPE).sample_at(0, 2)
+    np.testing.assert_array_equal(
+        voxels(tmp_path / "Dataset013_Toy_Val/imagesTr/case_00000_0000.nii.gz"), image
+    )
+    (picture,) = (tmp_path / "previews").iterdir()
+    assert picture.name == "case_00000.png" and matplotlib.image.imread(picture).std() > 0.1
+
+
+def test_a_directory_of_its_own_by_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.run("generate", ["--num-samples", "1", *SMALL])
+    (out,) = (tmp_path / "datasets").iterdir()
+    assert out.name.startswith("fdif_20") and (out / "manifest.json").is_file()
+
+
+def config(**options):
+    return generate.recipe_of(generate.Config(**options))
+
+
+def test_options_change_the_recipe_and_only_where_they_are_given():
+    assert config() == fd.load_recipe("fdif")
+    changed = config(
+        grid=(20, 30, 40),
+        min_objects=3,
+        max_objects=4,
+        sdf_mappers=("modular_5",),
+        displacement_functions=("ridge",),
+        no_transform=True,
+        no_mapper_as_augmentation=True,
+        no_displacement_as_augmentation=True,
+    )
+    assert changed.grid == (20, 30, 40) and (changed.min_objects, changed.max_objects) == (3, 4)
+    assert changed.mappers == ("modular_5",) and changed.displacements == ("ridge",)
+    assert not changed.transform
+    assert not changed.mapper_as_augmentation and not changed.displacement_as_augmentation
+
+
+def test_augmentation_flags_switch_a_recipe_that_is_without(tmp_path):
+    path = tmp_path / "plain.toml"
+    fd.Recipe(primitives=("sphere",), categories=()).save(path)
+    assert not config(recipe=str(path)).mapper_as_augmentation
+    changed = config(recipe=str(path), mapper_as_augmentation=True, displacement_as_augmentation=True)
+    assert changed.mapper_as_augmentation and changed.displacement_as_augmentation
+
+
+def test_num_classes_draws_by_seed():
+    drawn = [fd.compile(config(num_classes=6, seed=seed)).class_names for seed in (0, 0, 1)]
+    assert len(drawn[0]) == 6 and drawn[0] == drawn[1] != drawn[2]
+
+
+def test_primitives_win_over_a_recipe_of_categories(tmp_path):
+    path = tmp_path / "by_category.toml"
+    category = fd.compile(fd.load_recipe("fdif")).classes[0].family.category
+    fd.load_recipe("fdif").replace(categories=[category]).save(path)
+    assert fd.compile(config(recipe=str(path), primitives=("torus",))).class_names == ("torus",)
+    assert len(fd.compile(config(recipe=str(path))).class_names) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--num-samples", "0"], "num_samples is 0"),
+        (["--num-val-samples", "-1"], "num_val_samples is -1"),
+        (["--visualize", "-1"], "--visualize is -1"),
+        (["--workers", "0"], "workers (0)"),
+        (["--batch-size", "0"], "batch size (0)"),
+        (["--shard", "2"], "--shard '2'"),
+        (["--shard", "2/2"], "shard 2/2"),
+        (["--seed", "-1"], "seed -1"),
+        (["--grid", "0", "8", "8"], "grid"),
+        (["--max-objects", "5"], "max_objects (5)"),
+        (["--primitives", "spheer"], "did you mean 'sphere'"),
+        (["--recipe", "fdiff"], "unknown recipe 'fdiff'"),
+        (["--multi-task"], "multi_task excludes"),
+        (["--mapper-as-augmentation", "--no-mapper-as-augmentation"], "exclude each other"),
+        (["--nnunet-format", "--dataset-id", "0"], "1 to 999"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(arguments, words, tmp_path, capsys):
+    assert_error(capsys, "generate", ["--out", str(tmp_path / "out"), *arguments], words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_dataset_in_the_directory_is_refused(dataset, capsys):
+    assert_error(
+        capsys, "generate", ["--out", str(dataset), "--num-samples", "5", *SMALL], "seed is 9 there, 0 here"
+    )
+
+
+def test_render_gives_back_saved_scenes(tmp_path, capsys):
+    program = fd.compile(RECIPE)
+    fd.save_scenes([program.scene_at(9, i) for i in range(2)], tmp_path / "scenes.json")
+    cli.run("render", [str(tmp_path / "scenes.json"), "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out == f"rendered 2 scenes to {tmp_path / 'out'}\n"
+    for index in range(2):
+        image, label = program.sample_at(9, index)
+        # A document holds decimal numbers, so a value on the edge of truncation may fall the other way.
+        difference = voxels(tmp_path / f"out/image_{index}.nii.gz").astype(int) - np.asarray(image, int)
+        assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 1e-2
+        written = voxels(tmp_path / f"out/label_{index}.nii.gz")
+        assert written.dtype == np.uint8 and (written != label).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "does not exist"), ("{", "not valid JSON"), ("[]", "holds no scene"), ("[3]", "scene 0")],
+)
+def test_render_refuses_what_is_no_scene_file(text, words, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "scenes.json").write_text(text)
+    assert_error(capsys, "render", [str(tmp_path / "scenes.json"), "--out", str(tmp_path / "out")], words)
+    assert not (tmp_path / "out").exists()
