@@ -1,4 +1,5 @@
-"""What happens to an image between its voxels and the network: normalisation, and random looks and mirrorings.
+"""What happens to an image between its voxels and the network: normalisation, and random looks and
+mirrorings.
 
 All functions are jittable and take a batch, ``(B, D, H, W)``; what is random is drawn anew for every sample.
 """
@@ -15,8 +16,8 @@ Images = Float[Array, "B D H W"]
 def normalise(images: Num[Array, "B D H W"]) -> Images:
     """Zero mean and unit variance per volume, over all its voxels, float32; a constant volume becomes 0.
 
-    Synthetic volumes (0…128) and MRI (arbitrary units) meet in this form, so a pre-trained first layer sees in both the
-    range that it learnt.
+    Synthetic volumes (0…128) and MRI (arbitrary units) meet in this form, so a pre-trained first layer sees
+    in both the range that it learnt.
     """
     images = images.astype(jnp.float32)
     centred = images - images.mean((1, 2, 3), keepdims=True)
@@ -27,8 +28,8 @@ def normalise(images: Num[Array, "B D H W"]) -> Images:
 def random_intensity(key: jax.Array, images: Images) -> Images:
     """Random looks of normalised images, each change with probability 1/2 per sample.
 
-    Gamma 0.7…1.5 over the sample's own range, then contrast ×0.8…1.2, brightness ±0.1, and Gaussian noise of a standard
-    deviation up to 0.1.
+    Gamma 0.7…1.5 over the sample's own range, then contrast ×0.8…1.2, brightness ±0.1, and Gaussian noise of
+    a standard deviation up to 0.1.
     """
     gamma_key, contrast_key, shift_key, noise_key, voxel_key = jax.random.split(key, 5)
     low, high = images.min((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)

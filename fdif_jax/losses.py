@@ -1,9 +1,10 @@
 """What training minimises and what validation reports: cross-entropy, soft Dice, hard Dice.
 
-With many classes a loss is memory: at 110 classes a float32 copy of the probabilities or of a one-hot label is as large
-as the network's output. Here neither is kept. The label's own logit is taken by index, the probability mass of a class is
-one contraction, and what is compared with the label's id is summed as it is made. Value and gradient at 110 classes on
-48³ voxels, two cores: 47 ms and 50 MiB beside the gradient, where the textbook form takes 139 ms and 186 MiB.
+With many classes a loss is memory: at 110 classes a float32 copy of the probabilities or of a one-hot label
+is as large as the network's output. Here neither is kept. The label's own logit is taken by index, the
+probability mass of a class is one contraction, and what is compared with the label's id is summed as it is
+made. Value and gradient at 110 classes on 48³ voxels, two cores: 47 ms and 50 MiB beside the gradient, where
+the textbook form takes 139 ms and 186 MiB.
 
 No sum here is a scatter-add, whose order a GPU does not fix: equal inputs give equal bits.
 """
@@ -24,7 +25,8 @@ def _flat(logits, labels):
 
 
 def _softmax_parts(logits):
-    """Exponentials and their sum, shifted by the largest logit, and that shift; all but the first lack classes."""
+    """Exponentials and their sum, shifted by the largest logit, and that shift; all but the first lack
+    classes."""
     shift = lax.stop_gradient(logits.max(-1))
     exponentials = jnp.exp(logits - shift[..., None])
     return exponentials, exponentials.sum(-1), shift
@@ -36,7 +38,7 @@ def _log_probability(logits, labels, total, shift):
     return own - shift - jnp.log(total)
 
 
-def cross_entropy(logits: Float[Array, "B *grid C"], labels: Integer[Array, "B *grid"]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "B ..."]) -> Float[Array, ""]:
     """Softmax cross-entropy, mean over all voxels, in nats.
 
     Args:
@@ -48,13 +50,11 @@ def cross_entropy(logits: Float[Array, "B *grid C"], labels: Integer[Array, "B *
     return -_log_probability(logits, labels, total, shift).mean()
 
 
-def dice_cross_entropy(
-    logits: Float[Array, "B *grid C"], labels: Integer[Array, "B *grid"]
-) -> Float[Array, ""]:
+def dice_cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "B ..."]) -> Float[Array, ""]:
     """Soft Dice loss plus cross-entropy, each weighted 1.
 
-    The Dice loss is ``1 - (2 Σ p t + ε) / (Σ p + Σ t + ε)`` per sample and class, background included, then the mean
-    (Milletari et al. 2016, arXiv 1606.04797, without its squares): the value of MONAI's
+    The Dice loss is ``1 - (2 Σ p t + ε) / (Σ p + Σ t + ε)`` per sample and class, background included, then
+    the mean (Milletari et al. 2016, arXiv 1606.04797, without its squares): the value of MONAI's
     ``DiceCELoss(to_onehot_y=True, softmax=True)``.
 
     Args:
@@ -75,9 +75,10 @@ LOSSES = {"dice_ce": dice_cross_entropy, "ce": cross_entropy}
 
 
 def dice_per_class(
-    prediction: Integer[Array, "*grid"], label: Integer[Array, "*grid"], num_classes: int
-) -> Float[Array, "C-1"]:
-    """Hard Dice ``2 |P ∩ L| / (|P| + |L|)`` of every foreground class of one volume; NaN for a class in neither.
+    prediction: Integer[Array, "..."], label: Integer[Array, "..."], num_classes: int
+) -> Float[Array, " foreground"]:
+    """Hard Dice ``2 |P ∩ L| / (|P| + |L|)`` of every foreground class of one volume; NaN for a class in
+    neither.
 
     A class that was predicted but is not there scores 0, as does one that is there but was not predicted.
 
@@ -94,8 +95,9 @@ def dice_per_class(
 
 
 @jax.jit
-def mean_dice(dice: Float[Array, "*volumes C-1"]) -> Float[Array, ""]:
-    """Mean foreground Dice: over the classes present in a volume's label or prediction, then over the volumes.
+def mean_dice(dice: Float[Array, "... foreground"]) -> Float[Array, ""]:
+    """Mean foreground Dice: over the classes present in a volume's label or prediction, then over the
+    volumes.
 
     A volume without any foreground in either is left out; NaN if none is left.
 

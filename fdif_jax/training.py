@@ -1,7 +1,8 @@
 """Training: one jitted function from a step's number to updated weights, and the loop that calls it.
 
-A step draws its batch inside the jitted function, from a key that is a function of the seed and the step's number alone.
-So nothing is fed from the host, and a resumed run equals an uninterrupted one to the bit on a given backend.
+A step draws its batch inside the jitted function, from a key that is a function of the seed and the step's
+number alone. So nothing is fed from the host, and a resumed run equals an uninterrupted one to the bit on a
+given backend.
 """
 
 import signal
@@ -33,8 +34,8 @@ Apply = Callable[[Weights, Float[Array, "B D H W C"]], Float[Array, "B D H W O"]
 Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B D H W"]]
 State = tuple[Weights, optax.OptState]
 
-# XLA runs convolutions inside a loop on one core of a CPU (3.4 times slower on two cores), so there a call is one step;
-# on an accelerator one call does several, and the host is asked nothing in between.
+# XLA runs convolutions inside a loop on one core of a CPU (3.4 times slower on two cores), so there a call is
+# one step; on an accelerator one call does several, and the host is asked nothing in between.
 _STEPS_PER_CALL = 10
 _STREAMS = ("training", "validation", "weights", "cases")
 
@@ -172,8 +173,8 @@ def fit(
 ) -> Weights:
     """Train from the newest checkpoint of ``run``, or from ``weights``, to the last step of ``plan``.
 
-    Measurements go to the run's history, checkpoints to the run: every ``checkpoint_every`` steps, where the validation
-    Dice is the best so far, at the end, and when Ctrl-C or SIGTERM asks to stop.
+    Measurements go to the run's history, checkpoints to the run: every ``checkpoint_every`` steps, where the
+    validation Dice is the best so far, at the end, and when Ctrl-C or SIGTERM asks to stop.
 
     Args:
         apply: the network as in `functional`.
@@ -236,14 +237,15 @@ def fit(
 
 
 def _update(apply: Apply, make_batch: Callable, plan: Plan, optimiser: optax.GradientTransformation):
-    """One step as a pure function: state, number of steps done, data → state, (loss, norm of the gradient)."""
+    """One step as a pure function: state, number of steps done, data → state, (loss, norm of the
+    gradient)."""
 
     def update(state: State, done: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
         weights, moments = state
         images, labels = make_batch(jax.random.fold_in(stream(plan.seed, "training"), done), data)
         loss, gradient = jax.value_and_grad(lambda w: LOSSES[plan.loss](apply(w, images), labels))(weights)
         changes, moments = optimiser.update(gradient, moments, weights)
-        trace = jnp.stack([loss, optax.global_norm(gradient)])
+        trace = jnp.stack([loss, optax.tree.norm(gradient)])
         return (optax.apply_updates(weights, changes), moments), trace
 
     return update
@@ -252,7 +254,8 @@ def _update(apply: Apply, make_batch: Callable, plan: Plan, optimiser: optax.Gra
 def _compiled(update: Callable, state: State, data: Any, per_call: int):
     """``advance(state, done, count, data) -> state, trace (count, 2)``, compiled; ``state`` is donated.
 
-    The number of steps is an argument of one compiled loop, so that where a run stops, validates or saves changes no bit.
+    The number of steps is an argument of one compiled loop, so that where a run stops, validates or saves
+    changes no bit.
     """
     zero = np.int32(0)
     if per_call == 1:
@@ -289,14 +292,15 @@ def _check_finite(trace: np.ndarray, first: int, run: Run, checkpoints: Checkpoi
         kept = checkpoints.latest()
         where = "there is no checkpoint yet" if kept is None else f"the last good checkpoint is step {kept}"
         raise FdifError(
-            f"{run.path}: at step {first + 1 + bad[0]} the loss is {loss:g} and its gradient's norm {norm:g}; {where}. "
-            "Begin a new run with a lower learning rate or with clipping"
+            f"{run.path}: at step {first + 1 + bad[0]} the loss is {loss:g} and its gradient's norm {norm:g}; "
+            f"{where}. Begin a new run with a lower learning rate or with clipping"
         )
 
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Notes Ctrl-C and SIGTERM in a list, so that the step under way ends and is saved; a second one acts as usual."""
+    """Notes Ctrl-C and SIGTERM in a list, so that the step under way ends and is saved; a second one acts as
+    usual."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import platformdirs
 import tyro
 
 from fdif_jax.errors import FdifError, unknown
@@ -21,7 +22,13 @@ COMMANDS = {
 
 
 def _help() -> str:
-    lines = ["usage: fdif COMMAND [OPTIONS]", "", "Formula-driven pre-training for 3D segmentation.", "", "commands:"]
+    lines = [
+        "usage: fdif COMMAND [OPTIONS]",
+        "",
+        "Formula-driven pre-training for 3D segmentation.",
+        "",
+        "commands:",
+    ]
     lines += [f"  {name:<10}{summary}" for name, summary in COMMANDS.items()]
     lines += ["", "`fdif COMMAND --help` lists a command's options and shows an example."]
     return "\n".join(lines)
@@ -32,6 +39,7 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     module = importlib.import_module(f"fdif_jax.scripts.{command}")
     try:
         config = tyro.cli(module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__)
+        _keep_compiled_programs()
         module.run(config)
     except FdifError as error:
         sys.exit(_report(command, str(error)))
@@ -45,6 +53,14 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _keep_compiled_programs() -> None:
+    """Compile each program once a machine: keep what XLA makes in the user's cache directory."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("fdif-jax"))
 
 
 def _report(command: str, message: str) -> int:
