@@ -59,7 +59,7 @@ def _keep_compiled_programs() -> None:
     """Compile each program once a machine: keep what XLA makes in the user's cache directory."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("fdif-jax"))
 
 

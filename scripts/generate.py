@@ -17,9 +17,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,58 +27,21 @@ from fdif_jax.dataset_writer import ProgramSource, Report, write_dataset
 from fdif_jax.datasets import MonaiLayout, NnunetLayout, Plan
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.recipe_options import Flag, RecipeOptions, recipe_of
 from fdif_jax.volumes import read_nifti
-
-_DEFAULT = "(default: the recipe's)"
-_Grid = Annotated[tuple[int, int, int] | None, tyro.conf.arg(metavar="D H W", help_behavior_hint=_DEFAULT)]
-_Number = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_DEFAULT)]
-_Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint=_DEFAULT)]
-_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RecipeOptions):
     """Options of `fdif generate`."""
 
     out: Path | None = None
     """Directory to write to; a new datasets/fdif_TIME if not given."""
-    recipe: str = "fdif"
-    """A shipped recipe's name or a .toml file."""
-    grid: _Grid = None
-    """Voxels along each axis."""
     num_samples: int = 200
     """Training samples."""
     num_val_samples: int = 0
     """Validation samples; they come after the training samples and share none with them."""
-    seed: int = 0
-    """Seed of all samples (and of the draw of --num-classes)."""
-    min_objects: _Number = None
-    """Least number of objects in a scene."""
-    max_objects: _Number = None
-    """Greatest number of objects in a scene."""
-    num_classes: _Number = None
-    """Draw this many classes at random from those selected; 0 for all."""
-    primitives: _Names = ()
-    """Classes to draw from."""
-    categories: _Names = ()
-    """Draw from all classes of these categories instead of --primitives."""
-    sdf_mappers: _Names = ()
-    """Mappers from distance to intensity."""
-    displacement_functions: _Names = ()
-    """Displacements of surfaces; "none" is always among them."""
-    no_transform: _Flag = False
-    """Only move objects; do not turn or shear them."""
-    mapper_as_augmentation: _Flag = False
-    """Draw mappers at random; they do not make classes."""
-    no_mapper_as_augmentation: _Flag = False
-    """Each mapper makes classes of its own."""
-    displacement_as_augmentation: _Flag = False
-    """Draw displacements at random; they do not make classes."""
-    no_displacement_as_augmentation: _Flag = False
-    """Each displacement makes classes of its own."""
-    multi_task: _Flag = False
-    """Separate label maps for shape, displacement and mapper; excludes the two augmentation flags."""
-    nnunet_format: _Flag = False
+    nnunet_format: Flag = False
     """Write nnU-Net v2's layout; validation samples become the dataset with the next id."""
     dataset_id: int = 999
     """nnU-Net's dataset id."""
@@ -94,32 +55,6 @@ class Config:
     """Threads that render, compress and write; one for each core (at most 16) if not given."""
     shard: str | None = None
     """i/n: write only the samples whose index leaves i when divided by n (i = 0 to n-1)."""
-
-
-def recipe_of(config: Config) -> fd.Recipe:
-    """The recipe with the options' changes."""
-    options: dict[str, Any] = {
-        "grid": config.grid,
-        "min_objects": config.min_objects,
-        "max_objects": config.max_objects,
-        "num_classes": config.num_classes,
-        "class_seed": config.seed if config.num_classes else None,
-        "primitives": config.primitives or None,
-        # A recipe's categories would override the primitives that the user asks for.
-        "categories": config.categories or (() if config.primitives else None),
-        "mappers": config.sdf_mappers or None,
-        "displacements": config.displacement_functions or None,
-        "transform": False if config.no_transform else None,
-        "multi_task": True if config.multi_task else None,
-    }
-    for name in ("mapper_as_augmentation", "displacement_as_augmentation"):
-        on, off = getattr(config, name), getattr(config, f"no_{name}")
-        if on and off:
-            option = name.replace("_", "-")
-            raise FdifError(f"--{option} and --no-{option} exclude each other")
-        options[name] = on if on or off else None
-    recipe = fd.load_recipe(config.recipe)
-    return recipe.replace(**{key: value for key, value in options.items() if value is not None})
 
 
 def run(config: Config) -> None:

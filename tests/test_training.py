@@ -1,0 +1,259 @@
+"""The training loop: exact resumption, checkpoints, refusals; with a two-layer network and painted boxes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from fdif_jax import training
+from fdif_jax.errors import FdifError
+from fdif_jax.runs import load_run, open_run, weights
+from fdif_jax.training import Plan, SyntheticValidation, fit, functional, synthetic_batch
+
+GRID = (8, 8, 8)
+PLAN = Plan(steps=12, seed=3, batch_size=2, learning_rate=1e-2, warmup=2)
+DOCUMENT = {"kind": "test", "network": {"name": "tiny", "out_channels": 3}, "training": {"steps": 12}}
+
+
+class Net(nnx.Module):
+    def __init__(self, out_channels=3, features=4, seed=0):
+        rngs = nnx.Rngs(seed)
+        self.first = nnx.Conv(1, features, (3, 3, 3), rngs=rngs)
+        self.head = nnx.Conv(features, out_channels, (1, 1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.first(x)))
+
+
+class Boxes:
+    """A stand-in for a compiled recipe: one box, darker (class 1) or brighter (class 2) than the rest."""
+
+    grid, class_names, num_classes = GRID, ("dark", "bright"), 2
+
+    def sample(self, key):
+        corner_key, class_key = jax.random.split(key)
+        corner, label = jax.random.randint(corner_key, (3,), 0, 4), jax.random.randint(class_key, (), 1, 3)
+        axes = jnp.meshgrid(*[jnp.arange(n) for n in GRID], indexing="ij")
+        inside = jnp.stack([(a >= c) & (a < c + 4) for a, c in zip(axes, corner, strict=True)]).all(0)
+        image, label = jnp.where(inside, 128 * (label - 1), 64), jnp.where(inside, label, 0)
+        return image.astype(jnp.uint8), label.astype(jnp.uint8)
+
+    def batch(self, keys):
+        return jax.lax.map(self.sample, keys)
+
+
+def _fit(path, *, plan=PLAN, document=DOCUMENT, stop_at=None, make_batch=None, net=None, **options):
+    """Train in ``path``; with ``stop_at`` ask to stop at that step as Ctrl-C does."""
+
+    def report(step, _):
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    start, apply = functional(net or Net())
+    make_batch = make_batch or synthetic_batch(Boxes(), plan.batch_size, augment=True)
+    with open_run(path, document) as run:
+        return fit(apply, start, make_batch, None, plan, run, report=report, log_every=5, **options)
+
+
+def _same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "whole"
+    return path, _fit(path)
+
+
+def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path):
+    start, apply = functional(Net())
+    final = _fit(tmp_path / "run", plan=(plan := Plan(steps=2, batch_size=2, warmup=0, clip=0.1, loss="ce")))
+
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(0.1),
+        optax.adamw(optax.warmup_cosine_decay_schedule(0, 1e-4, 0, 2), weight_decay=1e-5),
+    )
+    draw = jax.jit(lambda key: synthetic_batch(Boxes(), 2, augment=True)(key, None))
+
+    @jax.jit
+    def gradient(weights, images, labels):
+        entropies = optax.softmax_cross_entropy_with_integer_labels
+        return jax.grad(lambda w: entropies(apply(w, images), labels).mean())(weights)
+
+    expected, state = start, optimiser.init(start)
+    for step in range(2):
+        batch = draw(jax.random.fold_in(training.stream(plan.seed, "training"), step))
+        changes, state = optimiser.update(gradient(expected, *batch), state, expected)
+        expected = optax.apply_updates(expected, changes)
+    for name in start:
+        np.testing.assert_allclose(final[name], expected[name], atol=1e-6)
+    assert not np.allclose(final["head.kernel"], start["head.kernel"], atol=1e-6)
+
+
+def test_a_run_stopped_and_resumed_equals_one_that_was_not(tmp_path, uninterrupted):
+    for stop in (3, 7):
+        with pytest.raises(KeyboardInterrupt):
+            _fit(tmp_path / "run", stop_at=stop, checkpoint_every=2)
+    resumed = _fit(tmp_path / "run")
+    _same_bits(resumed, uninterrupted[1])
+    steps = [m["step"] for m in load_run(tmp_path / "run").history]
+    assert steps == sorted(set(steps)) and steps[-1] == 12
+
+
+def test_several_steps_a_call_resume_exactly_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
+    whole = _fit(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "run", stop_at=8, checkpoint_every=4)
+    _same_bits(_fit(tmp_path / "run"), whole)
+
+
+def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
+    script = f"""
+        import os, signal, sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        import test_training as t
+        def report(step, _):
+            if step == 9:
+                os.kill(os.getpid(), signal.SIGKILL)
+        start, apply = t.functional(t.Net())
+        with t.open_run({os.fspath(tmp_path / "run")!r}, t.DOCUMENT) as run:
+            t.fit(apply, start, t.synthetic_batch(t.Boxes(), 2, augment=True), None, t.PLAN, run,
+                  checkpoint_every=2, log_every=5, report=report)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with load_run(tmp_path / "run").checkpoints(read_only=True) as checkpoints:
+        assert checkpoints.latest() in (4, 6, 8), "the write under way at the kill may be lost, no other"
+    _same_bits(_fit(tmp_path / "run"), uninterrupted[1])
+
+
+def test_training_learns_and_the_best_weights_are_kept(tmp_path):
+    plan = Plan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
+    model = Net(features=8)
+    start, apply = functional(model)
+    validate = SyntheticValidation(Boxes(), apply, plan.seed, 4)
+    before = validate(start)
+    net = {"validate": validate, "validate_every": 20, "net": model}
+    final = _fit(tmp_path / "run", plan=plan, **net)
+    run = load_run(tmp_path / "run")
+    losses = [m["loss"] for m in run.history]
+    dice = {m["step"]: m["dice"] for m in run.history if "dice" in m}
+    assert losses[-1] < 0.5 * losses[0]
+    assert list(dice) == [20, 40, 60] and max(dice.values()) > 0.8 > before
+
+    run.restore(model, which="best")
+    assert validate(weights(model)) == max(dice.values()) == run.best_dice()
+    run.restore(model)
+    _same_bits(weights(model), final)
+    image, label, prediction = validate.example(final)
+    assert image.shape == label.shape == prediction.shape == GRID
+
+
+def test_training_and_validation_draw_different_scenes():
+    _, apply = functional(Net())
+    validation = SyntheticValidation(Boxes(), apply, 0, 20)
+    drawn = {np.asarray(image).tobytes() for image, _ in validation.volumes}
+    assert len(drawn) > 15
+    keys = [jax.random.key_data(training.stream(0, name)).tobytes() for name in ("training", "validation")]
+    assert keys[0] != keys[1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    def make_batch(key, _):
+        images, labels = synthetic_batch(Boxes(), 2)(key, None)
+        bad = jnp.array_equal(key, jax.random.fold_in(training.stream(3, "training"), 6))
+        return jnp.where(bad, jnp.nan, images), labels
+
+    with pytest.raises(FdifError, match=r"at step 7 the loss is nan.*last good checkpoint is step 6"):
+        _fit(tmp_path / "run", make_batch=make_batch, checkpoint_every=2)
+    assert np.isfinite(load_run(tmp_path / "run").weights()["head.kernel"]).all()
+
+
+def test_a_run_of_something_else_is_refused_and_what_differs_is_named(tmp_path, uninterrupted):
+    other = {**DOCUMENT, "training": {"steps": 24, "seed": 1}}
+    with pytest.raises(
+        FdifError, match=r"training\.steps is 12 there and 24 here, training\.seed is not set"
+    ):
+        _fit(uninterrupted[0], document=other)
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FdifError, match="not empty and holds no run"):
+        _fit(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+    with pytest.raises(FdifError, match="is a file"):
+        _fit(tmp_path / "thesis.tex")
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path):
+    with (
+        open_run(tmp_path / "run", DOCUMENT),
+        pytest.raises(FdifError, match="another process"),
+        open_run(tmp_path / "run", DOCUMENT),
+    ):
+        pass
+
+
+def test_weights_of_another_network_are_refused(uninterrupted):
+    run = load_run(uninterrupted[0])
+    model = Net(out_channels=7)
+    before = weights(model)
+    with pytest.raises(FdifError, match=r"head\.kernel is \(1, 1, 1, 4, 3\) there and \(1, 1, 1, 4, 7\)"):
+        run.restore(model)
+    _same_bits(weights(model), before)
+    with pytest.raises(FdifError, match="of another network"):
+        _fit(uninterrupted[0], net=model)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "not a run directory"), ("{", "damaged"), ('{"network": 3}', "damaged"), ("{}", "damaged")],
+)
+def test_what_is_no_run_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(FdifError, match=message):
+        load_run(tmp_path)
+
+
+def test_a_run_without_checkpoints_says_so(tmp_path):
+    with open_run(tmp_path / "run", DOCUMENT) as run, pytest.raises(FdifError, match="no checkpoint yet"):
+        run.restore(Net())
+
+
+def test_half_a_line_of_metrics_is_dropped(tmp_path, uninterrupted):
+    history = load_run(uninterrupted[0]).history
+    with open(uninterrupted[0] / "metrics.jsonl", "a") as file:
+        file.write('{"step": 13, "lo')
+    assert load_run(uninterrupted[0]).history == history
+    assert json.loads((uninterrupted[0] / "run.json").read_text())["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be positive"),
+        ({"batch_size": -1}, "batch_size must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"clip": -1.0}, "clip must be 0 or more"),
+        ({"warmup": 100}, "must be shorter"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"loss": "dice_cee"}, "did you mean 'dice_ce'"),
+    ],
+)
+def test_impossible_plans_are_refused(change, message):
+    with pytest.raises(FdifError, match=message):
+        Plan(**{"steps": 100, "warmup": 10} | change)
