@@ -11,6 +11,7 @@ The command that made a directory continues it; a command that asks for anything
 
 import fcntl
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -152,17 +153,19 @@ class Checkpoints:
             return metrics["dice"]
 
         keep = managers.AnyPreservationPolicy([managers.LatestN(2), managers.BestN(get_metric_fn=dice, n=1)])
-        self._manager = ocp.CheckpointManager(
-            path.resolve(),
-            item_handlers={name: ocp.StandardCheckpointHandler() for name in ("weights", "optimiser")},
-            options=ocp.CheckpointManagerOptions(
-                best_fn=dice,
-                preservation_policy=keep,
-                create=not read_only,
-                read_only=read_only,  # another process may be writing there
-                cleanup_tmp_directories=not read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            best_fn=dice,
+            preservation_policy=keep,
+            create=not read_only,
+            read_only=read_only,  # another process may be writing there
+            cleanup_tmp_directories=not read_only,
         )
+        with _without_warnings():  # it warns that read_only means read only
+            self._manager = ocp.CheckpointManager(
+                path.resolve(),
+                item_handlers={name: ocp.StandardCheckpointHandler() for name in ("weights", "optimiser")},
+                options=options,
+            )
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
@@ -200,9 +203,9 @@ class Checkpoints:
         """
         saved = self._restore(step, "weights")
         check_same_network(f"the checkpoint of step {step}", saved, state[0])
-        leaves, structure = jax.tree.flatten(state[1])
         optimiser = self._restore(step, "optimiser")
-        return saved, structure.unflatten(optimiser[str(i)] for i in range(len(leaves)))
+        number = iter(range(len(optimiser)))
+        return saved, jax.tree.map(lambda _: optimiser[str(next(number))], state[1])
 
     def _restore(self, step: int, part: str) -> dict[str, jax.Array]:
         # Onto this process's own device: a checkpoint written on a GPU is read where there is none.
@@ -215,6 +218,17 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for what is being written."""
         self._manager.close()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _numbered(tree: Any) -> dict[str, jax.Array]:
@@ -252,20 +266,20 @@ def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[R
         is named.
     """
     path = Path(path)
-    document = json.loads(json.dumps(document))
+    wanted: dict[str, Any] = json.loads(json.dumps(document))
     if path.exists() and not path.is_dir():
         raise FdifError(f"{path} is a file; give a directory for the run")
     begun = (path / RUN).is_file()
     if begun:
-        _check_same_document(path, document)
+        _check_same_document(path, wanted)
     elif path.is_dir() and any(p.name != LOCK and not p.name.endswith(".part") for p in path.iterdir()):
         raise FdifError(f"{path} is not empty and holds no run ({RUN}); give a new or empty directory")
     path.mkdir(parents=True, exist_ok=True)
     with open(path / LOCK, "w") as lock:
         _hold(lock, path)
         if not begun:
-            document["versions"] = {name: version(name) for name in _PACKAGES}
-            write_atomic(path / RUN, (json.dumps(document, indent=1) + "\n").encode())
+            wanted["versions"] = {name: version(name) for name in _PACKAGES}
+            write_atomic(path / RUN, (json.dumps(wanted, indent=1) + "\n").encode())
         yield load_run(path)
 
 

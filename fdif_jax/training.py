@@ -95,12 +95,12 @@ def stream(seed: int, name: str) -> jax.Array:
 
 def functional(model: nnx.Module) -> tuple[Weights, Apply]:
     """A network as its weights by name and a pure function of them: ``apply(weights, images) -> logits``."""
-    graph, parameters, rest = nnx.split(model, nnx.Param, ...)
+    graph, parameters, *rest = nnx.split(model, nnx.Param, ...)
     flat = [(path, ".".join(map(str, path)), p) for path, p in nnx.to_flat_state(parameters)]
 
     def apply(named: Weights, images: Array) -> Array:
         state = nnx.from_flat_state([(path, p.replace(named[name])) for path, name, p in flat])
-        return nnx.merge(graph, state, rest)(images)
+        return nnx.merge(graph, state, *rest)(images)
 
     return weights(model), apply
 
@@ -131,8 +131,9 @@ class SyntheticValidation:
     """Mean foreground Dice on fixed synthetic volumes, of a random stream that training never draws from."""
 
     def __init__(self, program: Program, apply: Apply, seed: int, samples: int):
-        draw = jax.jit(lambda key, i: program.sample(jax.random.fold_in(key, i)))
-        self.volumes = [draw(stream(seed, "validation"), np.uint32(i)) for i in range(samples)]
+        # A seed of their own, so that the compiled program is the one that also writes datasets.
+        own = int(jax.random.bits(stream(seed, "validation")))
+        self.volumes = [program.sample_at(own, i) for i in range(samples)]
 
         # One volume a call rather than a loop over all, for the reason at `_STEPS_PER_CALL`.
         @jax.jit

@@ -13,7 +13,6 @@ Example:
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,85 +23,30 @@ from fdif_jax.errors import FdifError
 from fdif_jax.runs import open_run
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.recipe_options import RecipeOptions, recipe_of
+from fdif_jax.scripts.training_options import TrainingOptions, network_of, plan_of
 from fdif_jax.scripts.watching import TrainingBar, write_pictures
-from fdif_jax.training import Plan, SyntheticValidation, fit, functional, synthetic_batch
+from fdif_jax.training import SyntheticValidation, fit, functional, synthetic_batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RecipeOptions):
+class Config(TrainingOptions, RecipeOptions):
     """Options of `fdif pretrain`."""
 
     out: Path
     """Run directory: weights, measurements, pictures."""
     steps: int = 30_000
     """Updates; the learning rate reaches 0 at the last."""
-    batch_size: int = 2
-    """Volumes an update."""
-    preset: Literal["tiny", "small", "base", "L"] = "small"
-    """Size of the network, from 8 features and 4 stages (tiny) to nnU-Net's ResEnc-L."""
-    features: tuple[int, ...] = ()
-    """Features of every stage instead of the preset's."""
-    blocks: tuple[int, ...] = ()
-    """Residual blocks of every encoder stage instead of the preset's."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision to compute in; parameters stay float32."""
-    loss: Literal["dice_ce", "ce"] = "dice_ce"
-    """Soft Dice plus cross-entropy, or cross-entropy alone."""
-    lr: float = 1e-4
-    """Highest learning rate of AdamW."""
-    weight_decay: float = 1e-5
-    """Weight decay of AdamW."""
-    warmup: int | None = None
-    """Steps of linear warm-up; 500, or a tenth of a short run, if not given."""
-    clip: float = 0.0
-    """Greatest norm of the gradient; 0 for no clipping."""
-    augment: bool = True
-    """Give the synthetic images random gamma, contrast, brightness and noise."""
-    val_every: int = 500
-    """Steps between validations; 0 for none."""
     val_samples: int = 8
     """Synthetic volumes to validate on."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-
-
-def network_of(config: Config, classes: int) -> dict[str, Any]:
-    """The network as plain data, for `models.create` and ``run.json``."""
-    size = {"features": list(config.features), "blocks": list(config.blocks)}
-    return {
-        "name": "resenc_unet",
-        "in_channels": 1,
-        "out_channels": classes + 1,
-        "preset": config.preset,
-        "dtype": config.dtype,
-        **{key: value for key, value in size.items() if value},
-    }
-
-
-def plan_of(config: Config) -> Plan:
-    """What decides the updates."""
-    return Plan(
-        steps=config.steps,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        loss=config.loss,
-        learning_rate=config.lr,
-        weight_decay=config.weight_decay,
-        warmup=min(500, config.steps // 10) if config.warmup is None else config.warmup,
-        clip=config.clip,
-    )
 
 
 def run(config: Config) -> None:
     """Train to the last step, from wherever the run directory is."""
-    for name in ("val_every", "checkpoint_every"):
-        if getattr(config, name) < 0:
-            raise FdifError(f"--{name.replace('_', '-')} must be 0 (never) or more, not {getattr(config, name)}")
     if config.val_samples < 1:
         raise FdifError(f"--val-samples must be at least 1, not {config.val_samples}")
-    recipe, plan = recipe_of(config), plan_of(config)
+    recipe, plan = recipe_of(config), plan_of(config, config.steps, config.seed)
     program = fd.compile(recipe)
-    network = network_of(config, program.num_classes)
+    network = network_of(config, program.num_classes + 1)
     model = models.create(**network, seed=config.seed)
     start, apply = functional(model)
     # A grid that the network cannot take is an error before anything is written.

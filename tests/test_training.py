@@ -14,9 +14,11 @@ import optax
 import pytest
 from flax import nnx
 
-from fdif_jax import training
+from fdif_jax import models, training
+from fdif_jax.compiler import sample_key
 from fdif_jax.errors import FdifError
 from fdif_jax.runs import load_run, open_run, weights
+from fdif_jax.scripts import pretrain
 from fdif_jax.training import Plan, SyntheticValidation, fit, functional, synthetic_batch
 
 GRID = (8, 8, 8)
@@ -46,6 +48,9 @@ class Boxes:
         inside = jnp.stack([(a >= c) & (a < c + 4) for a, c in zip(axes, corner, strict=True)]).all(0)
         image, label = jnp.where(inside, 128 * (label - 1), 64), jnp.where(inside, label, 0)
         return image.astype(jnp.uint8), label.astype(jnp.uint8)
+
+    def sample_at(self, seed, index):
+        return self.sample(sample_key(jnp.uint32(seed), index))
 
     def batch(self, keys):
         return jax.lax.map(self.sample, keys)
@@ -257,3 +262,35 @@ def test_half_a_line_of_metrics_is_dropped(tmp_path, uninterrupted):
 def test_impossible_plans_are_refused(change, message):
     with pytest.raises(FdifError, match=message):
         Plan(**{"steps": 100, "warmup": 10} | change)
+
+
+def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
+    def run(**changes):
+        small = {"grid": (16, 16, 16), "primitives": ("sphere",), "min_objects": 1, "max_objects": 2}
+        short = {"features": (4, 8), "steps": 4, "val_every": 2, "val_samples": 2}
+        pretrain.run(pretrain.Config(**{"out": tmp_path / "run"} | small | short | changes))
+
+    run()
+    printed = capsys.readouterr().out
+    assert "1 classes" in printed and "fdif export" in printed
+    opened = load_run(tmp_path / "run")
+    assert [m["step"] for m in opened.history if "dice" in m] == [2, 4]
+    assert {"curve.png", "prediction.png"} <= set(os.listdir(tmp_path / "run"))
+    model = models.create(**opened.network)
+    opened.restore(model)
+    assert model(jnp.zeros((1, 16, 16, 16, 1))).shape == (1, 16, 16, 16, 2)
+
+    before = opened.history
+    run()  # finished: nothing is trained again
+    assert load_run(tmp_path / "run").history == before
+    for change, message in (
+        ({"steps": 8}, r"training\.steps is 4 there and 8 here"),
+        ({"primitives": ("cone",)}, r"recipe\.primitives"),
+        ({"features": (4, 16)}, r"network\.features"),
+    ):
+        with pytest.raises(FdifError, match=message):
+            run(**change)
+    for change in ({"grid": (17, 16, 16)}, {"val_samples": 0}, {"steps": 0}, {"checkpoint_every": -1}):
+        with pytest.raises(FdifError):
+            run(out=tmp_path / "other", **change)
+    assert not (tmp_path / "other").exists()

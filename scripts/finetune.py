@@ -1,0 +1,348 @@
+"""Fine-tune a network on labelled volumes, and measure its Dice on the validation cases.
+
+The dataset is a JSON list in Decathlon or MONAI form. With --init RUN_DIR the network is the run's: its
+weights are loaded, all but those of the output head, which starts fresh for the dataset's classes. With
+--init scratch everything starts fresh, and --preset or --features say the size.
+
+Images are z-scored over all their voxels; there is no resampling, so cases should share a spacing. Patches
+are centred on foreground and on background voxels equally often. The same command on the same --out goes on
+where it stopped.
+
+Example:
+    fdif finetune Task04/dataset.json --init runs/pretrain --cases 8 --steps 1000 --out runs/finetune
+    fdif finetune Task04/dataset.json --init scratch --preset tiny --steps 1000 --out runs/scratch
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from fdif_jax import models
+from fdif_jax.datasets import Case, load_case, load_decathlon
+from fdif_jax.errors import FdifError
+from fdif_jax.finetuning import (
+    SlidingWindow,
+    patch_batch,
+    patch_source,
+    prepare_image,
+    stack_cases,
+    transfer,
+)
+from fdif_jax.losses import mean_dice
+from fdif_jax.runs import Run, Weights, load_run, open_run, weights
+from fdif_jax.scripts import cli
+from fdif_jax.scripts.training_options import TrainingOptions, network_of, plan_of
+from fdif_jax.scripts.watching import TrainingBar, write_pictures
+from fdif_jax.training import Plan, fit, functional, stream
+from fdif_jax.volumes import write_atomic, write_nifti
+
+_LARGEST_PATCH = 96  # of the patch that is chosen where none is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingOptions):
+    """Options of `fdif finetune`."""
+
+    dataset: tyro.conf.Positional[Path]
+    """The dataset's JSON list: "training", "validation" and "labels"."""
+    init: str
+    """A run directory of `fdif pretrain`, or scratch."""
+    out: Path
+    """Run directory: weights, measurements, Dice, pictures."""
+    steps: int = 20_000
+    """Updates; the learning rate reaches 0 at the last."""
+    seed: int = 0
+    """Seed of everything that is drawn, the choice of --cases too."""
+    cases: int = 0
+    """Training cases, drawn at random (of one seed, fewer are among more); 0 for all."""
+    val_cases: int = 0
+    """Validation cases, the first of the list; 0 for all."""
+    which: Literal["best", "last"] = "last"
+    """Weights of the pre-training run to begin with: of its best validation, or the newest."""
+    patch: tuple[int, int, int] | None = None
+    """Voxels of a patch; the median case in multiples of the network's stride, at most 96, if not given."""
+    window: tuple[float, float] | None = None
+    """Clip intensities to this range first, as -175 250 for CT of the abdomen."""
+    mirror_axes: tuple[int, ...] = (0,)
+    """Axes (0, 1, 2) to mirror along; only those that swap no labels. Axis 0 is left-right in most files."""
+    overlap: float = 0.5
+    """Part of a patch that neighbours share in sliding-window inference."""
+    save_predictions: bool = False
+    """Also write the predicted labels of the validation cases as NIfTI."""
+    augment: bool = True
+    """Give the images random gamma, contrast, brightness and noise."""
+
+
+class _Loaded(NamedTuple):
+    """A case in memory: its name, prepared image, label and affine."""
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+    affine: np.ndarray
+
+
+def run(config: Config) -> None:
+    """Train to the last step from wherever the run directory is, then evaluate."""
+    _check(config)
+    plan = plan_of(config, config.steps, config.seed)
+    class_names = read_class_names(config.dataset)
+    training, validation = choose_cases(config)
+    network, saved, origin = initial(config, len(class_names) + 1)
+    model = models.create(**network, seed=config.seed)
+    if saved is not None:
+        loaded = transfer(model, saved, head_of(network))
+        fresh = [name for name in weights(model) if name not in set(loaded)]
+        print(f"{config.init}: {len(loaded)} weights loaded; {len(fresh)} of the output head start fresh")
+    start, apply = functional(model)
+
+    trained_on = read_cases(training, config, len(class_names), "reading training cases")
+    patch = config.patch or default_patch([case.image.shape for case in trained_on], model)
+    # A patch that the network cannot take is an error before anything is written.
+    jax.eval_shape(apply, start, jnp.zeros((1, *patch, 1)))
+    evaluated_on = read_cases(validation, config, len(class_names), "reading validation cases")
+    source = patch_source(stack_cases([(c.image, c.label) for c in trained_on], patch))
+    held_out = stack_cases([(c.image, c.label) for c in evaluated_on], patch)
+    sliding = SlidingWindow(apply, held_out, len(class_names) + 1, patch, overlap=config.overlap)
+
+    print(
+        f"patch {' x '.join(map(str, patch))}; {len(training)} training and {len(validation)} validation cases"
+    )
+    with open_run(
+        config.out, _document(config, plan, network, origin, patch, training, validation)
+    ) as opened:
+        with TrainingBar(plan.steps) as bar:
+            trained = fit(
+                apply,
+                start,
+                patch_batch(patch, plan.batch_size, mirror_axes=config.mirror_axes, augment=config.augment),
+                source,
+                plan,
+                opened,
+                validate=lambda w: float(mean_dice(sliding.dice(w))),
+                validate_every=config.val_every,
+                checkpoint_every=config.checkpoint_every,
+                report=bar.show,
+            )
+        evaluate(opened, sliding, trained, evaluated_on, class_names, config.save_predictions)
+
+
+def _check(config: Config) -> None:
+    for name in ("cases", "val_cases"):
+        if getattr(config, name) < 0:
+            raise FdifError(
+                f"--{name.replace('_', '-')} must be 0 (all) or more, not {getattr(config, name)}"
+            )
+    if config.patch is not None and min(config.patch) < 1:
+        raise FdifError(f"--patch must be three positive numbers, not {config.patch}")
+    if config.window is not None and not config.window[0] < config.window[1]:
+        raise FdifError(f"--window must be a lower and a higher intensity, not {config.window}")
+    if not set(config.mirror_axes) <= {0, 1, 2} or len(set(config.mirror_axes)) < len(config.mirror_axes):
+        raise FdifError(f"--mirror-axes must be some of 0, 1 and 2, each once, not {config.mirror_axes}")
+
+
+# ------------------------------------------------------------------------------------------------- the data
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The foreground classes that a dataset's JSON list names; label id = position + 1.
+
+    ``labels`` may map ids to names (Decathlon) or names to ids (nnU-Net).
+
+    Raises:
+        FdifError: the file is missing or no such list, or its ids are not 0, 1, 2, …
+    """
+    try:
+        labels = json.loads(path.read_bytes())["labels"]
+        pairs = {(int(k), str(v)) if k.isdigit() else (int(v), k) for k, v in labels.items()}
+    except FileNotFoundError:
+        raise FdifError(f"{path}: no such file; give a dataset's JSON list") from None
+    except OSError as error:
+        raise FdifError(f"{path}: cannot read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FdifError(
+            f'{path}: needs "labels", a table of label ids and names, as {{"0": "background"}}'
+        ) from None
+    names = dict(pairs)
+    if len(pairs) < 2 or sorted(i for i, _ in pairs) != list(range(len(pairs))):
+        raise FdifError(
+            f'{path}: "labels" must number the classes 0 (background), 1, 2, …, not {sorted(names)}'
+        )
+    return tuple(names[i] for i in range(1, len(names)))
+
+
+def choose_cases(config: Config) -> tuple[list[Case], list[Case]]:
+    """Training cases, drawn at random if not all are asked for, and validation cases.
+
+    Raises:
+        FdifError: more cases are asked for than there are, or there are none.
+    """
+    training, validation = load_decathlon(config.dataset)
+    lists = (("training", training, config.cases), ("validation", validation, config.val_cases))
+    for name, cases, wanted in lists:
+        if not cases:
+            raise FdifError(f"{config.dataset}: lists no {name} cases")
+        if wanted > len(cases):
+            option = "--cases" if name == "training" else "--val-cases"
+            raise FdifError(f"{option} {wanted}: {config.dataset} lists {len(cases)} {name} cases")
+    if config.cases:
+        order = jax.random.permutation(stream(config.seed, "cases"), len(training))
+        training = [training[i] for i in np.asarray(order)[: config.cases]]
+    return training, validation[: config.val_cases or None]
+
+
+def read_cases(cases: Sequence[Case], config: Config, num_classes: int, what: str) -> list[_Loaded]:
+    """Read and prepare cases, with a progress bar."""
+    loaded = []
+    for case in track(cases, what, console=Console(stderr=True), transient=True):
+        image, label = load_case(case, num_classes)
+        prepared = prepare_image(image.array, config.window)
+        loaded.append(_Loaded(case.id, prepared, label.array, label.affine))
+    return loaded
+
+
+def default_patch(shapes: Sequence[tuple[int, ...]], model: models.ResEncUNet) -> tuple[int, int, int]:
+    """The median case, rounded up to multiples of the network's total stride and no larger than about 96."""
+    strides = np.prod(model.config.strides, axis=0)
+    median = np.minimum(np.median(np.array(shapes), axis=0), _LARGEST_PATCH)
+    d, h, w = np.maximum(np.ceil(median / strides), 2).astype(int) * strides
+    return int(d), int(h), int(w)
+
+
+# ---------------------------------------------------------------------------------------------- the network
+
+
+def initial(
+    config: Config, out_channels: int
+) -> tuple[dict[str, Any], Mapping[str, np.ndarray] | None, dict[str, Any]]:
+    """The network as plain data, pre-trained weights or None, and where they are from, for ``run.json``.
+
+    Raises:
+        FdifError: the run directory is none, or size options contradict its network.
+    """
+    asked = network_of(config, out_channels)
+    if config.init == "scratch":
+        return asked, None, {"from": "scratch"}
+    pretrained = load_run(config.init)
+    network = pretrained.network | {"out_channels": out_channels}
+    for name in ("preset", "features", "blocks", "dtype"):
+        default = Config.__dataclass_fields__[name].default
+        if getattr(config, name) != default and asked.get(name) != network.get(name):
+            raise FdifError(
+                f"--{name} contradicts {config.init}, whose network is {pretrained.network}; leave it out, "
+                "or give --init scratch"
+            )
+    saved = pretrained.weights(config.which)
+    digest = hashlib.sha256(b"".join(saved[name].tobytes() for name in sorted(saved))).hexdigest()
+    return network, saved, {"from": config.init, "which": config.which, "weights_sha256": digest}
+
+
+def head_of(network: Mapping[str, Any]) -> set[str]:
+    """Names of the weights whose shape follows the number of classes: the output head."""
+
+    def shapes(out_channels: int) -> dict[str, tuple[int, ...]]:
+        spec = {**network, "out_channels": out_channels}
+        return {name: w.shape for name, w in jax.eval_shape(lambda: weights(models.create(**spec))).items()}
+
+    some, more = shapes(network["out_channels"]), shapes(network["out_channels"] + 1)
+    return {name for name, shape in some.items() if more[name] != shape}
+
+
+def _document(
+    config: Config,
+    plan: Plan,
+    network: dict[str, Any],
+    origin: dict[str, Any],
+    patch: tuple[int, int, int],
+    training: Sequence[Case],
+    validation: Sequence[Case],
+) -> dict[str, Any]:
+    return {
+        "kind": "fine-tuning",
+        "network": network,
+        "init": origin,
+        "dataset": {
+            "list": str(config.dataset),
+            "training": [case.id for case in training],
+            "validation": [case.id for case in validation],
+            "window": config.window,
+        },
+        "training": dataclasses.asdict(plan)
+        | {"augment": config.augment, "patch": patch, "mirror_axes": config.mirror_axes},
+        "validation": {"every": config.val_every, "overlap": config.overlap},
+    }
+
+
+# ------------------------------------------------------------------------------------------------- the result
+
+
+def evaluate(
+    run: Run,
+    sliding: SlidingWindow,
+    trained: Weights,
+    cases: Sequence[_Loaded],
+    class_names: Sequence[str],
+    save_predictions: bool,
+) -> None:
+    """Predict every validation case; write ``metrics.json``, ``dice.csv`` and pictures; print a table."""
+    rows = []
+    for i in track(range(len(cases)), "evaluating", console=Console(stderr=True), transient=True):
+        case, (prediction, dice) = cases[i], sliding.predict(trained, i)
+        rows.append(dice)
+        if i == 0:
+            pictures = write_pictures(run, (case.image, case.label, prediction), class_names)
+        if save_predictions:
+            (run.path / "predictions").mkdir(exist_ok=True)
+            write_nifti(run.path / "predictions" / f"{case.name}.nii.gz", prediction, case.affine)
+    dice = np.stack(rows)
+    per_class, per_case = _plain(jnp.nanmean(dice, axis=0)), _plain(jnp.nanmean(dice, axis=1))
+    mean = _plain(mean_dice(dice))
+    metrics = {
+        "mean_dice": mean,
+        "dice": dict(zip(class_names, per_class, strict=True)),
+        "cases": {c.name: d for c, d in zip(cases, per_case, strict=True)},
+    }
+    write_atomic(run.path / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
+    write_atomic(run.path / "dice.csv", _csv(cases, class_names, dice, per_case).encode())
+
+    table = Table(title=f"Dice of {len(cases)} validation cases")
+    for column in ("class", "Dice"):
+        table.add_column(column, justify="right" if column == "Dice" else "left")
+    for name, value in (*zip(class_names, per_class, strict=True), ("mean", mean)):
+        table.add_row(name, "absent" if value is None else f"{value:.4f}")
+    Console().print(table)
+    print(f"{run.path}: metrics.json, dice.csv, " + ", ".join(p.name for p in pictures))
+
+
+def _plain(values: Any) -> Any:
+    """As JSON holds it: rounded, and None for what is nowhere."""
+    if np.ndim(values):
+        return [_plain(value) for value in np.asarray(values)]
+    return None if np.isnan(values) else round(float(values), 6)
+
+
+def _csv(cases: Sequence[_Loaded], class_names: Sequence[str], dice: np.ndarray, per_case: Sequence) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", *class_names, "mean"])
+    for case, row, mean in zip(cases, dice, per_case, strict=True):
+        writer.writerow([case.name, *_plain(row), mean])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    cli.run("finetune")
