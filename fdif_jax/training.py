@@ -204,6 +204,8 @@ def fit(
     with run.checkpoints() as checkpoints, _stop_requests() as stopped:
         fresh = jax.tree.map(jnp.copy, weights)  # the loop donates its state, and the caller keeps theirs
         done, state = run.resume(checkpoints, (fresh, optimiser.init(fresh)))
+        if done == plan.steps:
+            return state[0]
         update = _update(apply, make_batch, plan, optimiser)
         advance = _compiled(update, state, data, per_call)
         losses: list[float] = []

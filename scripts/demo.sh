@@ -5,7 +5,7 @@
 set -eu
 fdif=$1
 out=$2
-# Few objects and six classes (shape × texture) that a small network can tell apart within two minutes.
+# Few objects and six classes (shape × texture) that a small network can begin to tell apart within two minutes.
 scenes="--recipe fdif --grid 40 40 40 --min-objects 3 --max-objects 8 --primitives sphere torus"
 scenes="$scenes --no-mapper-as-augmentation --sdf-mappers inverse_cube exponential_base_1.5 sinusoidal_wavelength_3.0"
 mri=tests/data/hippocampus/dataset.json
@@ -18,7 +18,7 @@ say "1/5 generate: a few volumes to look at (the training makes its own as it go
 
 say "2/5 pre-train: scenes are drawn inside the training step"
 # shellcheck disable=SC2086
-"$fdif" pretrain $scenes --preset tiny --steps 600 --lr 3e-3 --val-every 200 --out "$out/pretrain"
+"$fdif" pretrain $scenes --preset tiny --steps 450 --lr 3e-3 --val-every 150 --out "$out/pretrain"
 
 say "3/5 export: weights under PyTorch's names"
 "$fdif" export "$out/pretrain" --out "$out/pretrained.safetensors"

@@ -60,7 +60,8 @@ def run(config: Config) -> None:
     }
     parameters = sum(leaf.size for leaf in start.values())
     print(
-        f"recipe {config.recipe}: {' x '.join(map(str, program.grid))} voxels, {program.num_classes} classes; "
+        f"recipe {config.recipe}: {' x '.join(map(str, program.grid))} voxels, "
+        f"{program.num_classes} class{'es' * (program.num_classes != 1)}; "
         f"network resenc_unet: {parameters:,} parameters"
     )
     with open_run(config.out, document) as opened:

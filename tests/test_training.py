@@ -272,7 +272,7 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
 
     run()
     printed = capsys.readouterr().out
-    assert "1 classes" in printed and "fdif export" in printed
+    assert "1 class;" in printed and "fdif export" in printed
     opened = load_run(tmp_path / "run")
     assert [m["step"] for m in opened.history if "dice" in m] == [2, 4]
     assert {"curve.png", "prediction.png"} <= set(os.listdir(tmp_path / "run"))
