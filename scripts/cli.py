@@ -2,11 +2,11 @@
 
 import errno
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
+import absl.logging
 import platformdirs
 import tyro
 
@@ -41,7 +41,7 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     try:
         config = tyro.cli(module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__)
         _keep_compiled_programs()
-        logging.getLogger("absl").setLevel(logging.ERROR)  # the checkpoint library's remarks to developers
+        absl.logging.set_verbosity(absl.logging.ERROR)  # the checkpoint library's remarks to developers
         module.run(config)
     except FdifError as error:
         sys.exit(_report(command, str(error)))

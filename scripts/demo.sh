@@ -24,10 +24,10 @@ say "3/5 export: weights under PyTorch's names"
 "$fdif" export "$out/pretrain" --out "$out/pretrained.safetensors"
 
 say "4/5 fine-tune on eight hippocampus MRI, from the pre-trained weights"
-"$fdif" finetune $mri --init "$out/pretrain" --cases 8 --steps 200 --lr 2e-3 --val-every 100 --out "$out/finetune"
+"$fdif" finetune $mri --init "$out/pretrain" --cases 8 --steps 200 --lr 4e-3 --val-every 100 --out "$out/finetune"
 
 say "5/5 the same from scratch, to compare"
-"$fdif" finetune $mri --init scratch --preset tiny --cases 8 --steps 200 --lr 2e-3 --val-every 100 --out "$out/scratch"
+"$fdif" finetune $mri --init scratch --preset tiny --cases 8 --steps 200 --lr 4e-3 --val-every 100 --out "$out/scratch"
 
 say "made in $out"
 cat <<EOF

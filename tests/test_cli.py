@@ -1,0 +1,56 @@
+"""The command line: every command explains itself, and errors are one line with exit status 2."""
+
+import dataclasses
+import importlib
+import sys
+
+import pytest
+
+from fdif_jax.scripts import cli
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_shows_an_example_and_explains_every_option(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.run(command, ["--help"])
+    text = capsys.readouterr().out
+    assert done.value.code == 0 and f"fdif {command} " in text.split("Example:")[1]
+    module = importlib.import_module(f"fdif_jax.scripts.{command}")
+    for field in dataclasses.fields(module.Config):
+        if "Positional" not in str(field.type):
+            assert f"--{field.name.replace('_', '-')}" in text, field.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generat"], "did you mean 'generate'"),
+        (["generate", "--recipe", "fdiff"], "did you mean 'fdif'"),
+        (["generate", "--multi-task"], "multi_task excludes"),
+        (["render", "none.json"], "none.json does not exist"),
+        (["bench", "render", "--runs", "0"], "--runs must be at least 1"),
+        (["pretrain", "--out", "x", "--val-samples", "0"], "val"),
+        (["export", "nowhere", "--out", "w.pth"], "not a run directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, says, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fdif", *arguments])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    error = capsys.readouterr().err.strip()
+    assert done.value.code == 2
+    assert says in error and "\n" not in error and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_interruption_is_said_in_one_line(capsys, monkeypatch):
+    module = importlib.import_module("fdif_jax.scripts.render")
+
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run", interrupted)
+    with pytest.raises(SystemExit) as done:
+        cli.run("render", ["scenes.json"])
+    assert done.value.code == 130 and capsys.readouterr().err.count("\n") == 1
