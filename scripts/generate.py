@@ -18,15 +18,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 import fdif_jax as fd
 from fdif_jax import viz
 from fdif_jax.dataset_writer import ProgramSource, Report, write_dataset
 from fdif_jax.datasets import MonaiLayout, NnunetLayout, Plan
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.progress import progress_bar
 from fdif_jax.scripts.recipe_options import Flag, RecipeOptions, recipe_of
 from fdif_jax.volumes import read_nifti
 
@@ -101,15 +99,8 @@ class _Bar:
     """A progress bar on stderr: samples done, samples a second, time left."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task("compiling", total=None, rate="")
+        self._progress = progress_bar()
+        self._task = self._progress.add_task("compiling", total=None, measured="")
         self._marks: list[tuple[float, int]] = []  # (seconds, samples done) at the start and after the first
 
     def __enter__(self) -> "_Bar":
@@ -130,7 +121,7 @@ class _Bar:
         since, before = self._marks[-1]
         rate = f"{(done - before) / (now - since):.1f} samples/s" if done > before else ""
         state = "writing" if len(self._marks) == 2 or done == total else "compiling"
-        self._progress.update(self._task, completed=done, total=total, description=state, rate=rate)
+        self._progress.update(self._task, completed=done, total=total, description=state, measured=rate)
 
     def seconds(self) -> float:
         """Seconds since the first call of `show`."""

@@ -4,25 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fdif_jax import viz
 from fdif_jax.runs import Run
+from fdif_jax.scripts.progress import progress_bar
 
 
 class TrainingBar:
     """A progress bar on stderr: steps, loss, Dice, volumes a second, time left. Use it in a ``with`` block."""
 
     def __init__(self, steps: int) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[measured]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = progress_bar()
         self._task = self._progress.add_task("compiling", total=steps, measured="")
         self._seen: dict[str, float] = {}
 
