@@ -239,6 +239,7 @@ class _Families:
     grid: Grid
     groups: tuple[tuple[Family, ...], ...]
     structures: tuple[Structure, ...]
+    branches: tuple[int, ...]  # of every group, its position in structures
 
     @classmethod
     def of(cls, members: tuple[Family, ...], grid: Grid) -> "_Families":
@@ -246,21 +247,20 @@ class _Families:
         for family in members:
             grouped.setdefault((family.draw, tuple(family.ranges)), []).append(family)
         groups = tuple(map(tuple, grouped.values()))
-        structures = (Structure.of(_abstract(group[0], grid)) for group in groups)
-        return cls(members, grid, groups, tuple(dict.fromkeys(structures)))
+        drawn = [Structure.of(_abstract(group[0], grid)) for group in groups]
+        structures = tuple(dict.fromkeys(drawn))
+        return cls(members, grid, groups, structures, tuple(map(structures.index, drawn)))
 
     def draw(self, keys: jax.Array, family: Array, width: int) -> tuple[Array, Array]:
         """Branch number and parameter row of one random member of each ``family``, drawn one after another."""
         group_of = {f: (g, i) for g, group in enumerate(self.groups) for i, f in enumerate(group)}
         place = jnp.asarray([group_of[f] for f in self.members])
         draws = [partial(self._draw_member, group, width) for group in self.groups]
-        number = jnp.asarray(
-            [self.structures.index(Structure.of(_abstract(g[0], self.grid))) for g in self.groups]
-        )
+        branches = jnp.asarray(self.branches)
 
         def member(drawn: tuple[jax.Array, Array]) -> tuple[Array, Array]:
             key, (group, position) = drawn[0], drawn[1]
-            return number[group], lax.switch(group, draws, key, position)
+            return branches[group], lax.switch(group, draws, key, position)
 
         return lax.map(member, (keys, place[family]))
 

@@ -26,9 +26,9 @@ from fdif_jax.augmentation import normalise, random_intensity
 from fdif_jax.compiler import Program
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.losses import LOSSES, dice_per_class, mean_dice
-from fdif_jax.runs import Checkpoints, Run, Weights, load_run, weights
+from fdif_jax.runs import Checkpoints, Run, Weights, weights
 
-__all__ = ["Plan", "SyntheticValidation", "fit", "functional", "load_run", "stream", "synthetic_batch"]
+__all__ = ["Plan", "SyntheticValidation", "fit", "functional", "stream", "synthetic_batch"]
 
 Apply = Callable[[Weights, Float[Array, "B D H W C"]], Float[Array, "B D H W O"]]
 Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B D H W"]]
