@@ -1,9 +1,10 @@
 """Weights to and from PyTorch: state dicts in PyTorch's names and layout, as ``.pth`` or ``.safetensors``.
 
-A network's attribute paths are the names in its PyTorch twin's state dict. What else differs, the network
-says: a parameter whose axes are ordered otherwise carries ``torch_axes``, the permutation to PyTorch's order,
-and ``model.torch_aliases`` lists ``(pattern, replacement)`` rules for the further names under which PyTorch
-keeps the same parameter. The rules are applied in turn, each to all names that there are by then.
+A network's attribute paths are, but for what its table says, the names in its PyTorch twin's state dict. The
+table of a network is two lists of ``(pattern, replacement)`` rules, applied in turn: ``model.torch_names``
+rewrites a path into PyTorch's name, and ``model.torch_aliases`` adds the further names under which PyTorch
+keeps the same parameter, each rule to all names that there are by then. A parameter whose axes are ordered
+otherwise than PyTorch's carries ``torch_axes``, the permutation to PyTorch's order.
 """
 
 import io
@@ -21,22 +22,30 @@ from flax import nnx
 from fdif_jax.errors import FdifError
 from fdif_jax.volumes import write_atomic
 
-# What PyTorch's state dict holds: parameters and the running statistics of batch norms, not random states.
-_SAVED = nnx.Any(nnx.Param, nnx.BatchStat)
+
+class TorchBuffer(nnx.Variable):
+    """A constant that PyTorch keeps in its state dict, so that ours does too; a loaded one must equal it."""
+
+
+# What PyTorch's state dict holds: parameters, the running statistics of batch norms, and constants.
+_SAVED = nnx.Any(nnx.Param, nnx.BatchStat, TorchBuffer)
 
 
 def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     """The state dict of the network's PyTorch twin, complete for ``load_state_dict(strict=True)``.
 
     Returns:
-        Name → array in PyTorch's layout, dtypes kept. All names of one parameter share one array; the first
-        of them is the network's own.
+        Name → array in PyTorch's layout; integers are 64 bits as PyTorch's are, other dtypes are kept. All names
+        of one parameter share one array.
     """
     state: dict[str, np.ndarray] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, _SAVED)):
         axes = variable.get_metadata().get("torch_axes")
         value = np.asarray(variable[...])
-        value = np.array(value if axes is None else value.transpose(axes), order="C")  # a copy, writable
+        dtype = np.int64 if np.issubdtype(value.dtype, np.integer) else value.dtype
+        value = np.array(
+            value if axes is None else value.transpose(axes), dtype, order="C"
+        )  # a writable copy
         state |= dict.fromkeys(_names(model, path), value)
     return state
 
@@ -49,9 +58,10 @@ def load_torch_state_dict(model: nnx.Module, state: Mapping[str, Any]) -> None:
         state: name → NumPy array or PyTorch tensor. Of the several names of one parameter any one suffices.
 
     Raises:
-        FdifError: keys that are missing, not the network's, or of another shape; nothing is loaded then.
+        FdifError: keys that are missing, not the network's, of another shape, or constants of another value;
+            nothing is loaded then.
     """
-    loaded, missing, misshapen, known = {}, [], [], set()
+    loaded, missing, misshapen, differing, known = {}, [], [], [], set()
     for path, variable in nnx.to_flat_state(nnx.state(model, _SAVED)):
         names = _names(model, path)
         known.update(names)
@@ -64,9 +74,14 @@ def load_torch_state_dict(model: nnx.Module, state: Mapping[str, Any]) -> None:
         if value.shape != wanted:
             misshapen.append(f"{name} {value.shape} instead of {wanted}")
             continue
+        if isinstance(variable, TorchBuffer):
+            if not np.array_equal(value, np.asarray(variable[...]).transpose(axes)):
+                differing.append(name)
+            continue
         loaded[path] = variable.replace(jnp.asarray(value.transpose(np.argsort(axes)), variable.dtype))
     unexpected = [name for name in state if name not in known]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    faults["of another value than this network's constant"] = differing
     if any(faults.values()):
         listed = "; ".join(f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
         raise FdifError(f"the state dict does not fit this {type(model).__name__}: {listed}")
@@ -74,7 +89,10 @@ def load_torch_state_dict(model: nnx.Module, state: Mapping[str, Any]) -> None:
 
 
 def _names(model: nnx.Module, path: Iterable[Any]) -> list[str]:
-    names = [".".join(map(str, path))]
+    name = ".".join(map(str, path))
+    for pattern, replacement in getattr(model, "torch_names", ()):
+        name = re.sub(pattern, replacement, name)
+    names = [name]
     for pattern, replacement in getattr(model, "torch_aliases", ()):
         names += [re.sub(pattern, replacement, name) for name in names if re.search(pattern, name)]
     return names

@@ -1,4 +1,4 @@
-"""The layers that 3D networks share: convolution, transposed convolution, pooling, instance norm.
+"""Convolution in 3D and its relatives: over patches, transposed, pooling.
 
 All are channels last, ``(B, D, H, W, C)``, hold float32 parameters and compute in ``dtype``. A parameter
 whose axes are ordered otherwise than PyTorch's carries ``torch_axes``, the permutation to PyTorch's order.
@@ -23,7 +23,6 @@ grid      features      stride    ``lax`` in 3D   nine matmuls of 3C   folded
 """
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +31,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-Triple = tuple[int, int, int]
+from fdif_jax.models.initialisers import HE, Initialiser
 
-# Slope of the leaky ReLU after every convolution, and so the `a` of the Kaiming initialisation.
-LEAKY_SLOPE = 1e-2
+Triple = tuple[int, int, int]
 
 
 def conv_direct(
@@ -83,11 +81,6 @@ def conv3d(
     return form(x, weight, strides)
 
 
-def he_normal(key: Array, shape: Sequence[int], fan_in: int) -> Float[Array, "..."]:
-    """Kaiming normal for leaky ReLU: N(0, 2 / ((1 + a²) fan_in)) (He et al. 2015, arXiv 1502.01852)."""
-    return math.sqrt(2 / ((1 + LEAKY_SLOPE**2) * fan_in)) * jax.random.normal(key, shape, jnp.float32)
-
-
 class Conv(nnx.Module):
     """3D convolution with an odd kernel and padding ``(k-1)//2``; weight ``(kd, kh, kw, in, out)``."""
 
@@ -99,19 +92,52 @@ class Conv(nnx.Module):
         strides: Triple = (1, 1, 1),
         *,
         bias: bool,
+        init: Initialiser = HE,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        weight = he_normal(
-            rngs.params(), (*kernel, in_features, out_features), math.prod(kernel) * in_features
-        )
+        fan_in = math.prod(kernel) * in_features
+        weight = init.weight(rngs.params(), (*kernel, in_features, out_features), fan_in)
         self.weight = nnx.Param(weight, torch_axes=(4, 3, 0, 1, 2))
-        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
+        self.bias = nnx.Param(init.bias(rngs.params(), (out_features,), fan_in)) if bias else None
         self.strides, self.dtype = strides, dtype
 
     def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
         """Convolve; the result has ``dtype``."""
         y = conv3d(x.astype(self.dtype), self.weight[...].astype(self.dtype), self.strides)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class PatchConv(nnx.Module):
+    """3D convolution, kernel = stride: every block of voxels becomes one; weight ``(*k, in, out)``.
+
+    The grid's edges must be multiples of the kernel's.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel: Triple,
+        *,
+        bias: bool,
+        init: Initialiser = HE,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        fan_in = math.prod(kernel) * in_features
+        weight = init.weight(rngs.params(), (*kernel, in_features, out_features), fan_in)
+        self.weight = nnx.Param(weight, torch_axes=(4, 3, 0, 1, 2))
+        self.bias = nnx.Param(init.bias(rngs.params(), (out_features,), fan_in)) if bias else None
+        self.kernel, self.dtype = kernel, dtype
+
+    def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
+        """Downsample by the kernel; the result has ``dtype``."""
+        b, d, h, w, c = x.shape
+        i, j, k = self.kernel
+        blocks = x.astype(self.dtype).reshape(b, d // i, i, h // j, j, w // k, k, c)
+        blocks = blocks.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, d // i, h // j, w // k, -1)
+        y = blocks @ self.weight[...].astype(self.dtype).reshape(i * j * k * c, -1)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -125,14 +151,15 @@ class ConvTranspose(nnx.Module):
         strides: Triple,
         *,
         bias: bool,
+        init: Initialiser = HE,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        # PyTorch counts fan_in of a transposed convolution over its *output* features, and nnU-Net trains so.
+        # PyTorch counts fan_in of a transposed convolution over its *output* features.
         fan_in = math.prod(strides) * out_features
-        weight = he_normal(rngs.params(), (in_features, *strides, out_features), fan_in)
+        weight = init.weight(rngs.params(), (in_features, *strides, out_features), fan_in)
         self.weight = nnx.Param(weight, torch_axes=(0, 4, 1, 2, 3))
-        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
+        self.bias = nnx.Param(init.bias(rngs.params(), (out_features,), fan_in)) if bias else None
         self.strides, self.dtype = strides, dtype
 
     def __call__(self, x: Float[Array, "B d h w C"]) -> Float[Array, "B D H W O"]:
@@ -156,25 +183,3 @@ class AvgPool(nnx.Module):
         b, d, h, w, c = x.shape
         i, j, k = self.window
         return x.reshape(b, d // i, i, h // j, j, w // k, k, c).mean((2, 4, 6))
-
-
-class InstanceNorm(nnx.Module):
-    """Per sample and channel: zero mean, unit variance over the voxels, then scale and shift.
-
-    Statistics are float32 whatever the input is; biased variance (Ulyanov et al. 2016, arXiv 1607.08022).
-    """
-
-    def __init__(self, features: int, *, dtype: DTypeLike, eps: float = 1e-5, zero: bool = False):
-        """``zero`` starts with scale 0, so that the layer passes nothing on at first."""
-        self.weight = nnx.Param(jnp.full(features, 0.0 if zero else 1.0))
-        self.bias = nnx.Param(jnp.zeros(features))
-        self.eps, self.dtype = eps, dtype
-
-    def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B D H W C"]:
-        """Normalise; the result has ``dtype``."""
-        x = x.astype(jnp.float32)
-        mean = x.mean((1, 2, 3), keepdims=True)
-        centred = x - mean
-        variance = jnp.square(centred).mean((1, 2, 3), keepdims=True)
-        y = centred * (lax.rsqrt(variance + self.eps) * self.weight[...]) + self.bias[...]
-        return y.astype(self.dtype)

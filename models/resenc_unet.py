@@ -21,7 +21,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import LEAKY_SLOPE, AvgPool, Conv, ConvTranspose, InstanceNorm, Triple
+from fdif_jax.models.conv import AvgPool, Conv, ConvTranspose, Triple
+from fdif_jax.models.initialisers import LEAKY_SLOPE
+from fdif_jax.models.layers import InstanceNorm, call
 
 # L is nnU-Net's; its M and XL differ from L in memory, so in patch size, not here. base is the top of L.
 PRESETS: dict[str, dict[str, tuple[int, ...]]] = {
@@ -169,7 +171,7 @@ class Encoder(nnx.Module):
         skips = []
         for stage in self.stages:
             for block in stage.blocks:
-                x = _apply(block, x, self.remat)
+                x = call(block, x, remat=self.remat)
             skips.append(x)
         return skips
 
@@ -199,16 +201,12 @@ class Decoder(nnx.Module):
         """The encoder's features → float32 logits, or a list of them, finest first."""
         x, outputs = skips[-1], []
         for upsample, stage, skip in zip(self.transpconvs, self.stages, skips[-2::-1], strict=True):
-            x = _apply(stage, jnp.concatenate([upsample(x), skip], axis=-1), self.remat)
+            x = call(stage, jnp.concatenate([upsample(x), skip], axis=-1), remat=self.remat)
             outputs.append(x)
         if not self.deep_supervision:
             return self.seg_layers[-1](x).astype(jnp.float32)
         logits = [head(y).astype(jnp.float32) for head, y in zip(self.seg_layers, outputs, strict=True)]
         return logits[::-1]
-
-
-def _apply(module: nnx.Module, x, remat: bool):
-    return nnx.remat(lambda module, x: module(x))(module, x) if remat else module(x)
 
 
 class ResEncUNet(nnx.Module):
@@ -228,9 +226,11 @@ class ResEncUNet(nnx.Module):
         self.config = config
 
     def __call__(
-        self, x: Float[Array, "B D H W C"]
+        self, x: Float[Array, "B D H W C"], *, key: Array | None = None
     ) -> Float[Array, "B D H W O"] | list[Float[Array, "B d h w O"]]:
         """Logits (float32) of an image batch; with deep supervision a list of them, finest first.
+
+        Training and inference are the same here, so ``key`` changes nothing.
 
         Raises:
             FdifError: the input's rank, channels or edges do not fit the network.

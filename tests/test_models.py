@@ -10,7 +10,7 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
-from fdif_jax.models import conv
+from fdif_jax.models import conv, layers
 from fdif_jax.models.resenc_unet import PRESETS, ResEncConfig
 
 SMALL = {"features": (4, 6, 8), "blocks": (1, 2, 1)}
@@ -64,7 +64,7 @@ def test_pool_norm_and_transposed_convolution_are_pytorchs():
     upsample.bias[...] = jnp.asarray(normal(3, seed=1))
     weight = torch.from_numpy(np.asarray(upsample.weight[...]).transpose(0, 4, 1, 2, 3).copy())
     bias = torch.from_numpy(np.array(upsample.bias[...]))
-    norm = conv.InstanceNorm(5, dtype="float32")
+    norm = layers.InstanceNorm(5, dtype="float32")
     f = torch.nn.functional
     for layer, torch_function in [
         (conv.AvgPool((1, 2, 4)), lambda x: f.avg_pool3d(x, (1, 2, 4), (1, 2, 4))),
@@ -80,7 +80,7 @@ def test_pool_norm_and_transposed_convolution_are_pytorchs():
 
 def test_norm_keeps_float32_statistics_in_bfloat16():
     x = jnp.asarray(1000 + normal(1, 8, 8, 8, 2), jnp.bfloat16)
-    y = conv.InstanceNorm(2, dtype="bfloat16")(x)
+    y = layers.InstanceNorm(2, dtype="bfloat16")(x)
     exact = np.asarray(x, np.float64)
     exact = (exact - exact.mean((1, 2, 3))) / np.sqrt(exact.var((1, 2, 3)) + 1e-5)
     assert y.dtype == jnp.bfloat16
