@@ -9,6 +9,8 @@ the textbook form takes 139 ms and 186 MiB.
 No sum here is a scatter-add, whose order a GPU does not fix: equal inputs give equal bits.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -72,6 +74,38 @@ def dice_cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "
 
 
 LOSSES = {"dice_ce": dice_cross_entropy, "ce": cross_entropy}
+
+
+def deeply_supervised(
+    loss: Callable[[Array, Array], Array],
+) -> Callable[[Array | Sequence[Array], Array], Array]:
+    """A loss that also takes the logits of several resolutions, finest first.
+
+    Every resolution is compared with the label's nearest voxels, and counts half as much as the next finer one; the
+    coarsest does not count, and the weights sum to 1, as nnU-Net has it (Isensee et al. 2021).
+    """
+
+    def compare(logits: Array | Sequence[Array], labels: Array) -> Array:
+        if not isinstance(logits, list | tuple):
+            return loss(logits, labels)
+        if len(logits) == 1:
+            return loss(logits[0], labels)
+        weights = [2.0**-level for level in range(len(logits) - 1)]
+        terms = [
+            weight * loss(scores, _nearest(labels, scores.shape[1:-1]))
+            for weight, scores in zip(weights, logits, strict=False)
+        ]
+        return jnp.stack(terms).sum() / sum(weights)
+
+    return compare
+
+
+def _nearest(labels: Array, grid: Sequence[int]) -> Array:
+    """Labels ``(B, ...)`` on a coarser grid: of every block of voxels the one in the middle."""
+    for axis, edge in enumerate(grid, start=1):
+        block = labels.shape[axis] // edge
+        labels = lax.slice_in_dim(labels, block // 2, None, block, axis=axis)
+    return labels
 
 
 def dice_per_class(

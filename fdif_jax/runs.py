@@ -2,9 +2,9 @@
 
 ::
 
-    run.json        what was asked for (network, recipe or dataset, training settings) and the versions that
-    began it metrics.jsonl   one line a measurement, each with its step checkpoints/    the newest two and the
-    one of best Dice; a checkpoint appears complete or not at all (Orbax)
+    run.json        what was asked for (network, recipe or dataset, training settings), the versions that began it
+    metrics.jsonl   one line a measurement, each with its step
+    checkpoints/    the newest two and the one of best Dice; a checkpoint appears complete or not at all (Orbax)
 
 The command that made a directory continues it; a command that asks for anything else is refused.
 """
@@ -34,14 +34,18 @@ _UNVALIDATED = -1.0  # ranks below every Dice, so "best" is the newest checkpoin
 Weights = dict[str, jax.Array]
 
 
-def weights(model: nnx.Module) -> Weights:
-    """The parameters of a network by name: the attribute path, joined by dots."""
-    return {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+# What a network learns, and a checkpoint keeps: parameters, and the running statistics of batch norms.
+LEARNT = nnx.Any(nnx.Param, nnx.BatchStat)
+
+
+def weights(model: nnx.Module, kind: nnx.filterlib.Filter = LEARNT) -> Weights:
+    """What a network has learnt by name, the attribute path joined by dots; of one kind of variable if given."""
+    return {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(nnx.state(model, kind))}
 
 
 def set_weights(model: nnx.Module, new: Mapping[str, jax.Array]) -> None:
-    """Put named parameters into a network, in place; names that are not given stay as they are."""
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    """Put named weights into a network, in place; names that are not given stay as they are."""
+    flat = nnx.to_flat_state(nnx.state(model, LEARNT))
     named = [(path, p, ".".join(map(str, path))) for path, p in flat]
     nnx.update(model, nnx.from_flat_state([(path, p.replace(new[n])) for path, p, n in named if n in new]))
 

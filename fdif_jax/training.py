@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,19 @@ from jaxtyping import Array, Float, Integer
 from fdif_jax.augmentation import normalise, random_intensity
 from fdif_jax.compiler import Program
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.losses import LOSSES, dice_per_class, mean_dice
-from fdif_jax.runs import Checkpoints, Run, Weights, weights
+from fdif_jax.losses import LOSSES, deeply_supervised, dice_per_class, mean_dice
+from fdif_jax.runs import LEARNT, Checkpoints, Run, Weights, weights
 
-__all__ = ["Plan", "SyntheticValidation", "fit", "functional", "stream", "synthetic_batch"]
+__all__ = [
+    "Network",
+    "Plan",
+    "SyntheticValidation",
+    "fit",
+    "functional",
+    "step_keys",
+    "stream",
+    "synthetic_batch",
+]
 
 Apply = Callable[[Weights, Float[Array, "B D H W C"]], Float[Array, "B D H W O"]]
 Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B D H W"]]
@@ -93,16 +102,47 @@ def stream(seed: int, name: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(np.uint32(seed)), _STREAMS.index(name))
 
 
-def functional(model: nnx.Module) -> tuple[Weights, Apply]:
-    """A network as its weights by name and a pure function of them: ``apply(weights, images) -> logits``."""
-    graph, parameters, *rest = nnx.split(model, nnx.Param, ...)
-    flat = [(path, ".".join(map(str, path)), p) for path, p in nnx.to_flat_state(parameters)]
+def step_keys(seed: int, done: int | Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of the step after ``done`` steps: of its batch, and of what its network omits at random."""
+    batch, network = jax.random.split(jax.random.fold_in(stream(seed, "training"), done))
+    return batch, network
+
+
+class Network(NamedTuple):
+    """A network as pure functions of its weights by name.
+
+    Attributes:
+        weights: what it has learnt: parameters, and the running statistics of batch norms.
+        parameters: the names of those that updates change.
+        apply: ``(weights, images) -> logits`` in inference; the finest ones if there are several.
+        train: ``(weights, images, key) -> logits, statistics`` in training: what is omitted at random is drawn from
+            ``key``; logits as the network gives them, a list with deep supervision; the new running statistics.
+    """
+
+    weights: Weights
+    parameters: tuple[str, ...]
+    apply: Apply
+    train: Callable[[Weights, Array, Array], tuple[Any, Weights]]
+
+
+def functional(model: nnx.Module) -> Network:
+    """The pure functions of a network; the network itself stays as it is."""
+    graph, learnt, *rest = nnx.split(model, LEARNT, ...)
+    flat = [(path, ".".join(map(str, path)), p) for path, p in nnx.to_flat_state(learnt)]
+
+    def merged(named: Weights) -> nnx.Module:
+        state = nnx.from_flat_state([(path, p.replace(named[name])) for path, name, p in flat])
+        return nnx.merge(graph, state, *rest)
 
     def apply(named: Weights, images: Array) -> Array:
-        state = nnx.from_flat_state([(path, p.replace(named[name])) for path, name, p in flat])
-        return nnx.merge(graph, state, *rest)(images)
+        logits = merged(named)(images)
+        return logits[0] if isinstance(logits, list) else logits
 
-    return weights(model), apply
+    def train(named: Weights, images: Array, key: Array) -> tuple[Any, Weights]:
+        network = merged(named)
+        return network(images, key=key), weights(network, nnx.BatchStat)
+
+    return Network(weights(model), tuple(weights(model, nnx.Param)), apply, train)
 
 
 def synthetic_batch(
@@ -159,8 +199,7 @@ def _no_report(step: int, measurement: Mapping[str, float]) -> None:
 
 
 def fit(
-    apply: Apply,
-    weights: Weights,
+    network: Network,
     make_batch: Callable[[jax.Array, Any], Batch],
     data: Any,
     plan: Plan,
@@ -172,14 +211,13 @@ def fit(
     log_every: int = 10,
     report: Callable[[int, Mapping[str, float]], None] = _no_report,
 ) -> Weights:
-    """Train from the newest checkpoint of ``run``, or from ``weights``, to the last step of ``plan``.
+    """Train from the newest checkpoint of ``run``, or from the network's own weights, to the last step of ``plan``.
 
     Measurements go to the run's history, checkpoints to the run: every ``checkpoint_every`` steps, where the
     validation Dice is the best so far, at the end, and when Ctrl-C or SIGTERM asks to stop.
 
     Args:
-        apply: the network as in `functional`.
-        weights: where to start; left as they are.
+        network: as `functional` gives it; its weights, where to start, are left as they are.
         make_batch: ``(key, data) -> (images, labels)``, jittable.
         data: arrays that ``make_batch`` reads on the device, or None.
         plan: the updates.
@@ -202,11 +240,14 @@ def fit(
     milestones = [every for every in (log_every, validate_every, checkpoint_every) if every]
 
     with run.checkpoints() as checkpoints, _stop_requests() as stopped:
-        fresh = jax.tree.map(jnp.copy, weights)  # the loop donates its state, and the caller keeps theirs
-        done, state = run.resume(checkpoints, (fresh, optimiser.init(fresh)))
+        fresh = jax.tree.map(
+            jnp.copy, network.weights
+        )  # the loop donates its state, and the caller keeps theirs
+        moments = optimiser.init({name: fresh[name] for name in network.parameters})
+        done, state = run.resume(checkpoints, (fresh, moments))
         if done == plan.steps:
             return state[0]
-        update = _update(apply, make_batch, plan, optimiser)
+        update = _update(network, make_batch, plan, optimiser)
         advance = _compiled(update, state, data, per_call)
         losses: list[float] = []
         seconds = 0.0
@@ -239,17 +280,25 @@ def fit(
     return state[0]
 
 
-def _update(apply: Apply, make_batch: Callable, plan: Plan, optimiser: optax.GradientTransformation):
+def _update(network: Network, make_batch: Callable, plan: Plan, optimiser: optax.GradientTransformation):
     """One step as a pure function: state, number of steps done, data → state, (loss, norm of the
     gradient)."""
+    criterion = deeply_supervised(LOSSES[plan.loss])
 
     def update(state: State, done: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
         weights, moments = state
-        images, labels = make_batch(jax.random.fold_in(stream(plan.seed, "training"), done), data)
-        loss, gradient = jax.value_and_grad(lambda w: LOSSES[plan.loss](apply(w, images), labels))(weights)
-        changes, moments = optimiser.update(gradient, moments, weights)
+        batch_key, network_key = step_keys(plan.seed, done)
+        images, labels = make_batch(batch_key, data)
+
+        def loss_of(parameters: Weights) -> tuple[Array, Weights]:
+            logits, statistics = network.train(weights | parameters, images, network_key)
+            return criterion(logits, labels), statistics
+
+        parameters = {name: weights[name] for name in network.parameters}
+        (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
+        changes, moments = optimiser.update(gradient, moments, parameters)
         trace = jnp.stack([loss, optax.tree.norm(gradient)])
-        return (optax.apply_updates(weights, changes), moments), trace
+        return (weights | optax.apply_updates(parameters, changes) | statistics, moments), trace
 
     return update
 

@@ -73,3 +73,15 @@ def test_mean_dice_leaves_out_absent_classes_and_empty_volumes():
     nan = np.nan
     dice = np.array([[1.0, 0.5, nan], [nan, 0.25, nan], [nan, nan, nan]])
     assert float(losses.mean_dice(dice)) == pytest.approx((0.75 + 0.25) / 2)
+
+
+def test_deep_supervision_halves_the_weight_of_every_coarser_resolution_and_leaves_out_the_last():
+    rng = np.random.default_rng(0)
+    labels = jnp.asarray(rng.integers(0, 3, (2, 8, 8, 8)))
+    logits = [jnp.asarray(rng.standard_normal((2, n, n, n, 3)), jnp.float32) for n in (8, 4, 2)]
+    coarse = labels[:, 1::2, 1::2, 1::2]
+    wanted = (2 * losses.cross_entropy(logits[0], labels) + losses.cross_entropy(logits[1], coarse)) / 3
+    supervised = losses.deeply_supervised(losses.cross_entropy)
+    np.testing.assert_allclose(supervised(logits, labels), wanted, rtol=1e-6)
+    np.testing.assert_allclose(supervised(logits[0], labels), losses.cross_entropy(logits[0], labels))
+    np.testing.assert_allclose(supervised(logits[:1], labels), losses.cross_entropy(logits[0], labels))

@@ -17,6 +17,7 @@ from flax import nnx
 from fdif_jax import models, training
 from fdif_jax.compiler import sample_key
 from fdif_jax.errors import FdifError
+from fdif_jax.models.layers import BatchNorm, dropout
 from fdif_jax.runs import load_run, open_run, weights
 from fdif_jax.scripts import pretrain
 from fdif_jax.training import Plan, SyntheticValidation, fit, functional, synthetic_batch
@@ -32,7 +33,7 @@ class Net(nnx.Module):
         self.first = nnx.Conv(1, features, (3, 3, 3), rngs=rngs)
         self.head = nnx.Conv(features, out_channels, (1, 1, 1), rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x, *, key=None):
         return self.head(nnx.relu(self.first(x)))
 
 
@@ -63,10 +64,10 @@ def _fit(path, *, plan=PLAN, document=DOCUMENT, stop_at=None, make_batch=None, n
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    start, apply = functional(net or Net())
+    network = functional(net or Net())
     make_batch = make_batch or synthetic_batch(Boxes(), plan.batch_size, augment=True)
     with open_run(path, document) as run:
-        return fit(apply, start, make_batch, None, plan, run, report=report, log_every=5, **options)
+        return fit(network, make_batch, None, plan, run, report=report, log_every=5, **options)
 
 
 def _same_bits(a, b):
@@ -82,7 +83,8 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path):
-    start, apply = functional(Net())
+    network = functional(Net())
+    start, apply = network.weights, network.apply
     final = _fit(tmp_path / "run", plan=(plan := Plan(steps=2, batch_size=2, warmup=0, clip=0.1, loss="ce")))
 
     optimiser = optax.chain(
@@ -98,12 +100,45 @@ def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path):
 
     expected, state = start, optimiser.init(start)
     for step in range(2):
-        batch = draw(jax.random.fold_in(training.stream(plan.seed, "training"), step))
+        batch_key, _ = training.step_keys(plan.seed, step)
+        batch = draw(batch_key)
         changes, state = optimiser.update(gradient(expected, *batch), state, expected)
         expected = optax.apply_updates(expected, changes)
     for name in start:
         np.testing.assert_allclose(final[name], expected[name], atol=1e-6)
     assert not np.allclose(final["head.kernel"], start["head.kernel"], atol=1e-6)
+
+
+class Noisy(Net):
+    """A network that is another in training: a batch norm, and inputs omitted at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = BatchNorm(1, dtype="float32")
+
+    def __call__(self, x, *, key=None):
+        return super().__call__(dropout(self.norm(x, training=key is not None), 0.5, key, axes=(0, 1)))
+
+
+def test_what_is_random_in_training_resumes_exactly_and_running_statistics_are_kept(tmp_path):
+    whole = _fit(tmp_path / "whole", net=Noisy(), document={"network": {"name": "noisy"}})
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "run", net=Noisy(), document={"network": {"name": "noisy"}}, stop_at=5)
+    _same_bits(_fit(tmp_path / "run", net=Noisy(), document={"network": {"name": "noisy"}}), whole)
+    assert whole["norm.num_batches_tracked"] == 12 and abs(float(whole["norm.running_mean"][0])) > 1e-4
+    restored = Noisy()
+    load_run(tmp_path / "run").restore(restored)
+    np.testing.assert_array_equal(restored.norm.running_var[...], whole["norm.running_var"])
+
+
+def test_training_draws_from_its_key_and_inference_draws_nothing():
+    network, x = functional(Noisy()), jax.random.normal(jax.random.key(2), (2, 8, 8, 8, 1))
+    one, other = (network.train(network.weights, x, jax.random.key(seed))[0] for seed in (0, 1))
+    assert not np.allclose(one, other)
+    np.testing.assert_array_equal(network.apply(network.weights, x), network.apply(network.weights, x))
+    assert set(network.parameters) == {
+        name for name in network.weights if "running" not in name and "num" not in name
+    }
 
 
 def test_a_run_stopped_and_resumed_equals_one_that_was_not(tmp_path, uninterrupted):
@@ -132,9 +167,9 @@ def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
         def report(step, _):
             if step == 9:
                 os.kill(os.getpid(), signal.SIGKILL)
-        start, apply = t.functional(t.Net())
+        network = t.functional(t.Net())
         with t.open_run({os.fspath(tmp_path / "run")!r}, t.DOCUMENT) as run:
-            t.fit(apply, start, t.synthetic_batch(t.Boxes(), 2, augment=True), None, t.PLAN, run,
+            t.fit(network, t.synthetic_batch(t.Boxes(), 2, augment=True), None, t.PLAN, run,
                   checkpoint_every=2, log_every=5, report=report)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
@@ -147,9 +182,9 @@ def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
 def test_training_learns_and_the_best_weights_are_kept(tmp_path):
     plan = Plan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
     model = Net(features=8)
-    start, apply = functional(model)
-    validate = SyntheticValidation(Boxes(), apply, plan.seed, 4)
-    before = validate(start)
+    network = functional(model)
+    validate = SyntheticValidation(Boxes(), network.apply, plan.seed, 4)
+    before = validate(network.weights)
     net = {"validate": validate, "validate_every": 20, "net": model}
     final = _fit(tmp_path / "run", plan=plan, **net)
     run = load_run(tmp_path / "run")
@@ -167,8 +202,7 @@ def test_training_learns_and_the_best_weights_are_kept(tmp_path):
 
 
 def test_training_and_validation_draw_different_scenes():
-    _, apply = functional(Net())
-    validation = SyntheticValidation(Boxes(), apply, 0, 20)
+    validation = SyntheticValidation(Boxes(), functional(Net()).apply, 0, 20)
     drawn = {np.asarray(image).tobytes() for image, _ in validation.volumes}
     assert len(drawn) > 15
     keys = [jax.random.key_data(training.stream(0, name)).tobytes() for name in ("training", "validation")]
@@ -178,7 +212,7 @@ def test_training_and_validation_draw_different_scenes():
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     def make_batch(key, _):
         images, labels = synthetic_batch(Boxes(), 2)(key, None)
-        bad = jnp.array_equal(key, jax.random.fold_in(training.stream(3, "training"), 6))
+        bad = jnp.array_equal(key, training.step_keys(3, 6)[0])
         return jnp.where(bad, jnp.nan, images), labels
 
     with pytest.raises(FdifError, match=r"at step 7 the loss is nan.*last good checkpoint is step 6"):
@@ -267,7 +301,7 @@ def test_impossible_plans_are_refused(change, message):
 def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
     def run(**changes):
         small = {"grid": (16, 16, 16), "primitives": ("sphere",), "min_objects": 1, "max_objects": 2}
-        short = {"features": (4, 8), "steps": 4, "val_every": 2, "val_samples": 2}
+        short = {"size": ("features=[4,8]",), "steps": 4, "val_every": 2, "val_samples": 2}
         pretrain.run(pretrain.Config(**{"out": tmp_path / "run"} | small | short | changes))
 
     run()
@@ -286,7 +320,7 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
     for change, message in (
         ({"steps": 8}, r"training\.steps is 4 there and 8 here"),
         ({"primitives": ("cone",)}, r"recipe\.primitives"),
-        ({"features": (4, 16)}, r"network\.features"),
+        ({"size": ("features=[4,16]",)}, r"network\.features"),
     ):
         with pytest.raises(FdifError, match=message):
             run(**change)
