@@ -1,0 +1,222 @@
+"""UNETR, a twin of MONAI's `UNETR`: a vision transformer encodes, convolutions decode.
+
+Source: Hatamizadeh et al. 2021, UNETR: Transformers for 3D Medical Image Segmentation (arXiv 2103.10504).
+
+MONAI's ``img_size`` is ``grid`` here; its ``norm_name`` is no option, it is ``instance``.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models.conv import Triple
+from fdif_jax.models.layers import call
+from fdif_jax.models.unetr_blocks import (
+    TORCH_NAMES,
+    UnetOutBlock,
+    UnetrBasicBlock,
+    UnetrPrUpBlock,
+    UnetrUpBlock,
+)
+from fdif_jax.models.vit import EDGE, PROJECTIONS, ViT, ViTSize
+
+
+@dataclasses.dataclass(frozen=True)
+class UNETRConfig:
+    """Everything about a UNETR but its weights; the names are MONAI's.
+
+    Attributes:
+        in_channels: channels of the image.
+        out_channels: channels of the logits; the foreground classes and the background.
+        grid: of the images, ``(D, H, W)``; multiples of 16, for 16³ voxels are a token.
+        feature_size: features of the finest resolution; they double with every halving of the grid.
+        hidden_size: channels of a token.
+        mlp_dim: channels within the transformer's MLPs.
+        num_heads: attention heads; a divisor of ``hidden_size``.
+        proj_type: how voxels become tokens, ``conv`` or ``perceptron``: the same map, kept in another form.
+        conv_block: convolutions between the transposed ones that bring tokens to finer grids.
+        res_block: skips over pairs of convolutions.
+        dropout_rate: how often to omit an activation in the transformer, in training.
+        qkv_bias: biases for queries, keys and values.
+        remat: recompute every block in the backward pass instead of keeping what it computed.
+        dtype: to compute in, float32 or bfloat16; parameters, tokens between blocks, norm statistics, softmax and
+            logits are float32.
+
+    Raises:
+        FdifError: a value is out of range or two do not agree.
+    """
+
+    in_channels: int
+    out_channels: int
+    grid: Triple
+    feature_size: int = 16
+    hidden_size: int = 768
+    mlp_dim: int = 3072
+    num_heads: int = 12
+    proj_type: str = "conv"
+    conv_block: bool = True
+    res_block: bool = True
+    dropout_rate: float = 0.0
+    qkv_bias: bool = False
+    remat: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("in_channels", "out_channels", "feature_size", "hidden_size", "mlp_dim", "num_heads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise FdifError(f"unetr: {name} must be a whole number from 1, got {value}")
+        if len(self.grid) != 3 or not all(isinstance(n, int) and n > 0 and n % EDGE == 0 for n in self.grid):
+            raise FdifError(f"unetr takes a grid of three multiples of {EDGE}, got {self.grid}")
+        if self.hidden_size % self.num_heads:
+            raise FdifError(
+                f"unetr: num_heads must divide hidden_size {self.hidden_size}, got {self.num_heads}"
+            )
+        if not 0 <= self.dropout_rate < 1:
+            raise FdifError(f"unetr: dropout_rate must be at least 0 and below 1, got {self.dropout_rate}")
+        if self.proj_type not in PROJECTIONS:
+            raise unknown("proj_type of unetr", self.proj_type, PROJECTIONS)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise unknown("dtype of unetr", self.dtype, ("float32", "bfloat16"))
+
+
+class UNETR(nnx.Module):
+    """Vision transformer encoder and convolutional decoder for 3D segmentation, channels last."""
+
+    torch_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"\bperceptron\.", "patch_embeddings.1."),
+        *TORCH_NAMES,
+    )
+    input_weights: ClassVar[tuple[str, ...]] = (
+        "vit.patch_embedding.patch_embeddings.weight",
+        "encoder1.layer.conv1.conv.weight",
+        "encoder1.layer.conv3.conv.weight",  # not there where the image has feature_size channels
+    )
+    # The perceptron's: its input axis is a token's voxels, and within them their channels.
+    flat_input_weights: ClassVar[tuple[str, ...]] = ("vit.patch_embedding.patch_embeddings.1.weight",)
+    encoder: ClassVar[tuple[str, ...]] = ("vit.",)
+    head: ClassVar[tuple[str, ...]] = ("out.",)
+    position_embeddings: ClassVar[tuple[str, ...]] = ("vit.patch_embedding.position_embeddings",)
+
+    def __init__(self, config: UNETRConfig, *, rngs: nnx.Rngs):
+        f, c, options = (
+            config.feature_size,
+            config.hidden_size,
+            {"dtype": jnp.dtype(config.dtype), "rngs": rngs},
+        )
+        size = ViTSize(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ViTSize)})
+        self.config = config
+        self.vit = ViT(config.in_channels, self.token_grid(), size, remat=config.remat, **options)
+        block = {"residual": config.res_block, **options}
+        up = {"convolve": config.conv_block, **block}
+        self.encoder1 = UnetrBasicBlock(config.in_channels, f, **block)
+        self.encoder2 = UnetrPrUpBlock(c, 2 * f, 2, **up)
+        self.encoder3 = UnetrPrUpBlock(c, 4 * f, 1, **up)
+        self.encoder4 = UnetrPrUpBlock(c, 8 * f, 0, **up)
+        self.decoder5 = UnetrUpBlock(c, 8 * f, **block)
+        self.decoder4 = UnetrUpBlock(8 * f, 4 * f, **block)
+        self.decoder3 = UnetrUpBlock(4 * f, 2 * f, **block)
+        self.decoder2 = UnetrUpBlock(2 * f, f, **block)
+        self.out = UnetOutBlock(f, config.out_channels, **options)
+
+    def __call__(
+        self, x: Float[Array, "B D H W C"], *, key: Array | None = None
+    ) -> Float[Array, "B D H W O"]:
+        """Logits (float32) of an image batch; a key drops what ``dropout_rate`` says, as training does.
+
+        Raises:
+            FdifError: the input's rank, channels or grid are not the network's.
+        """
+        self._check(x.shape)
+        states = self.vit(x, key)
+        # What blocks 4, 7 and 10 leave goes to the decoder's finer grids, the norm's result to the coarsest.
+        inputs = (x, states[3], states[6], states[9])
+        encoders = (self.encoder1, self.encoder2, self.encoder3, self.encoder4)
+        remat = self.config.remat
+        skips = [call(encoder, y, remat=remat) for encoder, y in zip(encoders, inputs, strict=True)]
+        y = states[-1]
+        for decoder in (self.decoder5, self.decoder4, self.decoder3, self.decoder2):
+            y = call(decoder, y, skips.pop(), remat=remat)
+        return self.out(y)
+
+    def token_grid(self) -> Triple:
+        """Tokens of an image along every axis; their position embeddings are in row-major order."""
+        d, h, w = (n // EDGE for n in self.config.grid)
+        return d, h, w
+
+    def torch_code(self) -> str:
+        """Python code that builds the PyTorch twin, untrained, as ``net``."""
+        c = self.config
+        return f"""\
+from monai.networks.nets import UNETR
+net = UNETR(
+    in_channels={c.in_channels}, out_channels={c.out_channels}, img_size={c.grid}, feature_size={c.feature_size},
+    hidden_size={c.hidden_size}, mlp_dim={c.mlp_dim}, num_heads={c.num_heads}, proj_type={c.proj_type!r},
+    conv_block={c.conv_block}, res_block={c.res_block}, dropout_rate={c.dropout_rate}, qkv_bias={c.qkv_bias},
+)"""
+
+    @property
+    def grid_multiple(self) -> Triple:
+        """What the edges of a grid must be multiples of."""
+        return (EDGE,) * 3
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        expected = (*self.config.grid, self.config.in_channels)
+        if len(shape) != 5 or tuple(shape[1:]) != expected:
+            raise FdifError(
+                f"this unetr takes (B, {', '.join(map(str, expected))}) and no other grid, got {tuple(shape)}; "
+                f"build it with grid= multiples of {EDGE}"
+            )
+
+
+def build(
+    *,
+    in_channels: int,
+    out_channels: int,
+    rngs: nnx.Rngs,
+    grid: int | Sequence[int] = 96,
+    feature_size: int = 16,
+    hidden_size: int = 768,
+    mlp_dim: int = 3072,
+    num_heads: int = 12,
+    proj_type: str = "conv",
+    conv_block: bool = True,
+    res_block: bool = True,
+    dropout_rate: float = 0.0,
+    qkv_bias: bool = False,
+    remat: bool = False,
+    dtype: str = "float32",
+) -> UNETR:
+    """A UNETR; by default with the transformer of the paper, ViT-B/16.
+
+    For what is not told here see `UNETRConfig`.
+
+    Args:
+        rngs: draws the initial weights (stream ``params``).
+        grid: of the images; one number stands for it along every axis.
+
+    Raises:
+        FdifError: an option is out of range, or two do not agree.
+    """
+    config = UNETRConfig(
+        in_channels,
+        out_channels,
+        grid=(grid,) * 3 if isinstance(grid, int) else tuple(grid),  # type: ignore[arg-type]  # checked
+        feature_size=feature_size,
+        hidden_size=hidden_size,
+        mlp_dim=mlp_dim,
+        num_heads=num_heads,
+        proj_type=proj_type,
+        conv_block=conv_block,
+        res_block=res_block,
+        dropout_rate=dropout_rate,
+        qkv_bias=qkv_bias,
+        remat=remat,
+        dtype=dtype,
+    )
+    return UNETR(config, rngs=rngs)
