@@ -49,23 +49,42 @@ def conv_direct(
 def conv_folded(
     x: Float[Array, "B D H W C"], weight: Float[Array, "kd kh kw C O"], strides: Triple = (1, 1, 1)
 ) -> Float[Array, "B d h w O"]:
-    """The same convolution as one in 2D: depth slices become the batch, depth taps become channels."""
+    """The same convolution as one in 2D: depth slices become the batch, depth taps become input channels."""
     kd, kh, kw, _, features = weight.shape
-    batch, depth = x.shape[:2]
-    stride, *plane_strides = strides
-    padded = jnp.pad(x, ((0, 0), ((kd - 1) // 2,) * 2, (0, 0), (0, 0), (0, 0)))
-    slices = (depth - 1) // stride + 1
-    last = stride * (slices - 1) + 1
-    taps = [lax.slice_in_dim(padded, i, i + last, stride, axis=1) for i in range(kd)]
-    folded = jnp.concatenate(taps, axis=-1).reshape(batch * slices, *x.shape[2:4], -1)
+    taps = [_tap(x, i, kd, strides[0]) for i in range(kd)]
+    flat = weight.transpose(1, 2, 0, 3, 4).reshape(kh, kw, -1, features)
+    return _conv_slices(jnp.concatenate(taps, axis=-1), flat, strides[1:])
+
+
+def conv_spread(
+    x: Float[Array, "B D H W C"], weight: Float[Array, "kd kh kw C O"], strides: Triple = (1, 1, 1)
+) -> Float[Array, "B d h w O"]:
+    """The same convolution as one in 2D: depth taps become output channels, which are shifted and summed."""
+    kd, kh, kw, channels, _ = weight.shape
+    flat = weight.transpose(1, 2, 3, 0, 4).reshape(kh, kw, channels, -1)
+    terms = jnp.split(_conv_slices(x, flat, strides[1:]), kd, axis=-1)
+    return sum(_tap(term, i, kd, strides[0]) for i, term in enumerate(terms))  # type: ignore[return-value]
+
+
+def _tap(x: Float[Array, "B D H W C"], i: int, kernel: int, stride: int) -> Float[Array, "B d H W C"]:
+    """The depth slices that tap ``i`` of a kernel sees, zero beyond the ends."""
+    padded = jnp.pad(x, ((0, 0), ((kernel - 1) // 2,) * 2, (0, 0), (0, 0), (0, 0)))
+    last = stride * ((x.shape[1] - 1) // stride) + 1
+    return lax.slice_in_dim(padded, i, i + last, stride, axis=1)
+
+
+def _conv_slices(
+    x: Float[Array, "B D H W C"], weight: Float[Array, "kh kw C O"], strides: tuple[int, ...]
+) -> Float[Array, "B D h w O"]:
+    """Convolve every depth slice in 2D."""
     out = lax.conv_general_dilated(
-        folded,
-        weight.transpose(1, 2, 0, 3, 4).reshape(kh, kw, -1, features),
-        plane_strides,
-        [((k - 1) // 2,) * 2 for k in (kh, kw)],
+        x.reshape(-1, *x.shape[2:]),
+        weight,
+        strides,
+        [((k - 1) // 2,) * 2 for k in weight.shape[:2]],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return out.reshape(batch, slices, *out.shape[1:])
+    return out.reshape(*x.shape[:2], *out.shape[1:])
 
 
 def conv3d(
@@ -77,7 +96,10 @@ def conv3d(
     """
     if weight.shape[:3] == strides == (1, 1, 1):
         return x @ weight[0, 0, 0]
-    form = conv_folded if jax.default_backend() == "cpu" else conv_direct
+    if jax.default_backend() != "cpu":
+        return conv_direct(x, weight, strides)
+    channels, features = weight.shape[3:]
+    form = conv_spread if 2 * features <= channels and strides[0] == 1 else conv_folded
     return form(x, weight, strides)
 
 
@@ -105,7 +127,15 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
         """Convolve; the result has ``dtype``."""
         y = conv3d(x.astype(self.dtype), self.weight[...].astype(self.dtype), self.strides)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+
+
+def patches(x: Float[Array, "B D H W C"], edges: Triple) -> Float[Array, "B d h w P"]:
+    """Blocks of voxels laid side by side as channels, in the order depth, height, width, channel."""
+    b, d, h, w, c = x.shape
+    i, j, k = edges
+    blocks = x.reshape(b, d // i, i, h // j, j, w // k, k, c)
+    return blocks.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, d // i, h // j, w // k, -1)
 
 
 class PatchConv(nnx.Module):
@@ -133,12 +163,9 @@ class PatchConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
         """Downsample by the kernel; the result has ``dtype``."""
-        b, d, h, w, c = x.shape
-        i, j, k = self.kernel
-        blocks = x.astype(self.dtype).reshape(b, d // i, i, h // j, j, w // k, k, c)
-        blocks = blocks.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, d // i, h // j, w // k, -1)
-        y = blocks @ self.weight[...].astype(self.dtype).reshape(i * j * k * c, -1)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        blocks = patches(x.astype(self.dtype), self.kernel)
+        y = blocks @ self.weight[...].astype(self.dtype).reshape(blocks.shape[-1], -1)
+        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
 
 
 class ConvTranspose(nnx.Module):
@@ -169,7 +196,7 @@ class ConvTranspose(nnx.Module):
         blocks = x.astype(self.dtype) @ self.weight[...].astype(self.dtype).reshape(c, -1)
         y = blocks.reshape(b, d, h, w, i, j, k, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
         y = y.reshape(b, d * i, h * j, w * k, -1)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
 
 
 class AvgPool(nnx.Module):

@@ -24,13 +24,22 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.models.conv import AvgPool, Conv, ConvTranspose, Triple
 from fdif_jax.models.initialisers import LEAKY_SLOPE
 from fdif_jax.models.layers import InstanceNorm, call
+from fdif_jax.models.nnunet import resenc_network
+from fdif_jax.torch_checkpoints import NnunetNetwork
 
-# L is nnU-Net's; its M and XL differ from L in memory, so in patch size, not here. base is the top of L.
+# nnU-Net's planner (ResEncUNetPlanner) starts at 32 features, doubles to at most 320, and adds stages until a patch
+# is less than eight voxels wide: 4 stages for a patch of 40³, 5 for 64³ and 96³, 6 for 128³ to 256³. Its presets M, L
+# and XL aim at 8, 24 and 40 GB of memory and differ in patch size alone (for isotropic images 128³, 192³ and about
+# 240³), so here they are one network, the one that nnssl fixes as ResEncL too. It knows no S: ours is what it plans
+# for patches of 64³ or 96³, and base what it plans for the smallest. tiny and small are ours, for small machines.
+_NNUNET_FEATURES = (32, 64, 128, 256, 320, 320)
+_NNUNET_BLOCKS = (1, 3, 4, 6, 6, 6)
 PRESETS: dict[str, dict[str, tuple[int, ...]]] = {
     "tiny": {"features": (8, 16, 32, 64), "blocks": (1, 1, 2, 2)},
     "small": {"features": (16, 32, 64, 128), "blocks": (1, 2, 3, 4)},
-    "base": {"features": (32, 64, 128, 256), "blocks": (1, 3, 4, 6)},
-    "L": {"features": (32, 64, 128, 256, 320, 320), "blocks": (1, 3, 4, 6, 6, 6)},
+    "base": {"features": _NNUNET_FEATURES[:4], "blocks": _NNUNET_BLOCKS[:4]},
+    "S": {"features": _NNUNET_FEATURES[:5], "blocks": _NNUNET_BLOCKS[:5]},
+    **{name: {"features": _NNUNET_FEATURES, "blocks": _NNUNET_BLOCKS} for name in ("M", "L", "XL")},
 }
 
 
@@ -218,6 +227,9 @@ class ResEncUNet(nnx.Module):
         (r"\.norm\.(weight|bias)$", r".all_modules.1.\1"),
         (r"^encoder\.", "decoder.encoder."),
     )
+    input_weights: ClassVar[tuple[str, ...]] = ("encoder.stem.convs.0.conv.weight",)
+    encoder: Any = ("encoder.",)  # the class's; an instance has its encoder under this name
+    head: ClassVar[tuple[str, ...]] = ("decoder.seg_layers.",)
 
     def __init__(self, config: ResEncConfig, *, rngs: nnx.Rngs):
         options = {"bias": config.conv_bias, "dtype": jnp.dtype(config.dtype), "rngs": rngs}
@@ -252,11 +264,20 @@ net = ResidualEncoderUNet(
     nonlin=nn.LeakyReLU, nonlin_kwargs={{"inplace": True}}, deep_supervision={c.deep_supervision},
 )"""
 
+    def nnunet(self) -> NnunetNetwork:
+        """How nnU-Net builds this network, and where nnssl finds its parts."""
+        return resenc_network(self.config)
+
+    @property
+    def grid_multiple(self) -> Triple:
+        """What the edges of a grid must be multiples of."""
+        d, h, w = (math.prod(axis) for axis in zip(*self.config.strides, strict=True))
+        return d, h, w
+
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 5 or shape[-1] != self.config.in_channels:
             raise FdifError(f"resenc_unet takes (B, D, H, W, {self.config.in_channels}), got {tuple(shape)}")
-        grid = tuple(shape[1:4])
-        total = tuple(math.prod(s) for s in zip(*self.config.strides, strict=True))
+        grid, total = tuple(shape[1:4]), self.grid_multiple
         if any(n % t for n, t in zip(grid, total, strict=True)) or grid == total:
             raise FdifError(
                 f"resenc_unet takes a grid whose edges are multiples of {total}, "
@@ -287,7 +308,7 @@ def build(
 
     Args:
         rngs: draws the initial weights (stream ``params``).
-        preset: tiny, small, base or L, which say features and blocks; base if features are not given either.
+        preset: one of `PRESETS`, which say features and blocks; base if features are not given either.
         features: instead of the preset's.
         strides: 1, then 2 everywhere if not given.
         blocks: instead of the preset's; 1 without a preset.
