@@ -2,9 +2,11 @@
 
 import errno
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 import absl.logging
 import platformdirs
@@ -17,8 +19,9 @@ COMMANDS = {
     "render": "render saved scene documents to NIfTI",
     "pretrain": "pre-train a network on scenes drawn inside the jitted step",
     "export": "write a run's weights as a PyTorch state dict or safetensors",
+    "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
     "finetune": "fine-tune on a labelled dataset and report Dice",
-    "bench": "measure the renderer on this machine",
+    "bench": "measure the renderer, or the networks beside PyTorch's, on this machine",
 }
 
 
@@ -35,9 +38,14 @@ def _help() -> str:
     return "\n".join(lines)
 
 
+def module_of(command: str) -> ModuleType:
+    """The module of a command; of one whose name Python keeps for itself an underscore follows it."""
+    return importlib.import_module(f"fdif_jax.scripts.{command}{'_' * keyword.iskeyword(command)}")
+
+
 def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """Parse ``arguments`` for one command and run it; leaves the process on bad input (status 2)."""
-    module = importlib.import_module(f"fdif_jax.scripts.{command}")
+    module = module_of(command)
     try:
         config = tyro.cli(module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__)
         _keep_compiled_programs()

@@ -3,20 +3,31 @@
 import dataclasses
 import importlib
 import sys
+import typing
+from collections.abc import Iterator
 
 import pytest
 
 from fdif_jax.scripts import cli
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
-def test_help_shows_an_example_and_explains_every_option(command, capsys):
+def forms() -> Iterator[tuple[str, type]]:
+    """Every command, where it has subcommands each of those, with its options."""
+    for command in cli.COMMANDS:
+        config = cli.module_of(command).Config
+        if dataclasses.is_dataclass(config):
+            yield command, config
+        for form in typing.get_args(config):
+            yield f"{command} {form.__metadata__[0].name}", form.__origin__
+
+
+@pytest.mark.parametrize(("command", "config"), list(forms()))
+def test_help_shows_an_example_and_explains_every_option(command, config, capsys):
     with pytest.raises(SystemExit) as done:
-        cli.run(command, ["--help"])
+        cli.run(command.split()[0], [*command.split()[1:], "--help"])
     text = capsys.readouterr().out
-    assert done.value.code == 0 and f"fdif {command} " in text.split("Example:")[1]
-    module = importlib.import_module(f"fdif_jax.scripts.{command}")
-    for field in dataclasses.fields(module.Config):
+    assert done.value.code == 0 and f"fdif {command}" in text.split("Example:")[1]
+    for field in dataclasses.fields(config):
         if "Positional" not in str(field.type):
             assert f"--{field.name.replace('_', '-')}" in text, field.name
 
@@ -29,6 +40,8 @@ def test_help_shows_an_example_and_explains_every_option(command, capsys):
         (["generate", "--multi-task"], "multi_task excludes"),
         (["render", "none.json"], "none.json does not exist"),
         (["bench", "render", "--runs", "0"], "--runs must be at least 1"),
+        (["bench", "networks", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["bench", "networks", "--networks", "vnett"], "did you mean 'vnet'"),
         (["pretrain", "--out", "x", "--val-samples", "0"], "val"),
         (["export", "nowhere", "--out", "w.pth"], "not a run directory"),
     ],
