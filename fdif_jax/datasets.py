@@ -155,6 +155,39 @@ def load_decathlon(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
         FdifError: the document or a file it lists is missing, or it is not such a document.
     """
     path = Path(path)
+    document = _read_document(path)
+    if "training" not in document:
+        raise FdifError(
+            f"{path}: no key 'training'; a Decathlon list has 'training' and, if any, 'validation'"
+        )
+    return _cases(path, document, "training"), _cases(path, document, "validation")
+
+
+def load_class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """The foreground classes that a dataset's JSON list names; label id = position + 1.
+
+    ``labels`` may map ids to names (Decathlon) or names to ids (nnU-Net).
+
+    Raises:
+        FdifError: the document is missing or no such list, or its ids are not 0, 1, 2, …
+    """
+    path = Path(path)
+    try:
+        labels = _read_document(path)["labels"]
+        pairs = {(int(k), str(v)) if k.isdigit() else (int(v), k) for k, v in labels.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FdifError(
+            f'{path}: needs "labels", a table of label ids and names, as {{"0": "background"}}'
+        ) from None
+    names = dict(pairs)
+    if len(pairs) < 2 or sorted(i for i, _ in pairs) != list(range(len(pairs))):
+        raise FdifError(
+            f'{path}: "labels" must number the classes 0 (background), 1, 2, …, not {sorted(names)}'
+        )
+    return tuple(names[i] for i in range(1, len(names)))
+
+
+def _read_document(path: Path) -> dict:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -163,11 +196,9 @@ def load_decathlon(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
         raise FdifError(f"{path}: cannot read: {error.strerror}") from None
     except ValueError as error:
         raise FdifError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(document, dict) or "training" not in document:
-        raise FdifError(
-            f"{path}: no key 'training'; a Decathlon list has 'training' and, if any, 'validation'"
-        )
-    return _cases(path, document, "training"), _cases(path, document, "validation")
+    if not isinstance(document, dict):
+        raise FdifError(f"{path}: holds no table; give a dataset's JSON list")
+    return document
 
 
 def _cases(path: Path, document: dict, split: str) -> list[Case]:

@@ -1,21 +1,20 @@
 """Fine-tuning on real cases: all cases in one device array, patches drawn inside the step, sliding-window inference."""
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 
 from fdif_jax.augmentation import random_intensity, random_mirror
 from fdif_jax.errors import FdifError
 from fdif_jax.losses import dice_per_class
-from fdif_jax.runs import Weights, check_same_network, set_weights, weights
+from fdif_jax.runs import Weights
 from fdif_jax.training import Apply, Batch
 
 Shape = tuple[int, int, int]
@@ -138,29 +137,6 @@ def patch_batch(
         return images[..., None], labels
 
     return make_batch
-
-
-def transfer(model: nnx.Module, saved: Mapping[str, np.ndarray], head: Iterable[str]) -> list[str]:
-    """Put pre-trained weights into a network, in place, all but those of its ``head``, which stay fresh.
-
-    Args:
-        model: the freshly initialised network.
-        saved: pre-trained weights by name (`Run.weights`).
-        head: names of the weights whose shape follows the number of classes.
-
-    Returns:
-        The names that were loaded.
-
-    Raises:
-        FdifError: beside the head the weights are of another network.
-    """
-    head = set(head)
-    body = {name: value for name, value in saved.items() if name not in head}
-    check_same_network(
-        "the pre-trained checkpoint", body, {n: w for n, w in weights(model).items() if n not in head}
-    )
-    set_weights(model, {name: jnp.asarray(value) for name, value in body.items()})
-    return list(body)
 
 
 # ------------------------------------------------------------------------------------------- sliding window

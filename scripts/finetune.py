@@ -1,8 +1,9 @@
 """Fine-tune a network on labelled volumes, and measure its Dice on the validation cases.
 
-The dataset is a JSON list in Decathlon or MONAI form. With --init RUN_DIR the network is the run's: its
-weights are loaded, all but those of the output head, which starts fresh for the dataset's classes. With
---init scratch everything starts fresh, and --preset or --features say the size.
+The dataset is a JSON list in Decathlon or MONAI form. With --init RUN_DIR the network is that of a run of `fdif
+pretrain` or `fdif import`: its weights are loaded, all but those of the output head, which starts fresh for the
+dataset's classes; position embeddings are interpolated to the patch. With --init scratch everything starts fresh,
+and --network, --preset and --size say which network.
 
 Images are z-scored over all their voxels; there is no resampling, so cases should share a spacing. Patches
 are centred on foreground and on background voxels equally often. The same command on the same --out goes on
@@ -27,12 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax import nnx
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from fdif_jax import models
-from fdif_jax.datasets import Case, load_case, load_decathlon
+from fdif_jax.datasets import Case, load_case, load_class_names, load_decathlon
 from fdif_jax.errors import FdifError
 from fdif_jax.finetuning import (
     SlidingWindow,
@@ -40,14 +42,16 @@ from fdif_jax.finetuning import (
     patch_source,
     prepare_image,
     stack_cases,
-    transfer,
 )
+from fdif_jax.interop import to_torch_state_dict
 from fdif_jax.losses import mean_dice
-from fdif_jax.runs import Run, Weights, load_run, open_run, weights
+from fdif_jax.runs import Run, Weights, load_run, open_run
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.training_options import TrainingOptions, network_of, plan_of
+from fdif_jax.scripts.network_options import network_of, parse_size, planned
+from fdif_jax.scripts.training_options import TrainingOptions, plan_of
 from fdif_jax.scripts.watching import TrainingBar, write_pictures
 from fdif_jax.training import Plan, fit, functional, stream
+from fdif_jax.transfer import transfer
 from fdif_jax.volumes import write_atomic, write_nifti
 
 _LARGEST_PATCH = 96  # of the patch that is chosen where none is given
@@ -60,7 +64,7 @@ class Config(TrainingOptions):
     dataset: tyro.conf.Positional[Path]
     """The dataset's JSON list: "training", "validation" and "labels"."""
     init: str
-    """A run directory of `fdif pretrain`, or scratch."""
+    """A run directory of `fdif pretrain` or `fdif import`, or scratch."""
     out: Path
     """Run directory: weights, measurements, Dice, pictures."""
     steps: int = 20_000
@@ -100,35 +104,27 @@ def run(config: Config) -> None:
     """Train to the last step from wherever the run directory is, then evaluate."""
     _check(config)
     plan = plan_of(config, config.steps, config.seed)
-    class_names = read_class_names(config.dataset)
+    class_names = load_class_names(config.dataset)
     training, validation = choose_cases(config)
-    network, saved, origin = initial(config, len(class_names) + 1)
-    model = models.create(**network, seed=config.seed)
-    if saved is not None:
-        loaded = transfer(model, saved, head_of(network))
-        fresh = [name for name in weights(model) if name not in set(loaded)]
-        print(f"{config.init}: {len(loaded)} weights loaded; {len(fresh)} of the output head start fresh")
-    start, apply = functional(model)
-
     trained_on = read_cases(training, config, len(class_names), "reading training cases")
-    patch = config.patch or default_patch([case.image.shape for case in trained_on], model)
+    spec, patch = choose_network(config, len(class_names) + 1, [case.image.shape for case in trained_on])
+    model = models.create(**spec, seed=config.seed)
+    origin = initialise(model, config)
+    network = functional(model)
     # A patch that the network cannot take is an error before anything is written.
-    jax.eval_shape(apply, start, jnp.zeros((1, *patch, 1)))
+    jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *patch, 1)))
     evaluated_on = read_cases(validation, config, len(class_names), "reading validation cases")
     source = patch_source(stack_cases([(c.image, c.label) for c in trained_on], patch))
     held_out = stack_cases([(c.image, c.label) for c in evaluated_on], patch)
-    sliding = SlidingWindow(apply, held_out, len(class_names) + 1, patch, overlap=config.overlap)
+    sliding = SlidingWindow(network.apply, held_out, len(class_names) + 1, patch, overlap=config.overlap)
 
     print(
         f"patch {' x '.join(map(str, patch))}; {len(training)} training and {len(validation)} validation cases"
     )
-    with open_run(
-        config.out, _document(config, plan, network, origin, patch, training, validation)
-    ) as opened:
+    with open_run(config.out, _document(config, plan, spec, origin, patch, training, validation)) as opened:
         with TrainingBar(plan.steps) as bar:
             trained = fit(
-                apply,
-                start,
+                network,
                 patch_batch(patch, plan.batch_size, mirror_axes=config.mirror_axes, augment=config.augment),
                 source,
                 plan,
@@ -156,33 +152,6 @@ def _check(config: Config) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the data
-
-
-def read_class_names(path: Path) -> tuple[str, ...]:
-    """The foreground classes that a dataset's JSON list names; label id = position + 1.
-
-    ``labels`` may map ids to names (Decathlon) or names to ids (nnU-Net).
-
-    Raises:
-        FdifError: the file is missing or no such list, or its ids are not 0, 1, 2, …
-    """
-    try:
-        labels = json.loads(path.read_bytes())["labels"]
-        pairs = {(int(k), str(v)) if k.isdigit() else (int(v), k) for k, v in labels.items()}
-    except FileNotFoundError:
-        raise FdifError(f"{path}: no such file; give a dataset's JSON list") from None
-    except OSError as error:
-        raise FdifError(f"{path}: cannot read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FdifError(
-            f'{path}: needs "labels", a table of label ids and names, as {{"0": "background"}}'
-        ) from None
-    names = dict(pairs)
-    if len(pairs) < 2 or sorted(i for i, _ in pairs) != list(range(len(pairs))):
-        raise FdifError(
-            f'{path}: "labels" must number the classes 0 (background), 1, 2, …, not {sorted(names)}'
-        )
-    return tuple(names[i] for i in range(1, len(names)))
 
 
 def choose_cases(config: Config) -> tuple[list[Case], list[Case]]:
@@ -215,57 +184,74 @@ def read_cases(cases: Sequence[Case], config: Config, num_classes: int, what: st
     return loaded
 
 
-def default_patch(shapes: Sequence[tuple[int, ...]], model: models.ResEncUNet) -> tuple[int, int, int]:
-    """The median case, rounded up to multiples of the network's total stride and no larger than about 96."""
-    strides = np.prod(model.config.strides, axis=0)
-    median = np.minimum(np.median(np.array(shapes), axis=0), _LARGEST_PATCH)
-    d, h, w = np.maximum(np.ceil(median / strides), 2).astype(int) * strides
-    return int(d), int(h), int(w)
-
-
 # ---------------------------------------------------------------------------------------------- the network
 
 
-def initial(
-    config: Config, out_channels: int
-) -> tuple[dict[str, Any], Mapping[str, np.ndarray] | None, dict[str, Any]]:
-    """The network as plain data, pre-trained weights or None, and where they are from, for ``run.json``.
+def choose_network(
+    config: Config, out_channels: int, shapes: Sequence[tuple[int, ...]]
+) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """The network as plain data, and the patch it is trained on.
 
     Raises:
-        FdifError: the run directory is none, or size options contradict its network.
+        FdifError: the run directory is none, or options contradict its network.
     """
-    asked = network_of(config, out_channels)
     if config.init == "scratch":
-        return asked, None, {"from": "scratch"}
-    pretrained = load_run(config.init)
-    network = pretrained.network | {"out_channels": out_channels}
-    for name in ("preset", "features", "blocks", "dtype"):
-        default = Config.__dataclass_fields__[name].default
-        if getattr(config, name) != default and asked.get(name) != network.get(name):
+        spec = network_of(config, in_channels=1, out_channels=out_channels, grid=(_LARGEST_PATCH,) * 3)
+    else:
+        pretrained = load_run(config.init).network
+        _check_agrees(config, pretrained)
+        spec = pretrained | {"in_channels": 1, "out_channels": out_channels}
+    abstract = nnx.eval_shape(lambda: models.create(**spec))
+    like = planned(config)
+    patch = config.patch or (like.patch if like else None) or default_patch(shapes, abstract.grid_multiple)
+    return spec | ({"grid": list(patch)} if models.takes_grid(spec["name"]) else {}), patch
+
+
+def _check_agrees(config: Config, pretrained: Mapping[str, Any]) -> None:
+    """What is asked for beside a run's network must be that network's."""
+    like = planned(config)
+    asked = {"preset": config.preset, **(like.network if like else {}), **parse_size(config.size)}
+    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
+    asked |= {"name": config.network} if config.network != defaults["network"] else {}
+    asked |= {"dtype": config.dtype} if config.dtype != defaults["dtype"] else {}
+    for name, value in asked.items():
+        if value is not None and value != pretrained.get(name):
+            option = {"name": "--network", "preset": "--preset", "dtype": "--dtype"}.get(
+                name, f"--size {name}"
+            )
+            option = f"--plans ({name})" if like and name in like.network else option
             raise FdifError(
-                f"--{name} contradicts {config.init}, whose network is {pretrained.network}; leave it out, "
+                f"{option} contradicts {config.init}, whose network is {dict(pretrained)}; leave it out, "
                 "or give --init scratch"
             )
-    saved = pretrained.weights(config.which)
-    digest = hashlib.sha256(b"".join(saved[name].tobytes() for name in sorted(saved))).hexdigest()
-    return network, saved, {"from": config.init, "which": config.which, "weights_sha256": digest}
 
 
-def head_of(network: Mapping[str, Any]) -> set[str]:
-    """Names of the weights whose shape follows the number of classes: the output head."""
+def default_patch(shapes: Sequence[tuple[int, ...]], multiple: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The median case, rounded up to what the network takes and no larger than about 96."""
+    median = np.minimum(np.median(np.array(shapes), axis=0), _LARGEST_PATCH)
+    d, h, w = np.maximum(np.ceil(median / multiple), 2).astype(int) * multiple
+    return int(d), int(h), int(w)
 
-    def shapes(out_channels: int) -> dict[str, tuple[int, ...]]:
-        spec = {**network, "out_channels": out_channels}
-        return {name: w.shape for name, w in jax.eval_shape(lambda: weights(models.create(**spec))).items()}
 
-    some, more = shapes(network["out_channels"]), shapes(network["out_channels"] + 1)
-    return {name for name, shape in some.items() if more[name] != shape}
+def initialise(model: nnx.Module, config: Config) -> dict[str, Any]:
+    """Load the pre-trained weights, if any; where they are from, for ``run.json``."""
+    if config.init == "scratch":
+        return {"from": "scratch"}
+    pretrained = load_run(config.init)
+    original = models.create(**pretrained.network)
+    pretrained.restore(original, config.which)
+    state = to_torch_state_dict(original)
+    tokens = original.token_grid() if hasattr(original, "token_grid") else None
+    report = transfer(model, state, source=config.init, head=False, token_grid=tokens)
+    print(f"{config.init}: {report.summary()}")
+    digest = hashlib.sha256(b"".join(state[name].tobytes() for name in sorted(state))).hexdigest()
+    return {"from": config.init, "which": config.which, "weights_sha256": digest}
 
 
 def _document(
     config: Config,
     plan: Plan,
-    network: dict[str, Any],
+    spec: dict[str, Any],
     origin: dict[str, Any],
     patch: tuple[int, int, int],
     training: Sequence[Case],
@@ -273,7 +259,7 @@ def _document(
 ) -> dict[str, Any]:
     return {
         "kind": "fine-tuning",
-        "network": network,
+        "network": spec,
         "init": origin,
         "dataset": {
             "list": str(config.dataset),

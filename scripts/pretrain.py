@@ -1,4 +1,4 @@
-"""Pre-train a residual encoder U-Net on scenes that are drawn and rendered inside the training step.
+"""Pre-train a network on scenes that are drawn and rendered inside the training step.
 
 No data set is stored. The same command on the same --out goes on where it stopped, and ends with the same weights,
 to the bit, as if it had never been stopped. Dice is measured on synthetic volumes that are never trained on.
@@ -8,6 +8,8 @@ Options that are not given stay as the recipe has them.
 Example:
     fdif pretrain --recipe fdif --out runs/pretrain --steps 30000
     fdif pretrain --out runs/small --steps 500 --grid 40 40 40 --categories basic --preset tiny
+    fdif pretrain --out runs/like_nnunet --plans nnUNetResEncUNetLPlans.json
+    fdif pretrain --out runs/swin --network swin_unetr --size feature_size=24
 """
 
 import dataclasses
@@ -22,8 +24,9 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.runs import open_run
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.network_options import network_of, planned
 from fdif_jax.scripts.recipe_options import RecipeOptions, recipe_of
-from fdif_jax.scripts.training_options import TrainingOptions, network_of, plan_of
+from fdif_jax.scripts.training_options import TrainingOptions, plan_of
 from fdif_jax.scripts.watching import TrainingBar, write_pictures
 from fdif_jax.training import SyntheticValidation, fit, functional, synthetic_batch
 
@@ -45,31 +48,31 @@ def run(config: Config) -> None:
     if config.val_samples < 1:
         raise FdifError(f"--val-samples must be at least 1, not {config.val_samples}")
     recipe, plan = recipe_of(config), plan_of(config, config.steps, config.seed)
+    if config.grid is None and (like := planned(config)):
+        recipe = recipe.replace(grid=like.patch)
     program = fd.compile(recipe)
-    network = network_of(config, program.num_classes + 1)
-    model = models.create(**network, seed=config.seed)
-    start, apply = functional(model)
+    spec = network_of(config, in_channels=1, out_channels=program.num_classes + 1, grid=program.grid)
+    network = functional(models.create(**spec, seed=config.seed))
     # A grid that the network cannot take is an error before anything is written.
-    jax.eval_shape(apply, start, jnp.zeros((1, *program.grid, 1)))
+    jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *program.grid, 1)))
     document = {
         "kind": "pretraining",
-        "network": network,
+        "network": spec,
         "recipe": recipe.to_dict(),
         "training": dataclasses.asdict(plan) | {"augment": config.augment},
         "validation": {"every": config.val_every, "samples": config.val_samples},
     }
-    parameters = sum(leaf.size for leaf in start.values())
+    parameters = sum(network.weights[name].size for name in network.parameters)
     print(
         f"recipe {config.recipe}: {' x '.join(map(str, program.grid))} voxels, "
         f"{program.num_classes} class{'es' * (program.num_classes != 1)}; "
-        f"network resenc_unet: {parameters:,} parameters"
+        f"network {config.network}: {parameters:,} parameters"
     )
     with open_run(config.out, document) as opened:
-        validation = SyntheticValidation(program, apply, config.seed, config.val_samples)
+        validation = SyntheticValidation(program, network.apply, config.seed, config.val_samples)
         with TrainingBar(plan.steps) as bar:
             trained = fit(
-                apply,
-                start,
+                network,
                 synthetic_batch(program, plan.batch_size, augment=config.augment),
                 None,
                 plan,

@@ -1,24 +1,17 @@
-"""The options of the network and of the updates, shared by the commands that train."""
+"""The options of the updates, shared by the commands that train."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fdif_jax.errors import FdifError
+from fdif_jax.scripts.network_options import NetworkOptions
 from fdif_jax.training import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """The network's size, and how it is trained."""
+class TrainingOptions(NetworkOptions):
+    """The network, and how it is trained."""
 
-    preset: Literal["tiny", "small", "base", "L"] = "small"
-    """Size of the network, from 8 features and 4 stages (tiny) to nnU-Net's ResEnc-L."""
-    features: tuple[int, ...] = ()
-    """Features of every stage, instead of a preset."""
-    blocks: tuple[int, ...] = ()
-    """Residual blocks of every encoder stage instead of the preset's (or of one, with --features)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision to compute in; parameters stay float32."""
     batch_size: int = 2
     """Volumes an update."""
     loss: Literal["dice_ce", "ce"] = "dice_ce"
@@ -37,17 +30,6 @@ class TrainingOptions:
     """Steps between validations; 0 for none."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0 for only the best and the last."""
-
-
-def network_of(options: TrainingOptions, out_channels: int) -> dict[str, Any]:
-    """The network as plain data, for `models.create` and ``run.json``."""
-    size: dict[str, Any] = (
-        {"features": list(options.features)} if options.features else {"preset": options.preset}
-    )
-    if options.blocks:
-        size["blocks"] = list(options.blocks)
-    channels = {"in_channels": 1, "out_channels": out_channels}
-    return {"name": "resenc_unet", **channels, **size, "dtype": options.dtype}
 
 
 def plan_of(options: TrainingOptions, steps: int, seed: int) -> Plan:

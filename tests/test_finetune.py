@@ -15,10 +15,11 @@ import torch
 from monai.inferers import sliding_window_inference
 from test_training import Net
 
-from fdif_jax import finetuning, losses, models
+from fdif_jax import losses, models
 from fdif_jax.augmentation import normalise, random_intensity, random_mirror
+from fdif_jax.datasets import load_class_names
 from fdif_jax.errors import FdifError
-from fdif_jax.finetuning import SlidingWindow, patch_batch, patch_source, stack_cases
+from fdif_jax.finetuning import SlidingWindow, patch_batch, patch_source, prepare_image, stack_cases
 from fdif_jax.runs import load_run, open_run, weights
 from fdif_jax.scripts import finetune
 from fdif_jax.training import Plan, fit, functional
@@ -44,10 +45,10 @@ def test_normalised_volumes_have_zero_mean_and_unit_variance():
     result = np.asarray(normalise(images))
     np.testing.assert_allclose(result[0], (images[0] - images[0].mean()) / images[0].std(), atol=1e-5)
     assert abs(result[1]).max() < 0.1
-    assert (finetuning.prepare_image(images[1]) == 0).all()
+    assert (prepare_image(images[1]) == 0).all()
     assert not np.asarray(normalise(np.zeros((1, 2, 2, 2), np.uint8))).any()
-    np.testing.assert_allclose(finetuning.prepare_image(images[0]), result[0], atol=1e-5)
-    clipped = finetuning.prepare_image(images[0], (20, 60))
+    np.testing.assert_allclose(prepare_image(images[0]), result[0], atol=1e-5)
+    clipped = prepare_image(images[0], (20, 60))
     np.testing.assert_allclose(np.ptp(clipped), 40 / images[0].clip(20, 60).std(), rtol=1e-5)
 
 
@@ -113,7 +114,8 @@ def test_a_case_smaller_than_the_patch_lies_in_its_middle_and_one_without_foregr
 @pytest.mark.parametrize(("shape", "overlap"), [((13, 9, 17), 0.5), ((8, 8, 8), 0.25), ((5, 11, 8), 0.5)])
 def test_sliding_window_equals_monai(shape, overlap):
     patch, (image, label) = (8, 8, 8), _case(shape)
-    start, apply = functional(Net())
+    network = functional(Net())
+    start, apply = network.weights, network.apply
     stack = stack_cases([_case((10, 20, 6), 1), (image, label)], patch)
     sliding = SlidingWindow(apply, stack, 3, patch, overlap=overlap, tile_batch=3)
     logits = sliding.logits(start, 1)
@@ -138,14 +140,18 @@ def test_fitting_two_cases_learns_them(tmp_path):
     for _ in range(2):
         _, label = _case((9, 10, 8))
         label = np.roll(label, rng.integers(0, 4), axis=1)
-        cases.append((finetuning.prepare_image(label * 40.0 + rng.standard_normal(label.shape)), label))
+        cases.append((prepare_image(label * 40.0 + rng.standard_normal(label.shape)), label))
     patch, plan = (8, 8, 8), Plan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
     stack = stack_cases(cases, patch)
-    start, apply = functional(Net(features=8))
+    network = functional(Net(features=8))
     with open_run(tmp_path / "run", {"network": {}}) as run:
-        trained = fit(apply, start, patch_batch(patch, 4), patch_source(stack), plan, run)
-    sliding = SlidingWindow(apply, stack, 3, patch)
-    assert float(losses.mean_dice(sliding.dice(trained))) > 0.8 > float(losses.mean_dice(sliding.dice(start)))
+        trained = fit(network, patch_batch(patch, 4), patch_source(stack), plan, run)
+    sliding = SlidingWindow(network.apply, stack, 3, patch)
+    assert (
+        float(losses.mean_dice(sliding.dice(trained)))
+        > 0.8
+        > float(losses.mean_dice(sliding.dice(network.weights)))
+    )
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -178,7 +184,7 @@ def pretrained(tmp_path_factory):
 
 
 def _config(dataset, out, init="scratch", **changes):
-    sizes = {"features": (4, 8)} if init == "scratch" else {}
+    sizes = {"size": ("features=[4,8]",)} if init == "scratch" else {}
     small = {"steps": 4, "patch": (16, 16, 16), "val_every": 2, "seed": 1} | sizes
     return finetune.Config(dataset=dataset, out=out, init=str(init), **small | changes)
 
@@ -187,8 +193,8 @@ def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pr
     out = tmp_path / "run"
     finetune.run(_config(dataset, out, pretrained, save_predictions=True, cases=2))
     printed = capsys.readouterr().out
-    fresh = models.create(**{**NETWORK, "out_channels": 3}, seed=1)
-    assert f"{len(weights(fresh)) - 2} weights loaded; 2 of the output head start fresh" in printed
+    number = len(weights(models.create(**{**NETWORK, "out_channels": 3})))
+    assert f"loaded {number - 2} of {number} tensors; left fresh 2 (decoder.seg_layers.0" in printed
     assert "Anterior" in printed and "mean" in printed
 
     document = json.loads(dataset.read_text())
@@ -216,20 +222,6 @@ def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pr
         finetune.run(_config(dataset, out, pretrained, cases=2, lr=1e-2))
 
 
-def test_transfer_changes_everything_but_the_head(pretrained):
-    network = {**NETWORK, "out_channels": 3}
-    model, saved = models.create(**network, seed=1), load_run(pretrained).weights()
-    before, head = weights(model), finetune.head_of(network)
-    assert all(name.startswith("decoder.seg_layers.") for name in head) and head
-    loaded = finetuning.transfer(model, saved, head)
-    assert set(loaded) == set(before) - head
-    for name, weight in weights(model).items():
-        np.testing.assert_array_equal(weight, before[name] if name in head else saved[name])
-    other = models.create(**{**network, "features": [4, 16]})
-    with pytest.raises(FdifError, match="pre-trained checkpoint is of another network"):
-        finetuning.transfer(other, saved, head)
-
-
 def test_fewer_cases_are_among_more(dataset, tmp_path):
     config = _config(DATA / "dataset.json", tmp_path)
     chosen = [
@@ -242,7 +234,7 @@ def test_fewer_cases_are_among_more(dataset, tmp_path):
 
 def test_labels_may_map_either_way_round(dataset):
     names = ("Anterior", "Posterior")
-    assert finetune.read_class_names(DATA / "dataset.json") == finetune.read_class_names(dataset) == names
+    assert load_class_names(DATA / "dataset.json") == load_class_names(dataset) == names
 
 
 @pytest.mark.parametrize(
@@ -257,7 +249,7 @@ def test_labels_may_map_either_way_round(dataset):
 def test_labels_that_number_no_classes_are_refused(tmp_path, labels, message):
     (tmp_path / "d.json").write_text(json.dumps({"training": [], "labels": labels}))
     with pytest.raises(FdifError, match=message):
-        finetune.read_class_names(tmp_path / "d.json")
+        load_class_names(tmp_path / "d.json")
 
 
 @pytest.mark.parametrize(
@@ -283,8 +275,15 @@ def test_impossible_options_are_refused_before_anything_is_written(dataset, tmp_
 
 
 def test_sizes_that_contradict_the_run_are_refused(dataset, pretrained, tmp_path):
-    with pytest.raises(FdifError, match="--features contradicts"):
-        finetune.run(_config(dataset, tmp_path / "run", pretrained, features=(4, 16)))
+    for changes, option in [
+        ({"size": ("features=[4,16]",)}, "--size features"),
+        ({"preset": "small"}, "--preset"),
+        ({"network": "vnet"}, "--network"),
+        ({"dtype": "bfloat16"}, "--dtype"),
+    ]:
+        with pytest.raises(FdifError, match=f"{option} contradicts .*pretrained, whose network is"):
+            finetune.run(_config(dataset, tmp_path / "run", pretrained, **changes))
+    assert not (tmp_path / "run").exists()
 
 
 def _break(dataset, tmp_path, damage):

@@ -1,0 +1,99 @@
+"""The options that say which network, of which size, shared by the commands that make one."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fdif_jax import models
+from fdif_jax.errors import FdifError
+from fdif_jax.models.nnunet import PlannedNetwork, from_plans
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """The network and its size."""
+
+    network: str = "resenc_unet"
+    """One of resenc_unet, swin_unetr, unetr, vnet, primus."""
+    preset: str | None = None
+    """Named size: tiny, small, base, S, M, L or XL of resenc_unet (small if none is given), tiny, small or base of
+    swin_unetr, tiny, S, B, M or L of primus."""
+    size: tuple[str, ...] = ()
+    """Further sizes as the network names them: feature_size=24, features=[8,16,32], deep_supervision=true."""
+    plans: Path | None = None
+    """A plans file of nnU-Net's: the ResEnc U-Net that nnU-Net would build, and its patch, instead of the above."""
+    configuration: str = "3d_fullres"
+    """Which configuration of --plans."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision to compute in; parameters stay float32."""
+
+
+def parse_size(items: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` items as a table; a value is written as in TOML, and quotes of a word may be left out.
+
+    Raises:
+        FdifError: an item is not of that form, or names something a second time.
+    """
+    size: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not (equals and name.isidentifier() and value):
+            raise FdifError(f"--size {item}: must be name=value, as feature_size=24 or features=[8,16]")
+        if name in size:
+            raise FdifError(f"--size {item}: {name} is given twice")
+        size[name] = _value(item, value)
+    return size
+
+
+def _value(item: str, value: str) -> Any:
+    if value.replace("_", "").isalnum() and value[0].isalpha() and value not in ("true", "false"):
+        return value
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise FdifError(f"--size {item}: {value} is no number, true, false, word or [list]") from None
+
+
+def planned(options: NetworkOptions) -> PlannedNetwork | None:
+    """What ``--plans`` asks for, if it is given.
+
+    Raises:
+        FdifError: it is no plans file, or other options say the network too.
+    """
+    if options.plans is None:
+        return None
+    if options.preset or options.network != NetworkOptions.network:
+        raise FdifError("--plans says the network; leave out --network and --preset")
+    return from_plans(options.plans, options.configuration)
+
+
+def network_of(
+    options: NetworkOptions, *, in_channels: int, out_channels: int, grid: Sequence[int]
+) -> dict[str, Any]:
+    """The network as plain data, for `models.create` and ``run.json``.
+
+    Args:
+        options: what was asked for.
+        in_channels: channels of the image.
+        out_channels: channels of the logits.
+        grid: what the network is trained on; kept only where its weights depend on it.
+
+    Raises:
+        FdifError: ``--size`` is not as it should be, or sets what other options say.
+    """
+    size = parse_size(options.size)
+    for name in ("in_channels", "out_channels", "dtype", "preset"):
+        if name in size:
+            raise FdifError(f"--size {name}=…: {name} is not a size; the data or its own option says it")
+    preset, plan = options.preset, planned(options)
+    planned_size = plan.network if plan else {}
+    for name in size.keys() & planned_size.keys():
+        raise FdifError(f"--size {name}=…: --plans says {name}; leave one of them out")
+    if preset is None and plan is None and options.network == "resenc_unet" and "features" not in size:
+        preset = "small"
+    spec = {"name": options.network, "in_channels": in_channels, "out_channels": out_channels}
+    spec |= {"preset": preset} if preset else {}
+    spec |= {"grid": list(grid)} if models.takes_grid(options.network) else {}
+    return spec | planned_size | size | {"dtype": options.dtype}
