@@ -1,28 +1,38 @@
-"""Write a run's weights under the names and in the layout that the network's PyTorch twin loads.
+"""Write a run's weights for PyTorch, under the names and in the layout of the network's PyTorch twin.
 
-The suffix of --out says the form: .pth (or .pt) needs PyTorch installed, .safetensors does not.
+--to says who reads the file:
+    monai        a plain state dict, for MONAI and any PyTorch code (.pth)
+    safetensors  the same as .safetensors; PyTorch need not be installed to write it
+    nnunet       what nnUNetv2_train -pretrained_weights takes (.pth); resenc_unet and primus
+    nnssl        what nnUNetv2_preprocess_like_nnssl and nnUNetv2_train_pretrained take (.pth); resenc_unet and primus
+
+nnU-Net takes weights whose shapes are those of its own network. --in-channels, --out-channels and --patch write the
+network for other images, classes or patches than it was trained on, by the rules by which fdif finetune loads one.
 
 Example:
     fdif export runs/pretrain --out weights.pth
     fdif export runs/pretrain --out weights.safetensors --which best
+    fdif export runs/pretrain --to nnunet --out pretrained.pth --in-channels 4
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import numpy as np
 import tyro
+from flax import nnx
 
 from fdif_jax import interop, models
-from fdif_jax.runs import load_run
+from fdif_jax.errors import FdifError
+from fdif_jax.runs import Run, load_run
 from fdif_jax.scripts import cli
+from fdif_jax.torch_checkpoints import NnunetNetwork, nnssl_checkpoint, nnunet_checkpoint
+from fdif_jax.transfer import transfer
+from fdif_jax.weight_files import check_suffix, save_weights
 
-_LOAD = {
-    ".pth": "import torch\nnet.load_state_dict(torch.load({file!r}, weights_only=True))",
-    ".safetensors": "from safetensors.torch import load_file\nnet.load_state_dict(load_file({file!r}))",
-}
-_LOAD[".pt"] = _LOAD[".pth"]
+_FDIF = "FDIF: formula-driven pre-training with implicit functions (2026). arXiv:2603.23199."
 
 
 @dataclass(frozen=True)
@@ -30,28 +40,135 @@ class Config:
     """Options of ``fdif export``."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder that `fdif pretrain` or `fdif finetune` wrote."""
+    """Folder that `fdif pretrain`, `fdif finetune` or `fdif import` wrote."""
     out: Path
     """File to write: .pth, .pt or .safetensors."""
+    to: Literal["monai", "nnunet", "nnssl", "safetensors"] | None = None
+    """Who reads it; if not given the suffix says: monai for .pth and .pt, or safetensors."""
     which: Literal["best", "last"] = "last"
     """Weights of the best validation, or the newest."""
+    in_channels: int | None = None
+    """Write the network for images of so many channels."""
+    out_channels: int | None = None
+    """Write the network for so many classes, the background counted; its output head is then fresh."""
+    patch: tuple[int, int, int] | None = None
+    """Write the network for patches of so many voxels, which nnssl's plan then recommends; the run's if not given."""
 
 
 def run(config: Config) -> None:
-    """Restore the run's network and write its state dict."""
-    interop.check_suffix(config.out)
+    """Restore the run's network and write its weights."""
+    form = _form(config)
     training_run = load_run(config.run_dir)
     model = models.create(**training_run.network)
+    nnunet = _nnunet(model, form, training_run) if form in ("nnunet", "nnssl") else None
     training_run.restore(model, which=config.which)
+    model = _adapted(config, form, training_run, model)
     state = interop.to_torch_state_dict(model)
+    contents: dict[str, Any] = state
+    if form == "nnunet":
+        contents = nnunet_checkpoint(state)
+    elif nnunet is not None:
+        contents = _nnssl(config, training_run, state, nnunet)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    interop.save_weights(state, config.out)
-    arrays: dict[int, np.ndarray] = {id(array): array for array in state.values()}
-    parameters = sum(array.size for array in arrays.values())
-    print(f"{config.out}: {len(arrays)} tensors under {len(state)} names, {parameters:,} parameters")
-    print("\nIn PyTorch:\n")
-    print(model.torch_code())
-    print(_LOAD[config.out.suffix].format(file=str(config.out)))
+    save_weights(contents, config.out)
+    tensors = len({id(array) for array in state.values()})
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    print(f"{config.out}: {tensors} tensors under {len(state)} names, {parameters:,} parameters")
+    print(_usage(form, config.out, model, nnunet))
+
+
+def _form(config: Config) -> str:
+    suffix = check_suffix(config.out)
+    form = config.to or ("safetensors" if suffix == ".safetensors" else "monai")
+    if (form == "safetensors") != (suffix == ".safetensors"):
+        wanted = ".safetensors" if form == "safetensors" else ".pth or .pt"
+        raise FdifError(f"--to {form} writes {wanted}, not {config.out}")
+    return form
+
+
+def _nnunet(model: Any, form: str, training_run: Run) -> NnunetNetwork:
+    """How nnU-Net builds the network, which it must for this form."""
+    name = training_run.network["name"]
+    if not hasattr(model, "nnunet"):
+        raise FdifError(
+            f"{training_run.path}: --to {form} is for resenc_unet and primus, nnU-Net has no {name}; "
+            "write it --to monai or --to safetensors"
+        )
+    nnunet = model.nnunet()
+    if (nnunet.trainer if form == "nnunet" else nnunet.pretrained_trainer) is None:
+        other = "--to nnssl or " if nnunet.pretrained_trainer else ""
+        raise FdifError(
+            f"{training_run.path}: no trainer of nnU-Net's for --to {form} builds a {name} of this kind; "
+            f"write it {other}--to monai, for code of your own"
+        )
+    return nnunet
+
+
+def _adapted(config: Config, form: str, training_run: Run, model: Any) -> nnx.Module:
+    """The network for other images, classes or patches, if they are asked for."""
+    spec = training_run.network
+    wanted = spec | {
+        option: value
+        for option in ("in_channels", "out_channels")
+        if (value := getattr(config, option)) is not None
+    }
+    if config.patch and models.takes_grid(spec["name"]):
+        wanted["grid"] = list(config.patch)
+    elif config.patch and form != "nnssl":
+        raise FdifError(f"--patch changes nothing: {spec['name']} is the same for patches of any size")
+    if wanted == spec:
+        return model
+    adapted = models.create(**wanted)
+    report = transfer(
+        adapted,
+        interop.to_torch_state_dict(model),
+        source=str(training_run.path),
+        token_grid=model.token_grid() if hasattr(model, "token_grid") else None,
+    )
+    print(report.summary())
+    return adapted
+
+
+def _nnssl(
+    config: Config, training_run: Run, state: dict[str, np.ndarray], nnunet: NnunetNetwork
+) -> dict[str, Any]:
+    document = training_run.document
+    patch = (
+        config.patch
+        or document.get("recipe", {}).get("grid")
+        or document.get("training", {}).get("patch")
+        or training_run.network.get("grid")
+    )
+    if patch is None:
+        raise FdifError(
+            f"{training_run.path} does not say what patches it was trained on; give --patch D H W"
+        )
+    synthetic = document.get("kind") == "pretraining"  # those volumes have voxels of 1 mm, others any
+    return nnssl_checkpoint(
+        state,
+        nnunet,
+        in_channels=config.in_channels or training_run.network["in_channels"],
+        patch=patch,
+        spacing=(1.0, 1.0, 1.0) if synthetic else None,
+        name="FDIF" if synthetic else training_run.path.resolve().name,
+        citations=[{"type": "Pre-training", "name": "FDIF", "apa_citations": [_FDIF]}] if synthetic else [],
+    )
+
+
+_TORCH = "import torch\nnet.load_state_dict(torch.load({file!r}, weights_only=True))"
+_SAFETENSORS = "from safetensors.torch import load_file\nnet.load_state_dict(load_file({file!r}))"
+_NNUNET = "nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -tr {trainer} -pretrained_weights {file}"
+_NNSSL = """nnUNetv2_preprocess_like_nnssl -d DATASET -n NAME -pc {file} -am like_pretrained
+nnUNetv2_train_pretrained DATASET 3d_fullres FOLD -p PLANS -tr {trainer}"""
+
+
+def _usage(form: str, path: Path, model: Any, nnunet: NnunetNetwork | None) -> str:
+    """What to do with the file, in the words of who reads it."""
+    if nnunet is None:
+        load = _SAFETENSORS if form == "safetensors" else _TORCH
+        return f"\nIn PyTorch:\n\n{model.torch_code()}\n{load.format(file=str(path))}"
+    commands, trainer = (_NNUNET, nnunet.trainer) if form == "nnunet" else (_NNSSL, nnunet.pretrained_trainer)
+    return f"\nIn nnU-Net:\n\n{commands.format(file=path, trainer=trainer)}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""The pages in docs/: every `sh` block runs, in order and in one shell, and says what the `text` block after it shows.
+
+Sizes are made small by replacing a few words of a page, each of which must be there.
+"""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+nnunet_client = pytest.importorskip("nnunet_client")
+DOCS = Path(__file__).parent.parent / "docs"
+SCENES = "--primitives sphere --sdf-mappers inverse_cube --min-objects 1 --max-objects 2"
+SCENES += " --batch-size 1 --val-every 0 --val-samples 1"
+PLANS = "nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetResEncUNetMPlans.json"
+TRAIN = "nnUNetv2_train 4 3d_fullres 0 -p nnUNetResEncUNetMPlans"
+
+
+def run_page(
+    name: str,
+    folder: Path,
+    env: Mapping[str, str],
+    replacements: Mapping[str, str],
+    after: Mapping[int, str] | None = None,
+) -> None:
+    """Run the page's blocks in ``folder``; ``after`` has further commands, by the number of the block they follow."""
+    page = (DOCS / name).read_text()
+    for old, new in replacements.items():
+        assert old in page, f"{name} does not say {old}"
+        page = page.replace(old, new)
+    blocks = re.findall(r"```sh\n(.*?)```(?:(?:(?!```).)*?\n```text\n(.*?)```)?", page, re.DOTALL)
+    assert len(blocks) == page.count("```sh\n") and sum(bool(text) for _, text in blocks) == page.count(
+        "```text"
+    )
+    end = "=== end of a block ==="
+    script = "\n".join(
+        f"{code}{(after or {}).get(number, '')}\necho '{end}'" for number, (code, _) in enumerate(blocks, 1)
+    )
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    said = done.stdout.split(end)
+    for (code, text), output in zip(blocks, said, strict=False):
+        for line in text.splitlines():
+            pattern = re.sub(r"\d+(?:\\?[.,]\d+)*", r"[\\d.,]+", re.escape(" ".join(line.split())))
+            assert re.search(pattern, " ".join(output.split())), f"{line!r} is not said by\n{code}\n{output}"
+
+
+def test_from_jax_to_monai(tmp_path):
+    pytest.importorskip("monai")
+    env = nnunet_client.environment(tmp_path)
+    network = "feature_size=12 depths=[1,1,1,1] --grid 32 32 64"
+    small = {
+        "feature_size=48 --grid 96 96 96 --steps 30000": f"{network} --steps 1 {SCENES}",
+        "feature_size=48": "feature_size=12, depths=(1, 1, 1, 1)",
+        "1, 4, 96, 96, 96": "1, 4, 32, 32, 64",
+        "1, 1, 96, 96, 96": "1, 1, 32, 32, 64",
+    }
+    run_page("to-monai.md", tmp_path, env, small)
+    assert {path.name for path in tmp_path.glob("*.*")} >= {"swin.pth", "brats.pth", "swin.safetensors"}
+
+
+@pytest.fixture
+def nnunet(tmp_path):
+    """A folder with the Decathlon's hippocampus, nnU-Net's environment, and the command that makes its plan small."""
+    pytest.importorskip("nnunetv2")
+    nnunet_client.decathlon_folder(tmp_path)
+    (tmp_path / "shrink.py").write_text(
+        "import json, pathlib\n"
+        f"path = pathlib.Path('{PLANS}')\n"
+        "plans = json.loads(path.read_text())\n"
+        f"plans['configurations']['3d_fullres'] |= json.loads('{json.dumps(nnunet_client.SMALL)}')\n"
+        "path.write_text(json.dumps(plans))\n"
+    )
+    return tmp_path, nnunet_client.environment(tmp_path), "\npython shrink.py\n"
+
+
+EPOCH = {
+    TRAIN: f"{TRAIN} -tr nnUNetTrainer_1epoch -device cpu",
+    "-c 3d_fullres\n": "-c 3d_fullres -np 1 -npfp 1\n",
+}
+
+
+@pytest.mark.slow
+def test_from_jax_to_nnunet(nnunet):
+    folder, env, shrink = nnunet
+    small = {
+        "--steps 30000": f"--steps 2 {SCENES}",
+        "109 classes": "1 class",
+        "40 x 56 x 40": "24 x 32 x 24",
+    }
+    tensors = {"149 tensors under 536 names": "57 tensors under 188 names"}
+    run_page("to-nnunet.md", folder, env, EPOCH | small | tensors, {1: shrink})
+    assert (folder / "ssl.pth").is_file()
+
+
+@pytest.mark.slow
+def test_from_nnunet_to_jax(nnunet):
+    folder, env, shrink = nnunet
+    split = {f"\n{TRAIN}": f"\n{shrink}{TRAIN} -tr nnUNetTrainer_1epoch -device cpu"}
+    named = {"nnUNetTrainer__": "nnUNetTrainer_1epoch__", "-c 3d_fullres\n": EPOCH["-c 3d_fullres\n"]}
+    small = {
+        "--steps 1000": "--steps 2 --cases 2 --val-cases 1 --patch 24 32 24 --batch-size 1 --val-every 0"
+    }
+    run_page("from-nnunet.md", folder, env, split | named | small)
+    assert os.path.getsize(folder / "finetuned.pth") > 10_000
