@@ -125,9 +125,9 @@ class Renderer:
         are cut where all objects together stay below half a grey level.
         """
         objects = table.branch.shape[0]
-        first, steps = self._visible_tiles(table)
-        plan = _Tiling.of(self.grid, self.tile)
-        fields = self._displacement_fields()
+        plan = Tiling.of(self.grid, self.tile)
+        first, steps = self.visible_tiles(table, plan.tile)
+        fields = self.displacement_fields()
         mappers = [mapper.function for mapper in self.mappers]
         evaluate = [partial(_evaluate, structure) for structure in self.structures]
 
@@ -157,10 +157,11 @@ class Renderer:
         )
         image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
         crop = tuple(slice(0, edge) for edge in self.grid)
-        label = self._paint(planes[(slice(None), *crop)], volumes, table.label)
+        label = self.paint(planes[(slice(None), *crop)], volumes, table.label)
         return jnp.clip(image[crop], 0, INTENSITY_TOP).astype(jnp.uint8), label
 
-    def _displacement_fields(self) -> list:
+    def displacement_fields(self) -> list:
+        """What `Table.displacement` counts into: functions of a point, the first one 0."""
         highest = Point(*map(float, self.grid.highest))
 
         def field(function: Any, p: Point) -> Distance:
@@ -171,7 +172,9 @@ class Renderer:
             *(partial(field, displacement.field) for displacement in self.displacements),
         ]
 
-    def _visible_tiles(self, table: Table) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
+    def visible_tiles(
+        self, table: Table, tile: tuple[int, int, int]
+    ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
         """First tile (z, y, x) and number of tiles along each axis that every object can touch."""
         negligible = 0.5 / table.branch.shape[0]
         growth = jnp.asarray([0.0, *(d.growth(self.grid) for d in self.displacements)], jnp.float32)
@@ -182,14 +185,14 @@ class Renderer:
         def visible(branch: Array, row: Array, inverse: Array, margin: Array) -> tuple[Array, Array]:
             box = lax.switch(branch, bounds, row, margin).mapped(invert(inverse))
             begin, end = self.grid.index_range(*box)
-            tile = jnp.asarray(_Tiling.of(self.grid, self.tile).tile)
-            first = begin // tile
-            return first, jnp.where(end > begin, -(-end // tile) - first, 0)
+            edges = jnp.asarray(tile)
+            first = begin // edges
+            return first, jnp.where(end > begin, -(-end // edges) - first, 0)
 
         return lax.map(lambda o: visible(*o), (table.branch, table.row, table.inverse, margin))
 
-    def _paint(self, planes: Array, volumes: Array, labels: Array) -> Array:
-        """Paint the objects over each other in order of falling volume."""
+    def paint(self, planes: Array, volumes: Array, labels: Array) -> Array:
+        """Class ids of the voxels: the objects whose bits ``planes`` holds, painted in order of falling volume."""
         order = jnp.argsort(-volumes, stable=True)
         dtype = jnp.uint8 if self.top_label < 256 else jnp.uint16
         painted = jnp.zeros(planes.shape[1:], dtype)
@@ -202,14 +205,15 @@ class Renderer:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tiling:
+class Tiling:
     """How a grid is cut: equal tiles that cover it, the last ones perhaps reaching beyond it."""
 
     tile: tuple[int, int, int]
     padded: tuple[int, int, int]
 
     @classmethod
-    def of(cls, grid: Grid, wish: tuple[int, int, int]) -> "_Tiling":
+    def of(cls, grid: Grid, wish: tuple[int, int, int]) -> "Tiling":
+        """Equal tiles about as large as the wish."""
         counts = [-(-edge // w) for edge, w in zip(grid, wish, strict=True)]
         z, y, x = (-(-edge // count) for edge, count in zip(grid, counts, strict=True))
         return cls((z, y, x), (z * counts[0], y * counts[1], x * counts[2]))
