@@ -64,7 +64,9 @@ def torch_outcome(net: torch.nn.Module, x: np.ndarray) -> tuple[np.ndarray, list
     return leaf.grad.numpy(), [y.detach().numpy() for y in outputs]
 
 
-def assert_equal_networks(model: nnx.Module, net: torch.nn.Module, grid: tuple[int, int, int]) -> None:
+def assert_equal_networks(
+    model: nnx.Module, net: torch.nn.Module, grid: tuple[int, int, int], batch: int = 2
+) -> None:
     """Outputs within 1e-4 of the largest, and the input gradient of a weighting of all of them within 1e-3.
 
     Where PyTorch's own gradient jumps between two inputs that are almost the same, a ReLU's kink lies between them,
@@ -72,7 +74,7 @@ def assert_equal_networks(model: nnx.Module, net: torch.nn.Module, grid: tuple[i
     """
     for seed in range(2, 7):
         rng = np.random.default_rng(seed)
-        x = rng.standard_normal((2, *grid, model.config.in_channels), dtype=np.float32)
+        x = rng.standard_normal((batch, *grid, model.config.in_channels), dtype=np.float32)
         gradient, outputs = outcome(model, x)
         want_gradient, wanted = torch_outcome(net, x)
         for y, want in zip(outputs, wanted, strict=True):
@@ -108,7 +110,7 @@ def assert_same_shapes(model: nnx.Module) -> int:
     return number
 
 
-def assert_twins(model: nnx.Module, grid: tuple[int, int, int]) -> None:
+def assert_twins(model: nnx.Module, grid: tuple[int, int, int], batch: int = 2) -> None:
     """The same names, shapes and number of parameters; equal networks with weights from either side."""
     net = twin(model)
     theirs = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
@@ -117,11 +119,12 @@ def assert_twins(model: nnx.Module, grid: tuple[int, int, int]) -> None:
     assert ours == sum(parameter.numel() for parameter in net.parameters())
     randomise(net)
     interop.load_torch_state_dict(model, net.state_dict())
-    assert_equal_networks(model, net, grid)
+    assert_equal_networks(model, net, grid, batch)
+    del net
     other = twin(model)
     state = {name: torch.from_numpy(array) for name, array in interop.to_torch_state_dict(model).items()}
     other.load_state_dict(state, strict=True)
-    assert_equal_networks(model, other, grid)
+    assert_equal_networks(model, other, grid, batch)
 
 
 def assert_same_distributions(model: nnx.Module, net: torch.nn.Module) -> None:
