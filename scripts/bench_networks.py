@@ -105,6 +105,12 @@ def run(config: Config) -> None:
         if name not in models.NETWORKS:
             raise unknown("network", name, models.NETWORKS)
     console, rows = Console(width=118), []
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        console.print(
+            f"This machine is busy (load {load:.1f} on {cores} cores), which slows PyTorch's threads, for they wait "
+            "for each other, more than ours: do not trust ratios of the CPU."
+        )
     devices = _apart(_devices, config)
     try:
         for case in _cases(config, devices):

@@ -127,10 +127,12 @@ def test_what_was_measured_before_a_process_died_is_kept(tmp_path, monkeypatch, 
         return answers.pop(0) if answers else apart(die, argument)
 
     monkeypatch.setattr(bench_networks, "_apart", then_die)
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     path = tmp_path / "networks.json"
     with pytest.raises(SystemExit) as done:
         cli.run("bench", ["networks", "--networks", "resenc_unet", "vnet", "--json", str(path)])
     printed = capsys.readouterr()
+    assert "machine is busy (load 99.0" in printed.out
     assert done.value.code == 2 and "the process measuring vnet died" in printed.err
     assert "0.50" in printed.out and len(json.loads(path.read_text())) == 1
 

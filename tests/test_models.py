@@ -29,7 +29,9 @@ def torch_layer(layer, x: np.ndarray, cotangent: np.ndarray):
     return y.detach().numpy(), leaf.grad.numpy()
 
 
-@pytest.mark.parametrize("form", [conv.conv_direct, conv.conv_folded, conv.conv_spread, conv.conv3d])
+@pytest.mark.parametrize(
+    "form", [conv.conv_direct, conv.conv_folded, conv.conv_spread, conv.conv_gathered, conv.conv3d]
+)
 @pytest.mark.parametrize(
     "grid, kernel, strides",
     [

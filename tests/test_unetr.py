@@ -171,4 +171,4 @@ def test_transfer_finds_its_weights():
 
 @pytest.mark.slow
 def test_the_papers_size():
-    twins.assert_twins(models.create("unetr", in_channels=1, out_channels=14, grid=96), (96, 96, 96))
+    twins.assert_twins(models.create("unetr", in_channels=1, out_channels=14, grid=96), (96, 96, 96), batch=1)
