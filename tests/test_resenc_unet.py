@@ -1,12 +1,13 @@
 """The ResEnc U-Net against its PyTorch twin, as `ResidualEncoderUNet` is built and initialised by nnU-Net."""
 
+import numpy as np
 import pytest
 from flax import nnx
 
 from fdif_jax import interop, models
 from fdif_jax.models.resenc_unet import PRESETS, ResEncUNet
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("dynamic_network_architectures")
 twins = pytest.importorskip("twins")
 
@@ -96,4 +97,19 @@ def test_transfer_finds_its_weights():
 def test_the_published_size_is_the_same_network():
     options = {"preset": "L", "deep_supervision": True, "remat": True}  # which saves memory
     model = models.create("resenc_unet", in_channels=1, out_channels=14, **options)
-    twins.assert_twins(model, (96, 96, 96), batch=1)
+    net = twins.twin(model)
+    twins.randomise(net)
+    # Of so many activations some lie within rounding of leaky ReLU's kink, where gradients jump: PyTorch's own in
+    # float32 is 0.6 % off what it is in float64. Biases of norms move all away from the kink, to either side.
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith("conv2.norm.bias"):
+                parameter.copy_(parameter.abs() + 6)
+            elif name.endswith("norm.bias"):
+                parameter.add_(3 * parameter.sign())
+    interop.load_torch_state_dict(model, net.state_dict())
+    twins.assert_equal_networks(model, net, (96, 96, 96), batch=1)
+    state = net.state_dict()
+    for name, array in interop.to_torch_state_dict(model).items():
+        np.testing.assert_array_equal(array, state.pop(name))
+    assert not state
