@@ -30,3 +30,10 @@ _hook.uninstall()
 def fixtures() -> Path:
     """The folder with the published implementation's numbers."""
     return FIXTURES
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Compiled programs of one module are of no use to the next, and are gigabytes in the end."""
+    yield
+    jax.clear_caches()
