@@ -86,7 +86,7 @@ def deeply_supervised(
     """
 
     def compare(logits: Array | Sequence[Array], labels: Array) -> Array:
-        if not isinstance(logits, list | tuple):
+        if not isinstance(logits, Sequence):
             return loss(logits, labels)
         if len(logits) == 1:
             return loss(logits[0], labels)

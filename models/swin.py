@@ -11,6 +11,7 @@ Source: Liu et al. 2021 (arXiv 2103.14030), in the form of MONAI's `SwinTransfor
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -241,7 +242,7 @@ class Stage(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        options = {"dtype": dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         half = tuple(w // 2 for w in size.window_size)
         shifts = itertools.cycle([(0, 0, 0), half])
         self.conv = UnetrBasicBlock(features, features, **options) if size.use_v2 else None
@@ -293,7 +294,7 @@ class SwinTransformer(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        options = {"dtype": dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.patch_embed = PatchEmbed(in_channels, features, patch_norm, **options)
         # Blocks are dropped the more often the deeper they lie.
         rates = iter(np.linspace(0, path_rate, sum(depths)).tolist())
