@@ -390,7 +390,7 @@ def test_decathlon_list(decathlon, tmp_path):
     ("document", "words"),
     [
         ("{", "not valid JSON"),
-        ([], "no key 'training'"),
+        ([], "holds no table"),
         ({"test": []}, "no key 'training'"),
         ({"training": {}}, "'training' must be a list"),
         ({"training": ["a.nii.gz"]}, r"training\[0\] needs 'image'"),

@@ -206,4 +206,8 @@ def test_transfer_finds_its_weights():
 
 @pytest.mark.slow
 def test_the_papers_grid():
-    twins.assert_twins(create(out_channels=14), (96, 96, 96), batch=1)
+    model = create(out_channels=14)
+    # Weights as MONAI draws them: with random ones values grow to 10⁶, and there an ELU has a kink.
+    net = twins.twin(model)
+    interop.load_torch_state_dict(model, net.state_dict())
+    twins.assert_equal_networks(model, net, (96, 96, 96), batch=1)
