@@ -49,6 +49,7 @@ On a GPU the convolution is left to cuDNN.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -184,32 +185,19 @@ def patches(x: Float[Array, "B D H W C"], edges: Triple) -> Float[Array, "B d h 
     return blocks.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, d // i, h // j, w // k, -1)
 
 
-class PatchConv(nnx.Module):
+class PatchConv(Conv):
     """3D convolution, kernel = stride: every block of voxels becomes one; weight ``(*k, in, out)``.
 
     The grid's edges must be multiples of the kernel's.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel: Triple,
-        *,
-        bias: bool,
-        init: Initialiser = HE,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        fan_in = math.prod(kernel) * in_features
-        weight = init.weight(rngs.params(), (*kernel, in_features, out_features), fan_in)
-        self.weight = nnx.Param(weight, torch_axes=(4, 3, 0, 1, 2))
-        self.bias = nnx.Param(init.bias(rngs.params(), (out_features,), fan_in)) if bias else None
-        self.kernel, self.dtype = kernel, dtype
+    def __init__(self, in_features: int, out_features: int, kernel: Triple, **options: Any):
+        """``options`` are those of `Conv`."""
+        super().__init__(in_features, out_features, kernel, kernel, **options)
 
     def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
         """Downsample by the kernel; the result has ``dtype``."""
-        blocks = patches(x.astype(self.dtype), self.kernel)
+        blocks = patches(x.astype(self.dtype), self.strides)
         y = blocks @ self.weight[...].astype(self.dtype).reshape(blocks.shape[-1], -1)
         return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
 
