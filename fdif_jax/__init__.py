@@ -27,11 +27,13 @@ from fdif_jax.algebra import (
     twist,
     union,
 )
-from fdif_jax.compiler import Program, compile, render_scenes, sample_key
+from fdif_jax.compiler import MixedProgram, Program, World, compile, sample_key
 from fdif_jax.errors import FdifError
 from fdif_jax.grid import Grid
 from fdif_jax.lifts import extrude, revolve
-from fdif_jax.recipe import Recipe, load_recipe, shipped_recipes
+from fdif_jax.look import Look
+from fdif_jax.recipe import Mixture, Part, Recipe, load_recipe, shipped_recipes
+from fdif_jax.replay import render_scenes
 from fdif_jax.scene import Scene, SceneObject, load_scenes, save_scenes
 from fdif_jax.shape import Box, Point, Profile, Shape, node, static
 from fdif_jax.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
@@ -44,7 +46,11 @@ __all__ = [
     "Family",
     "FdifError",
     "Grid",
+    "Look",
     "Mapper",
+    "MixedProgram",
+    "Mixture",
+    "Part",
     "Point",
     "Profile",
     "Program",
@@ -54,6 +60,7 @@ __all__ = [
     "SceneObject",
     "Shape",
     "Vocabulary",
+    "World",
     "bend",
     "compile",
     "difference",

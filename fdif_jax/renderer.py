@@ -40,7 +40,7 @@ class Table(NamedTuple):
         inverse: world → local affine, float32 ``(n, 3, 4)``.
         displacement: its displacement, 0 for none, int32 ``(n,)``.
         mapper: its mapper, int32 ``(n,)``.
-        label: its class id, int32 ``(n,)``.
+        label: its class id in each of T label maps, int32 ``(n, T)``.
     """
 
     number: Int[Array, ""]
@@ -49,7 +49,7 @@ class Table(NamedTuple):
     inverse: Float[Array, "n 3 4"]
     displacement: Int[Array, " n"]
     mapper: Int[Array, " n"]
-    label: Int[Array, " n"]
+    label: Int[Array, "n T"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +117,18 @@ class Renderer:
         """Numbers in a row of parameters."""
         return max(structure.width for structure in self.structures)
 
-    def __call__(self, table: Table) -> tuple[UInt[Array, "D H W"], UInt[Array, "D H W"]]:
-        """Image (uint8, 0 … 128) and label (uint8, or uint16 if need be) of one scene; pure and jittable.
+    def __call__(self, table: Table) -> tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]:
+        """Image (uint8, 0 … 128, truncated) and label of one scene; see `intensities`."""
+        image, label = self.intensities(table)
+        return image.astype(jnp.uint8), label
 
-        Image: the sum of all objects' mapped distances, clipped and truncated. Label: the class of the smallest
-        object that holds the voxel, the later one of equals. The tails of mappers that do not end at the surface
-        are cut where all objects together stay below half a grey level.
+    def intensities(self, table: Table) -> tuple[Float[Array, "D H W"], UInt[Array, "*tasks D H W"]]:
+        """Image (float32, 0 … 128) and label (uint8, or uint16 if need be) of one scene; pure and jittable.
+
+        Image: the sum of all objects' mapped distances, clipped. Label: the class of the smallest object that holds
+        the voxel, the later one of equals; ``(D, H, W)``, or ``(T, D, H, W)`` where a table has several label maps.
+        The tails of mappers that do not end at the surface are cut where all objects together stay below half a
+        grey level.
         """
         objects = table.branch.shape[0]
         plan = Tiling.of(self.grid, self.tile)
@@ -158,7 +164,7 @@ class Renderer:
         image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
         crop = tuple(slice(0, edge) for edge in self.grid)
         label = self.paint(planes[(slice(None), *crop)], volumes, table.label)
-        return jnp.clip(image[crop], 0, INTENSITY_TOP).astype(jnp.uint8), label
+        return jnp.clip(image[crop], 0, INTENSITY_TOP), label
 
     def displacement_fields(self) -> list:
         """What `Table.displacement` counts into: functions of a point, the first one 0."""
@@ -191,17 +197,18 @@ class Renderer:
 
         return lax.map(lambda o: visible(*o), (table.branch, table.row, table.inverse, margin))
 
-    def paint(self, planes: Array, volumes: Array, labels: Array) -> Array:
+    def paint(self, planes: Array, volumes: Array, labels: Int[Array, "n T"]) -> Array:
         """Class ids of the voxels: the objects whose bits ``planes`` holds, painted in order of falling volume."""
         order = jnp.argsort(-volumes, stable=True)
         dtype = jnp.uint8 if self.top_label < 256 else jnp.uint16
-        painted = jnp.zeros(planes.shape[1:], dtype)
-        for i in range(labels.size):
+        tasks = labels.shape[1]
+        painted = [jnp.zeros(planes.shape[1:], dtype)] * tasks
+        for i in range(len(labels)):
             o = order[i]
             plane = planes[0] if planes.shape[0] == 1 else planes[o // BITS]
             held = (plane >> (o % BITS).astype(jnp.uint32)) & 1
-            painted = jnp.where(held == 1, labels[o].astype(dtype), painted)
-        return painted
+            painted = [jnp.where(held == 1, labels[o, t].astype(dtype), painted[t]) for t in range(tasks)]
+        return painted[0] if tasks == 1 else jnp.stack(painted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,13 +259,13 @@ def _update(volume: Array, start: tuple, change: Any) -> Array:
 
 
 class PlacedObject(NamedTuple):
-    """One object for `render_reference`: local shape, world → local affine, displacement, mapper, class id."""
+    """One object for `render_reference`: local shape, world → local affine, displacement, mapper, class ids."""
 
     shape: Shape
     inverse: Float[Array, "3 4"]
     displacement: Displacement | None
     mapper: Mapper
-    label: int
+    label: tuple[int, ...]
 
 
 def render_reference(grid: Grid, objects: Sequence[PlacedObject]) -> tuple[Array, Array]:
@@ -273,7 +280,8 @@ def render_reference(grid: Grid, objects: Sequence[PlacedObject]) -> tuple[Array
             d = d + o.displacement.field(p, highest)
         image = image + o.mapper(d)
         masks.append(d <= 0)
-    label = jnp.zeros(grid, jnp.int32)
+    label = jnp.zeros((len(objects[0].label), *grid), jnp.int32)
     for i in sorted(range(len(objects)), key=lambda i: -int(masks[i].sum())):
-        label = jnp.where(masks[i], objects[i].label, label)
+        label = jnp.where(masks[i], jnp.asarray(objects[i].label)[:, None, None, None], label)
+    label = label[0] if len(label) == 1 else label
     return jnp.clip(image, 0, INTENSITY_TOP).astype(jnp.uint8), label

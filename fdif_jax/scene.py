@@ -19,15 +19,15 @@ class SceneObject:
     """One object of a scene.
 
     Attributes:
-        class_id: its label, ≥ 1.
-        class_name: its class in the vocabulary.
+        class_id: its label in each label map, ≥ 1; a document has a number where there is one map.
+        class_name: its class in the vocabulary, or ``first|second`` for a smooth union of two.
         params: the class's parameters, lengths in voxels.
         inverse_transform: 4×4, world (x, y, z, 1) → local, voxels.
         displacement: name of its displacement, or "none".
         mapper: name of its mapper.
     """
 
-    class_id: int
+    class_id: tuple[int, ...]
     class_name: str
     params: dict[str, Any]
     inverse_transform: list[list[float]]
@@ -74,8 +74,10 @@ def _scene(document: Any, where: str) -> Scene:
         raise FdifError(f"{where}: grid must be three whole numbers of at least 2, not {grid!r}")
     if not isinstance(objects, list) or not objects:
         raise FdifError(f"{where}: objects must be a list of at least one object")
-    made = (_object(o, f"{where}, object {i}") for i, o in enumerate(objects))
-    return Scene(Grid(*grid), tuple(made))
+    made = tuple(_object(o, f"{where}, object {i}") for i, o in enumerate(objects))
+    if len({len(o.class_id) for o in made}) > 1:
+        raise FdifError(f"{where}: all objects must have equally many class ids")
+    return Scene(Grid(*grid), made)
 
 
 def _object(document: Any, where: str) -> SceneObject:
@@ -87,9 +89,12 @@ def _object(document: Any, where: str) -> SceneObject:
     missing = [key for key in _KEYS if key not in document]
     if missing:
         raise FdifError(f"{where}: {missing[0]!r} is missing")
-    label = document["class_id"]
-    if type(label) is not int or not 1 <= label <= 65535:
-        raise FdifError(f"{where}: class_id must be a whole number from 1 to 65535, not {label!r}")
+    given = document["class_id"]
+    labels = tuple(given) if isinstance(given, list) else (given,)
+    if not labels or not all(type(label) is int and 1 <= label <= 65535 for label in labels):
+        raise FdifError(
+            f"{where}: class_id must be a whole number from 1 to 65535, or a list of such, not {given!r}"
+        )
     try:
         matrix = np.asarray(document["inverse_transform"], np.float64)
     except (TypeError, ValueError):
@@ -99,7 +104,7 @@ def _object(document: Any, where: str) -> SceneObject:
     if abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
         raise FdifError(f"{where}: inverse_transform cannot be inverted")
     return SceneObject(
-        label,
+        labels,
         document["class"],
         document["params"],
         matrix.tolist(),
@@ -109,5 +114,6 @@ def _object(document: Any, where: str) -> SceneObject:
 
 
 def _to_document(o: SceneObject) -> dict[str, Any]:
-    values = (o.class_id, o.class_name, o.params, o.inverse_transform, o.displacement, o.mapper)
+    labels = o.class_id[0] if len(o.class_id) == 1 else list(o.class_id)
+    values = (labels, o.class_name, o.params, o.inverse_transform, o.displacement, o.mapper)
     return dict(zip(_KEYS, values, strict=True))

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from fdif_jax.augmentation import normalise
-from fdif_jax.compiler import Program, compile
+from fdif_jax.compiler import World, compile
 from fdif_jax.errors import FdifError
-from fdif_jax.recipe import Recipe, load_recipe
+from fdif_jax.recipe import Mixture, Recipe, load_recipe
 
 try:
     import torch
@@ -62,7 +62,7 @@ class VolumeDataset(IterableDataset):
 
     def __init__(
         self,
-        source: Recipe | Program | str | Path,
+        source: Recipe | Mixture | World | str | Path,
         *,
         seed: int = 0,
         batch_size: int | None = 1,
@@ -92,15 +92,15 @@ class VolumeDataset(IterableDataset):
                 ``("data", "target")``; else a tuple.
 
         Yields:
-            Image, float32, and label, int64, both ``(B, 1, D, H, W)``.
+            Image, float32, and label, int64, both ``(B, 1, D, H, W)``; the label of T tasks ``(B, T, D, H, W)``.
 
         Raises:
             FdifError: a value is impossible, or the recipe is unknown.
         """
-        if isinstance(source, Program):
+        if isinstance(source, World):
             self.program, self.recipe = source, source.recipe
         else:
-            self.recipe = source if isinstance(source, Recipe) else load_recipe(source)
+            self.recipe = source if isinstance(source, Recipe | Mixture) else load_recipe(source)
         self._seed = _whole("seed", seed, 0, _INDICES - 1)
         self._batch_size = None if batch_size is None else _whole("batch_size", batch_size, 1)
         self._start = _whole("start", start, 0, _INDICES - 1)
@@ -121,7 +121,7 @@ class VolumeDataset(IterableDataset):
         self._normalise, self._keys = normalise, keys
 
     @cached_property
-    def program(self) -> Program:
+    def program(self) -> World:
         """The compiled recipe: classes, grid, samples by number."""
         return compile(self.recipe)
 
@@ -246,7 +246,8 @@ def _whole(name: str, value: SupportsIndex, least: int, most: int | None = None)
 def _finish(image: jax.Array, label: jax.Array, normalised: bool) -> tuple[jax.Array, jax.Array]:
     """One sample as trainers take it, ``(1, D, H, W)`` both; to be called with 64-bit types enabled."""
     image = normalise(image[None]) if normalised else image[None].astype(jnp.float32)
-    return image, label[None].astype(jnp.int64)
+    label = label if label.ndim == 4 else label[None]
+    return image, label.astype(jnp.int64)
 
 
 @jax.jit

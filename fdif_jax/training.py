@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Integer
 
 from fdif_jax.augmentation import normalise, random_intensity
-from fdif_jax.compiler import Program
+from fdif_jax.compiler import World
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.losses import LOSSES, deeply_supervised, dice_per_class, mean_dice
 from fdif_jax.runs import LEARNT, Checkpoints, Run, Weights, weights
@@ -146,7 +146,7 @@ def functional(model: nnx.Module) -> Network:
 
 
 def synthetic_batch(
-    program: Program, batch_size: int, *, augment: bool = False
+    program: World, batch_size: int, *, augment: bool = False
 ) -> Callable[[jax.Array, None], Batch]:
     """``make_batch`` for `fit` from a compiled recipe: scenes drawn and rendered on the device.
 
@@ -170,7 +170,7 @@ def synthetic_batch(
 class SyntheticValidation:
     """Mean foreground Dice on fixed synthetic volumes, of a random stream that training never draws from."""
 
-    def __init__(self, program: Program, apply: Apply, seed: int, samples: int):
+    def __init__(self, program: World, apply: Apply, seed: int, samples: int):
         # A seed of their own, so that the compiled program is the one that also writes datasets.
         own = int(jax.random.bits(stream(seed, "validation")))
         self.volumes = [program.sample_at(own, i) for i in range(samples)]

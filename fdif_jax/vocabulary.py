@@ -1,12 +1,15 @@
 """What a recipe can name: families of shapes, displacements and mappers.
 
-The engine knows no particular shape. It is handed a `Vocabulary`, usually by way of the reference
-``"package.module:attribute"`` that a recipe carries.
+The engine knows no particular shape. It is handed a `Vocabulary`, usually by way of the sources that a recipe
+names: ``"package.module:attribute"``, a bank of organs (``.npz``), or a folder of meshes and masks.
 """
 
 import dataclasses
+import functools
+import hashlib
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -116,14 +119,18 @@ class Vocabulary:
         displacements: known displacements (without "none").
         mappers: known mappers.
         build: ``build(name, params) -> Shape`` from a scene document's parameters.
-        describe: ``describe(shape) -> params``, the inverse of ``build``.
+        describe: ``describe(name, shape) -> params``, the inverse of ``build``.
+        digest: SHA-256 (hex) of the files behind it, if there are any.
+        atlas: where its families lie in a body and which may touch, for anatomical placement; None if unknown.
     """
 
     families: tuple[Family, ...]
     displacements: tuple[Displacement, ...]
     mappers: tuple[Mapper, ...]
     build: Callable[[str, Mapping[str, Any]], Shape]
-    describe: Callable[[Shape], dict[str, Any]]
+    describe: Callable[[str, Shape], dict[str, Any]]
+    digest: str = ""
+    atlas: Any = None
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -167,15 +174,75 @@ def _find(kind: str, name: str, things: Iterable[Any]) -> Any:
     return names[name]
 
 
-def resolve(reference: str) -> Vocabulary:
-    """The vocabulary that ``"package.module:attribute"`` refers to; FdifError if there is none."""
+# Sources that are files: who makes a vocabulary of them.
+_BANK = "fdif_jax.shapes.organs:vocabulary_of"
+_FOLDER = "fdif_jax.shapes.meshes:vocabulary_of"
+
+
+def resolve(sources: Sequence[str]) -> Vocabulary:
+    """The vocabulary that all ``sources`` make together, families in their order.
+
+    Raises:
+        FdifError: a source that is not there or is no vocabulary, or two things of one name.
+    """
+    parts = [_resolve(source) for source in sources]
+    if len(parts) == 1:
+        return parts[0]
+    owners: dict[str, Vocabulary] = {}
+    for source, part in zip(sources, parts, strict=True):
+        for family in part.families:
+            if owners.setdefault(family.name, part) is not part:
+                raise FdifError(f"vocabulary {source!r} has a class {family.name!r}, as one before it has")
+    atlases = [part.atlas for part in parts if part.atlas is not None]
+    if len(atlases) > 1:
+        raise FdifError(f"vocabulary {list(sources)}: only one bank of organs can lay out a scene")
+    return Vocabulary(
+        tuple(family for part in parts for family in part.families),
+        _merged("displacement", [part.displacements for part in parts]),
+        _merged("mapper", [part.mappers for part in parts]),
+        lambda name, params: owners[name].build(name, params),
+        lambda name, shape: owners[name].describe(name, shape),
+        hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest(),
+        *atlases,
+    )
+
+
+def _merged(kind: str, groups: Iterable[Sequence[Any]]) -> tuple[Any, ...]:
+    """All things of the groups; the same thing may come more than once, two of one name may not."""
+    known: dict[str, Any] = {}
+    for thing in (thing for group in groups for thing in group):
+        if known.setdefault(thing.name, thing) is not thing:
+            raise FdifError(f"two sources of the vocabulary have a {kind} {thing.name!r}, not the same one")
+    return tuple(known.values())
+
+
+def _resolve(source: str) -> Vocabulary:
+    maker = _BANK if source.endswith(".npz") else _FOLDER if Path(source).is_dir() else None
+    if maker:
+        return _from_files(maker, source, _stamp(Path(source)))
+    vocabulary = _attribute(source, source)
+    if not isinstance(vocabulary, Vocabulary):
+        raise FdifError(f"vocabulary {source!r} is a {type(vocabulary).__name__}, not a Vocabulary")
+    return vocabulary
+
+
+@functools.lru_cache(maxsize=8)
+def _from_files(maker: str, source: str, stamp: int) -> Vocabulary:
+    return _attribute(maker, source)(source)
+
+
+def _stamp(path: Path) -> int:
+    """When a file, or anything in a folder, last changed; 0 where there is nothing."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+
+
+def _attribute(reference: str, source: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
-        vocabulary = getattr(importlib.import_module(module_name), attribute)
+        return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise FdifError(
-            f"vocabulary {reference!r} cannot be loaded ({error}); it should read 'package.module:attribute'"
+            f"vocabulary {source!r} cannot be loaded ({error}); it should read 'package.module:attribute', "
+            "or be a bank of organs (.npz) or a folder of meshes"
         ) from error
-    if not isinstance(vocabulary, Vocabulary):
-        raise FdifError(f"vocabulary {reference!r} is a {type(vocabulary).__name__}, not a Vocabulary")
-    return vocabulary

@@ -1,6 +1,5 @@
 """The options that say which network, of which size, shared by the commands that make one."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal
 from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.models.nnunet import PlannedNetwork, from_plans
+from fdif_jax.scripts.settings import parse_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,29 +31,8 @@ class NetworkOptions:
 
 
 def parse_size(items: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` items as a table; a value is written as in TOML, and quotes of a word may be left out.
-
-    Raises:
-        FdifError: an item is not of that form, or names something a second time.
-    """
-    size: dict[str, Any] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not (equals and name.isidentifier() and value):
-            raise FdifError(f"--size {item}: must be name=value, as feature_size=24 or features=[8,16]")
-        if name in size:
-            raise FdifError(f"--size {item}: {name} is given twice")
-        size[name] = _value(item, value)
-    return size
-
-
-def _value(item: str, value: str) -> Any:
-    if value.replace("_", "").isalnum() and value[0].isalpha() and value not in ("true", "false"):
-        return value
-    try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        raise FdifError(f"--size {item}: {value} is no number, true, false, word or [list]") from None
+    """``--size`` as a table; FdifError for an item that is not ``name=value``."""
+    return parse_settings("size", items, "feature_size=24 or features=[8,16]")
 
 
 def planned(options: NetworkOptions) -> PlannedNetwork | None:

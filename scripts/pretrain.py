@@ -51,6 +51,8 @@ def run(config: Config) -> None:
     if config.grid is None and (like := planned(config)):
         recipe = recipe.replace(grid=like.patch)
     program = fd.compile(recipe)
+    if len(program.tasks) > 1:
+        raise FdifError("--multi-task: pre-training has one head yet; leave it out, or generate a data set")
     spec = network_of(config, in_channels=1, out_channels=program.num_classes + 1, grid=program.grid)
     network = functional(models.create(**spec, seed=config.seed))
     # A grid that the network cannot take is an error before anything is written.

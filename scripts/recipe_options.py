@@ -1,18 +1,25 @@
 """The options that choose a recipe and change it, shared by the commands that draw scenes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
+from fdif_jax.scripts.settings import parse_settings
+
+Recipe = fd.Recipe | fd.Mixture
 
 _DEFAULT = "(default: the recipe's)"
 GridOption = Annotated[
     tuple[int, int, int] | None, tyro.conf.arg(metavar="D H W", help_behavior_hint=_DEFAULT)
 ]
 NumberOption = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_DEFAULT)]
+SettingsOption = Annotated[
+    tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint=_DEFAULT)
+]
 NamesOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint=_DEFAULT)]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
@@ -22,7 +29,7 @@ class RecipeOptions:
     """A recipe by name or file, and changes to it; what is not given stays as the recipe has it."""
 
     recipe: str = "fdif"
-    """A shipped recipe's name or a .toml file."""
+    """A shipped recipe's name, a .toml file, or a mixture of them as in "fdif + 2*avs_db"."""
     seed: int = 0
     """Seed of everything that is drawn (and of the draw of --num-classes)."""
     grid: GridOption = None
@@ -53,16 +60,33 @@ class RecipeOptions:
     """Each displacement makes classes of its own."""
     multi_task: Flag = False
     """Separate label maps for shape, displacement and mapper; excludes the two augmentation flags."""
+    num_combined_unions: NumberOption = None
+    """Further classes, each the smooth union of a random pair of classes."""
+    vocabulary: NamesOption = ()
+    """Where shapes come from: package.module:attribute, banks of organs (.npz), folders of meshes and masks."""
+    mesh_dir: tuple[Path, ...] = ()
+    """Folders of meshes (stl, obj, ply) and masks (nii.gz), added to the recipe's vocabulary."""
+    placement: SettingsOption = ()
+    """Changes of the recipe's placement; kind=NAME begins a new one, as in kind=packed max_overlap=0.5."""
+    look: SettingsOption = ()
+    """Realism of images: strengths of partial_volume, texture, bias_field, blur, slice_thickness, rician, gaussian,
+    uniform_noise, gamma, histogram, as in bias_field=0.3 rician=0.05 partial_volume=true."""
 
 
-def recipe_of(config: RecipeOptions) -> fd.Recipe:
-    """The recipe with the options' changes."""
+def recipe_of(config: RecipeOptions) -> Recipe:
+    """The recipe with the options' changes.
+
+    Raises:
+        FdifError: an option that a mixture cannot take, or that contradicts another or the recipe.
+    """
+    recipe = fd.load_recipe(config.recipe)
     options: dict[str, Any] = {
         "grid": config.grid,
         "min_objects": config.min_objects,
         "max_objects": config.max_objects,
         "num_classes": config.num_classes,
-        "class_seed": config.seed if config.num_classes else None,
+        "num_combined_unions": config.num_combined_unions,
+        "class_seed": config.seed if config.num_classes or config.num_combined_unions else None,
         "primitives": config.primitives or None,
         # A recipe's categories would override the primitives that the user asks for.
         "categories": config.categories or (() if config.primitives else None),
@@ -77,5 +101,23 @@ def recipe_of(config: RecipeOptions) -> fd.Recipe:
             option = name.replace("_", "-")
             raise FdifError(f"--{option} and --no-{option} exclude each other")
         options[name] = on if on or off else None
-    recipe = fd.load_recipe(config.recipe)
-    return recipe.replace(**{key: value for key, value in options.items() if value is not None})
+    given = {key: value for key, value in options.items() if value is not None}
+    if config.look:
+        given["look"] = recipe.look.to_dict() | parse_settings("look", config.look, "bias_field=0.3")
+    if isinstance(recipe, fd.Mixture):
+        for key in given.keys() - {"grid", "look"}:
+            raise FdifError(f"{key} is no option of a mixture of recipes; change its parts, in a recipe file")
+        return recipe.replace(**given)
+    if config.placement:
+        given["placement"] = _placement(
+            recipe, parse_settings("placement", config.placement, "max_overlap=0.5")
+        )
+    if config.vocabulary or config.mesh_dir:
+        given["vocabulary"] = [*(config.vocabulary or recipe.vocabulary), *map(str, config.mesh_dir)]
+    return recipe.replace(**given)
+
+
+def _placement(recipe: fd.Recipe, settings: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's placement changed, or one of another kind with that kind's defaults."""
+    kept = recipe.placement.to_dict()
+    return settings if settings.get("kind", kept["kind"]) != kept["kind"] else kept | settings

@@ -2,19 +2,21 @@
 
 Example:
     fdif render scenes.json --out rendered
+    fdif render organs.json --vocabulary bank.npz published
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
-from fdif_jax.shapes import exact, published
+from fdif_jax.vocabulary import resolve
 from fdif_jax.volumes import write_nifti
+
+_SHORT = ("published", "exact", "avs_db")
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Config:
     """A JSON file with a list of scene documents (or one)."""
     out: Path = Path("rendered")
     """Directory to write to; files of these names in it are replaced."""
-    vocabulary: Literal["published", "exact"] = "published"
-    """What class names mean: the formulas of the published code, or true distances (recipe fdif_exact)."""
+    vocabulary: tuple[str, ...] = ("published",)
+    """What class names mean: published (the formulas of the published code), exact (true distances), avs_db, or as in
+    a recipe: package.module:attribute, a bank of organs (.npz), a folder of meshes; several make one."""
 
 
 def run(config: Config) -> None:
@@ -34,7 +37,7 @@ def run(config: Config) -> None:
     scenes = fd.load_scenes(config.scenes)
     if not scenes:
         raise FdifError(f"{config.scenes}: holds no scene")
-    vocabulary = {"published": published, "exact": exact}[config.vocabulary]
+    vocabulary = resolve([f"fdif_jax.shapes:{v}" if v in _SHORT else v for v in config.vocabulary])
     try:
         config.out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:

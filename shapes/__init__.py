@@ -44,7 +44,10 @@ __all__ = [
     "torus",
 ]
 
-describe = documents.describe
+
+def describe(shape: Shape) -> dict[str, Any]:
+    """A scene document's parameters of a shape of the 109 classes; the inverse of `build`."""
+    return documents.describe(shape)
 
 
 def _vocabulary(*, is_exact: bool) -> Vocabulary:
@@ -54,7 +57,7 @@ def _vocabulary(*, is_exact: bool) -> Vocabulary:
     def build_named(name: str, params: Mapping[str, Any]) -> Shape:
         return documents.build(params, name, octahedron_factor=factor)
 
-    return Vocabulary(catalogue, DISPLACEMENTS, MAPPERS, build_named, describe)
+    return Vocabulary(catalogue, DISPLACEMENTS, MAPPERS, build_named, lambda name, shape: describe(shape))
 
 
 published = _vocabulary(is_exact=False)

@@ -19,7 +19,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # From here on, arrays that do not have the shapes their annotations say are errors. Modules that define shapes are
 # left out: a shape is a pytree, and transformations put batched and abstract leaves in its fields.
-_CHECKED = ("grid", "renderer", "compiler", "vocabulary", "losses")
+_CHECKED = ("grid", "renderer", "compiler", "classes", "replay", "vocabulary", "losses")
 _hook = install_import_hook([f"fdif_jax.{name}" for name in _CHECKED], "beartype.beartype")
 import fdif_jax  # noqa: E402, F401
 

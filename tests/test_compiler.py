@@ -11,7 +11,9 @@ import pytest
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.compiler import classes_of, draw_pose, render_scene_reference
+from fdif_jax.classes import classes_of
+from fdif_jax.placement import draw_pose
+from fdif_jax.replay import render_scene_reference
 
 SMALL = {"grid": [20, 24, 28], "min_objects": 6, "max_objects": 12}
 
@@ -54,7 +56,7 @@ def test_smaller_objects_and_later_equals_win():
     identity = np.eye(4).tolist()
 
     def ball(label, radius):
-        return fd.SceneObject(label, "sphere", {"radius": radius}, identity, "none", "linear_slope_10.0")
+        return fd.SceneObject((label,), "sphere", {"radius": radius}, identity, "none", "linear_slope_10.0")
 
     scene = fd.Scene(fd.Grid(24, 24, 24), (ball(1, 4.0), ball(2, 9.0), ball(3, 4.0), ball(4, 7.0)))
     ((_, label),) = fd.render_scenes([scene], shapes.published)
@@ -108,7 +110,7 @@ def test_objects_follow_their_class(program):
     seen = set()
     for o in program.scene_at(0, 0).objects:
         parts = [o.class_name, o.displacement, o.mapper]
-        assert "+".join(part for part in parts if part != "none") == program.class_names[o.class_id - 1]
+        assert "+".join(part for part in parts if part != "none") == program.class_names[o.class_id[0] - 1]
         seen.add(o.class_id)
     assert len(seen) == 8
 
@@ -121,7 +123,7 @@ def test_draws_cover_counts_classes_and_factors_uniformly():
     assert counts.min() == 3 and counts.max() == 50
     drawn = counts.sum()
     used = np.arange(50)[None] < counts[:, None]
-    for column, sides in ((tables.label, 109), (tables.displacement, 10), (tables.mapper, 10)):
+    for column, sides in ((tables.label[..., 0], 109), (tables.displacement, 10), (tables.mapper, 10)):
         frequencies = np.bincount(np.asarray(column)[used] - (sides == 109), minlength=sides)
         expected = drawn / sides
         assert len(frequencies) == sides
