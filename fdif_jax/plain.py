@@ -33,6 +33,10 @@ class Plain:
         for key in data:
             if key not in known:
                 raise unknown(f"key in {where}:", key, known)
+        for field in dataclasses.fields(cls):
+            needed = field.default is field.default_factory is dataclasses.MISSING
+            if needed and field.name not in data:
+                raise FdifError(f"{where}: the key {field.name!r} is missing")
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
