@@ -69,7 +69,24 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 def node(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass whose fields are pytree children, except those marked `static`."""
     made = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    jax.tree_util.register_dataclass(made)
+    children = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
+    fixed = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
+    keys = [jax.tree_util.GetAttrKey(name) for name in children]
+
+    # JAX's own registration of dataclasses takes two classes with as many fields for equal structures; the class
+    # must be part of what is compared, or a renderer mixes up their branches.
+    def flatten(shape: Any) -> tuple[list, tuple]:
+        return [getattr(shape, name) for name in children], (made, *(getattr(shape, name) for name in fixed))
+
+    def flatten_with_keys(shape: Any) -> tuple[list, tuple]:
+        values, structure = flatten(shape)
+        return list(zip(keys, values, strict=True)), structure
+
+    def unflatten(structure: tuple, values: Any) -> Any:
+        named = dict(zip(children, values, strict=True)) | dict(zip(fixed, structure[1:], strict=True))
+        return made(**named)
+
+    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
 
 
@@ -101,6 +118,10 @@ class Shape:
         The default rules nothing out; a shape that knows better renders faster.
         """
         return Box.everywhere()
+
+    def frame(self) -> Box:
+        """The box that a packed placement keeps within the grid; the shape's own, unless it says otherwise."""
+        return self.bounds()
 
     def __or__(self, other: "Shape") -> "Shape":
         from fdif_jax import algebra

@@ -3,12 +3,14 @@
 `published` draws what the published code draws; `exact` what it means to draw (see ``docs/design.md``).
 """
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from fdif_jax.lifts import extrude, linear_taper, neck_taper, no_taper, revolve
 from fdif_jax.shape import Shape
 from fdif_jax.shapes import documents
+from fdif_jax.shapes.avs_db import avs_db
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.families import families
 from fdif_jax.shapes.mappers import MAPPERS
@@ -25,6 +27,7 @@ from fdif_jax.shapes.solids import (
 from fdif_jax.vocabulary import Vocabulary
 
 __all__ = [
+    "avs_db",
     "box",
     "build",
     "circle",
@@ -32,6 +35,8 @@ __all__ = [
     "describe",
     "exact",
     "extrude",
+    "from_mask",
+    "from_mesh",
     "linear_taper",
     "neck_taper",
     "no_taper",
@@ -43,6 +48,15 @@ __all__ = [
     "star",
     "torus",
 ]
+
+_HEAVY = {"from_mask": "masks", "from_mesh": "meshes"}
+
+
+def __getattr__(name: str) -> Any:
+    """What stands on libraries that take a second to import: imported when asked for."""
+    if name not in _HEAVY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HEAVY[name]}"), name)
 
 
 def describe(shape: Shape) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fdif_jax.shapes.solids import Cone, Octahedron, Sphere
 Params = Mapping[str, Any]
 
 
-class _Reader:
+class Reader:
     """Reads the numbers of one object's parameters, with errors that say whose they are."""
 
     def __init__(self, params: Params, where: str) -> None:
@@ -24,33 +24,38 @@ class _Reader:
         self.used: set[str] = set()
 
     def get(self, name: str) -> Any:
+        """The value of a parameter, whatever it is."""
         self.used.add(name)
         if name not in self.params:
             raise FdifError(f"{self.where}: parameter {name!r} is missing; given: {sorted(self.params)}")
         return self.params[name]
 
     def number(self, name: str) -> float:
+        """A finite number."""
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
             raise FdifError(f"{self.where}: parameter {name!r} must be a finite number, not {value!r}")
         return float(value)
 
     def positive(self, name: str) -> float:
+        """A number above 0."""
         value = self.number(name)
         if value <= 0:
             raise FdifError(f"{self.where}: parameter {name!r} must be above 0, not {value:g}")
         return value
 
-    def inner(self, name: str) -> "_Reader":
-        return _Reader(self.get(name), f"{self.where}, {name}")
+    def inner(self, name: str) -> "Reader":
+        """The reader of a table within."""
+        return Reader(self.get(name), f"{self.where}, {name}")
 
     def finish(self, *optional: str) -> None:
+        """Refuse parameters that nobody asked for."""
         for name in self.params:
             if name not in self.used and name not in optional:
                 raise unknown(f"parameter of {self.where}", name, self.used)
 
 
-def _profile(reader: _Reader) -> Profile:
+def _profile(reader: Reader) -> Profile:
     kind = reader.get("kind")
     made: Profile
     if kind == "circle":
@@ -70,7 +75,7 @@ def _profile(reader: _Reader) -> Profile:
     return made
 
 
-def _taper(reader: _Reader, half_height: float) -> Taper:
+def _taper(reader: Reader, half_height: float) -> Taper:
     kind = reader.get("kind")
     if kind == "none":
         taper = no_taper(half_height)
@@ -95,7 +100,7 @@ def build(params: Params, where: str, octahedron_factor: float) -> Shape:
     Raises:
         FdifError: a parameter is missing, unknown or impossible.
     """
-    reader = _Reader(params, where)
+    reader = Reader(params, where)
     shape: Shape
     if "half_height" in params:
         thickness = reader.positive("onion_thickness") if "onion_thickness" in params else 0.0

@@ -1,4 +1,4 @@
-"""Mappers: distance to intensity, 0 … 128. Source: FDIF (arXiv 2603.23199)."""
+"""Mappers: distance to intensity, 0 … 128. Sources: FDIF (arXiv 2603.23199); contour: AVS-DB (arXiv 2401.03665)."""
 
 import math
 from collections.abc import Callable
@@ -74,6 +74,15 @@ def _sinusoidal(wavelength: float) -> Mapper:
     )
 
 
+def _contour(width: float) -> Mapper:
+    """A line along the surface, nothing elsewhere; why it is 3 wide for AVS-DB is told at `avs_db.Stack`."""
+    return Mapper(
+        "contour",
+        lambda d: jnp.where((d > -width) & (d <= 0), TOP, 0.0),
+        formula=f"128 where -{width:g} < d ≤ 0",
+    )
+
+
 MAPPERS = (
     _inverse_cube(),
     _exponential(1.5),
@@ -86,4 +95,5 @@ MAPPERS = (
     _modular(0.5, 10),
     _sinusoidal(1.0),
     _sinusoidal(3.0),
+    _contour(3.0),
 )

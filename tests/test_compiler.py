@@ -13,6 +13,7 @@ import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.classes import classes_of
 from fdif_jax.placement import draw_pose
+from fdif_jax.renderer import Structure
 from fdif_jax.replay import render_scene_reference
 
 SMALL = {"grid": [20, 24, 28], "min_objects": 6, "max_objects": 12}
@@ -21,6 +22,16 @@ SMALL = {"grid": [20, 24, 28], "min_objects": 6, "max_objects": 12}
 @pytest.fixture(scope="module")
 def program():
     return fd.compile(fd.load_recipe("fdif").replace(**SMALL))
+
+
+def test_classes_of_shapes_with_the_same_fields_are_different_structures():
+    @fd.node
+    class Twin(fd.Shape):
+        radius: float
+
+    sphere = shapes.sphere(1.0)
+    assert Structure.of(sphere) != Structure.of(Twin(1.0))
+    assert Structure.of(sphere) == Structure.of(shapes.sphere(2.0))
 
 
 @pytest.mark.parametrize("recipe", ["fdif", "fdif_exact"])
