@@ -9,89 +9,28 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import os
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fdif_jax.compiler import sample_key
-from fdif_jax.datasets import Case, Plan
 from fdif_jax.errors import FdifError
-from fdif_jax.volumes import encode_nifti, write_atomic
+from fdif_jax.layouts import Layout, Plan
+from fdif_jax.volumes import write_atomic
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 _JOURNALS = "journal*.jsonl"
 
-Source = Callable[[Sequence[int]], Iterable[tuple[Any, Any]]]
-"""Sample indices → (image, label) of each, in their order; called from several threads at once."""
+Source = Callable[[Sequence[int]], Iterable[Sequence[np.ndarray]]]
+"""Sample indices → what each one's files hold, in their order; called from several threads at once."""
 Record = dict[str, Any]  # {"bytes": size, "sha256": hex}
-
-
-class Program(Protocol):
-    """What `fdif_jax.compile` returns, as far as rendering samples goes."""
-
-    def sample_at(self, seed: int, index: int) -> tuple[jax.Array, jax.Array]:
-        """Image and label of one sample."""
-
-    def batch(self, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images and labels of ``(B,)`` keys."""
-
-
-class ProgramSource:
-    """Renders samples of one seed; thread t renders on device ``t % len(devices)``.
-
-    Two threads that call a jitted function on the one CPU device run in parallel (JAX releases the
-    interpreter's lock), so the CPU needs no further host devices.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        seed: int,
-        batch_size: int = 1,
-        devices: Sequence[jax.Device] | None = None,
-    ):
-        if not 0 <= seed < 2**32:
-            raise FdifError(f"seed {seed}: must be 0 to {2**32 - 1}")
-        self._program, self._seed, self._batch_size = program, seed, batch_size
-        self._batch = jax.jit(program.batch)
-        self._devices = devices or jax.local_devices()
-        self._seats = itertools.cycle(range(len(self._devices)))
-        self._seat = threading.local()
-        # Until a device's program is compiled only one thread may ask for it, or each would compile its own.
-        self._compiling = [threading.Lock() for _ in self._devices]
-        self._compiled = [False] * len(self._devices)
-
-    def __call__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Image and label of each index."""
-        if not hasattr(self._seat, "number"):
-            self._seat.number = next(self._seats)
-        seat = self._seat.number
-        with contextlib.nullcontext() if self._compiled[seat] else self._compiling[seat]:
-            with jax.default_device(self._devices[seat]):
-                samples = self._render(indices)
-            self._compiled[seat] = True
-        return samples
-
-    def _render(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        if self._batch_size == 1:
-            drawn = (self._program.sample_at(self._seed, i) for i in indices)
-            return [(np.asarray(image), np.asarray(label)) for image, label in drawn]
-        # A short last run is filled up, so that there is one program to compile.
-        filled = [*indices, *[indices[-1]] * (self._batch_size - len(indices))]
-        keys = jax.vmap(sample_key, (None, 0))(jnp.uint32(self._seed), jnp.asarray(filled, jnp.uint32))
-        images, labels = map(np.asarray, self._batch(keys))
-        return list(zip(images, labels, strict=True))[: len(indices)]
 
 
 @dataclass(frozen=True)
@@ -125,7 +64,7 @@ def write_dataset(
         out: the directory; new, empty, or holding (part of) this very dataset.
         source: renders samples; called from ``workers`` threads at once, with up to ``batch_size`` indices.
         plan: what to write. No other argument changes a byte of the finished directory.
-        workers: threads that render, deflate and write.
+        workers: threads that render, compress and write.
         batch_size: consecutive samples that one thread renders in one call.
         shard: ``(i, n)`` writes only the samples with ``index % n == i``. When all shards are done, a call
             without ``shard`` writes the lists and the manifest.
@@ -153,7 +92,7 @@ def write_dataset(
             if not shard or other.name == JOURNAL:
                 _lock(stack.enter_context(open(other, "rb+")), other, shared=bool(shard))
             files |= _read_journal(other, header)[0]
-        todo = [i for i in share if not _present(out, plan.layout.case(i, plan), files)]
+        todo = [i for i in share if not _present(out, plan.layout.files(i, plan), files)]
         found = len(share) - len(todo)
         progress(found, len(share))
         runs = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
@@ -170,11 +109,12 @@ def write_dataset(
 def _rendered(
     out: Path, source: Source, plan: Plan, runs: list[list[int]], workers: int
 ) -> Generator[dict[str, Record]]:
-    """Render, deflate and write every run of samples; yields each sample's files once they are in place."""
+    """Render, compress and write every run of samples; yields each sample's files once they are in place."""
 
     def write(run: list[int]) -> list[dict[str, Record]]:
         return [
-            _write_case(out, plan.layout.case(i, plan), *s) for i, s in zip(run, source(run), strict=True)
+            _write_case(out, plan.layout, plan.layout.files(i, plan), arrays)
+            for i, arrays in zip(run, source(run), strict=True)
         ]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sample")
@@ -185,21 +125,23 @@ def _rendered(
         pool.shutdown(cancel_futures=True)
 
 
-def _write_case(out: Path, case: Case, image: np.ndarray, label: np.ndarray) -> dict[str, Record]:
+def _write_case(
+    out: Path, layout: Layout, paths: Sequence[Path], arrays: Sequence[np.ndarray]
+) -> dict[str, Record]:
     return {
-        path.as_posix(): _write(out / path, encode_nifti(array))
-        for path, array in ((case.image, image), (case.label, label))
+        path.as_posix(): _write(out / path, layout.encode(array))
+        for path, array in zip(paths, arrays, strict=True)
     }
 
 
-def _write(path: Path, data: bytes) -> Record:
+def _write(path: Path, data: bytes | memoryview) -> Record:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, data)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _present(out: Path, case: Case, files: dict[str, Record]) -> bool:
-    return all(_is_whole(out, path.as_posix(), files) for path in (case.image, case.label))
+def _present(out: Path, paths: Sequence[Path], files: dict[str, Record]) -> bool:
+    return all(_is_whole(out, path.as_posix(), files) for path in paths)
 
 
 def _is_whole(out: Path, path: str, files: dict[str, Record]) -> bool:
@@ -240,7 +182,8 @@ def _finished(out: Path, header: dict) -> bool:
 def _finish(out: Path, plan: Plan, header: dict, files: dict[str, Record]) -> None:
     """Write the lists, sweep up after killed calls, write the manifest, drop the journals; in this order."""
     for path, document in plan.layout.documents(plan).items():
-        files[path] = _write(out / path, _json(document))
+        data = document.encode() if isinstance(document, str) else _json(document)
+        files[path] = _write(out / path, data)
     for part in out.rglob(".*.part"):
         part.unlink()
     write_atomic(out / MANIFEST, _json({**header, "files": dict(sorted(files.items()))}))
@@ -252,7 +195,7 @@ def _remove_journals(out: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _json(document: dict) -> bytes:
+def _json(document: Any) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -310,7 +253,7 @@ def _lock(file: BinaryIO, path: Path, *, shared: bool = False) -> None:
 
 def _made_with() -> dict[str, str]:
     """What, besides the plan, a file's bytes may depend on."""
-    packages = ("fdif-jax", "jax", "jaxlib", "numpy", "isal")
+    packages = ("fdif-jax", "jax", "jaxlib", "numpy", "isal", "blosc2")
     return {name: importlib.metadata.version(name) for name in packages} | {"backend": jax.default_backend()}
 
 

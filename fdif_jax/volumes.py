@@ -19,6 +19,7 @@ from fdif_jax.errors import FdifError
 DEFLATE_LEVEL = 2
 _GZIP_FRAME = 31  # zlib's `wbits` for a gzip member: no file name, modification time 0
 _GZIP_MAGIC = b"\x1f\x8b"
+_VOXELS_AT = 352  # the header's 348 bytes and four zeros: no header extensions
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 
 
@@ -38,7 +39,7 @@ class Volume:
     spacing: tuple[float, float, float]
 
 
-def write_atomic(path: str | os.PathLike, data: bytes) -> None:
+def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path`` so that the name holds either what it held before or all of ``data``.
 
     A hidden ``*.part`` file in the same folder takes the bytes first; it is removed when writing fails, and
@@ -56,7 +57,9 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
         raise
 
 
-def encode_nifti(array: np.ndarray, affine: np.ndarray | None = None, *, compress: bool = True) -> bytes:
+def encode_nifti(
+    array: np.ndarray, affine: np.ndarray | None = None, *, compress: bool = True
+) -> bytes | memoryview:
     """The bytes of a NIfTI-1 file of ``array``; equal arguments give equal bytes.
 
     Args:
@@ -83,14 +86,12 @@ def encode_nifti(array: np.ndarray, affine: np.ndarray | None = None, *, compres
     header.set_qform(affine, code=1, strip_shears=True)
     header.set_sform(affine, code=1)
     header.set_xyzt_units("mm")
-    header["vox_offset"] = 352
-    prefix = header.binaryblock + bytes(4)  # four zeros: no header extensions
-    # NIfTI's first axis runs fastest, so the file holds the transposed array in C order.
-    voxels = np.ascontiguousarray(array.T, array.dtype.newbyteorder("=")).data.cast("B")
-    if not compress:
-        return b"".join((prefix, voxels))
-    deflate = isal_zlib.compressobj(DEFLATE_LEVEL, wbits=_GZIP_FRAME)
-    return b"".join((deflate.compress(prefix), deflate.compress(voxels), deflate.flush()))
+    header["vox_offset"] = _VOXELS_AT
+    # NIfTI's first axis runs fastest: the one copy of the voxels is their transposition into the file's buffer.
+    data = np.zeros(_VOXELS_AT + array.nbytes, np.uint8)
+    data[: header.sizeof_hdr] = np.frombuffer(header.binaryblock, np.uint8)
+    data[_VOXELS_AT:].view(array.dtype.newbyteorder("=")).reshape(array.shape[::-1])[...] = array.T
+    return isal_zlib.compress(data, DEFLATE_LEVEL, _GZIP_FRAME) if compress else data.data
 
 
 def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray | None = None) -> None:
@@ -185,12 +186,17 @@ def _voxels(path: str | os.PathLike, header: nib.Nifti1Header, data: bytes, allo
     array = np.frombuffer(data, dtype, count, offset).reshape(shape, order="F")
     if not dtype.isnative:
         array = array.astype(dtype.newbyteorder("="))
-    # The extremes show NaN and infinity without a temporary array of flags.
-    if dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        raise FdifError(f"{path}: holds NaN or infinite voxels")
+    check_finite(path, array)
     if (slope, intercept) in ((None, None), (1.0, 0.0)):
         return array
     scaled = array.astype(np.float32)
     scaled *= np.float32(slope)
     scaled += np.float32(intercept)
     return scaled
+
+
+def check_finite(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Raise an FdifError that names ``path`` if ``array``, which was read from it, holds NaN or infinity."""
+    # The extremes show them without a temporary array of flags.
+    if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise FdifError(f"{path}: holds NaN or infinite voxels")

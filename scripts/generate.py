@@ -1,4 +1,4 @@
-"""Write a labelled synthetic dataset: NIfTI images (0 to 128) and labels, for MONAI or nnU-Net v2.
+"""Write a labelled synthetic dataset for MONAI, nnU-Net v2 or the SSL3D_classification trainer.
 
 Sample i depends on the recipe, the seed and i alone. Stop it at any time (even with kill -9) and give the
 same command again: it writes what is missing, and the directory ends up the same, byte for byte. To share
@@ -9,42 +9,40 @@ Options that are not given stay as the recipe has them.
 
 Example:
     fdif generate --out data/fdif --num-samples 5000
-    fdif generate --out raw --nnunet-format --primitives sphere torus --min-objects 2 --max-objects 5
+    fdif generate --out raw --format nnunet --primitives sphere torus --min-objects 2 --max-objects 5
+    fdif generate --out data/shapes --format classification --samples-per-class 200
 """
 
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import numpy as np
+
 import fdif_jax as fd
-from fdif_jax import viz
-from fdif_jax.dataset_writer import ProgramSource, Report, write_dataset
-from fdif_jax.datasets import MonaiLayout, NnunetLayout, Plan
+from fdif_jax import classification, viz
+from fdif_jax.b2nd import read_b2nd
+from fdif_jax.classification import ClassificationLayout
+from fdif_jax.dataset_writer import Report, write_dataset
+from fdif_jax.datasets import read_volume
 from fdif_jax.errors import FdifError
+from fdif_jax.layouts import Plan
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.format_options import FormatOptions, Job, job_of
 from fdif_jax.scripts.progress import progress_bar
-from fdif_jax.scripts.recipe_options import Flag, RecipeOptions, recipe_of
-from fdif_jax.volumes import read_nifti
+from fdif_jax.sources import RenderedSource
 
 
 @dataclass(frozen=True)
-class Config(RecipeOptions):
+class Config(FormatOptions):
     """Options of `fdif generate`."""
 
     out: Path | None = None
     """Directory to write to; a new datasets/fdif_TIME if not given."""
-    num_samples: int = 200
-    """Training samples."""
-    num_val_samples: int = 0
-    """Validation samples; they come after the training samples and share none with them."""
-    nnunet_format: Flag = False
-    """Write nnU-Net v2's layout; validation samples become the dataset with the next id."""
-    dataset_id: int = 999
-    """nnU-Net's dataset id."""
-    dataset_name: str = "SDFSynthetic"
-    """nnU-Net's dataset name."""
     visualize: int = 0
     """Also write this many training samples as pictures to OUT/previews."""
     batch_size: int = 1
@@ -60,29 +58,23 @@ def run(config: Config) -> None:
     if config.visualize < 0:
         raise FdifError(f"--visualize is {config.visualize}; it must be 0 or more")
     shard = _parse_shard(config.shard)
-    recipe = recipe_of(config)
-    program = fd.compile(recipe)
-    layout = NnunetLayout(config.dataset_id, config.dataset_name) if config.nnunet_format else MonaiLayout()
-    plan = Plan(
-        recipe=recipe.to_dict(),
-        digest=recipe.digest(),
-        seed=config.seed,
-        num_samples=config.num_samples,
-        num_val_samples=config.num_val_samples,
-        grid=program.grid,
-        class_names=program.class_names,
-        layout=layout,
-    )
+    job = job_of(config)
     out = config.out or Path("datasets", time.strftime("fdif_%Y%m%d_%H%M%S"))
     workers = min(os.cpu_count() or 1, 16) if config.workers is None else config.workers
-    source = ProgramSource(program, config.seed, config.batch_size)
+    source = RenderedSource(job.sample, config.seed, config.batch_size)
     with _Bar() as bar:
         report = write_dataset(
-            out, source, plan, workers=workers, batch_size=config.batch_size, shard=shard, progress=bar.show
+            out,
+            source,
+            job.plan,
+            workers=workers,
+            batch_size=config.batch_size,
+            shard=shard,
+            progress=bar.show,
         )
-    print(_summary(report, out, plan, config.shard, bar.seconds()))
+    print(_summary(report, out, job.plan, config.shard, bar.seconds()))
     if report.complete and config.visualize:
-        folder = _write_previews(out, plan, min(config.visualize, plan.num_samples))
+        folder = _write_previews(out, job, min(config.visualize, job.plan.num_samples))
         print(f"pictures: {folder}")
 
 
@@ -129,10 +121,7 @@ class _Bar:
 
 
 def _summary(report: Report, out: Path, plan: Plan, shard: str | None, seconds: float) -> str:
-    grid = " x ".join(map(str, plan.grid))
-    counts = f"{plan.num_samples} training and {plan.num_val_samples} validation samples"
-    classes = f"{len(plan.class_names)} class{'es' * (len(plan.class_names) != 1)}"
-    what = f"{counts} of {grid} voxels, {classes}"
+    what = _description(plan)
     if report.complete and not report.written:
         return f"{out} is finished: {what}; nothing to write"
     speed = f"wrote {report.written} samples in {seconds:.1f} s"
@@ -145,14 +134,43 @@ def _summary(report: Report, out: Path, plan: Plan, shard: str | None, seconds: 
     )
 
 
-def _write_previews(out: Path, plan: Plan, count: int) -> Path:
+def _description(plan: Plan) -> str:
+    grid = " x ".join(map(str, plan.grid))
+    counts = f"{plan.num_samples} training and {plan.num_val_samples} validation samples"
+    classes = ", ".join(f"{len(names)} of {task}" for task, names in plan.tasks.items())
+    if isinstance(plan.layout, ClassificationLayout):
+        counts = f"{plan.num_samples} cases in {plan.layout.n_splits} folds"
+    if len(plan.tasks) == 1:
+        classes = f"{len(plan.class_names)} class{'es' * (len(plan.class_names) != 1)}"
+    else:
+        classes = "classes: " + classes
+    return f"{counts} of {grid} voxels, {classes}"
+
+
+def _write_previews(out: Path, job: Job, count: int) -> Path:
     folder = out / "previews"
     folder.mkdir(exist_ok=True)
     for index in range(count):
-        case = plan.layout.case(index, plan)
-        image, label = read_nifti(out / case.image).array, read_nifti(out / case.label).array
-        viz.save_slices(image, label, folder / f"{case.id}.png", plan.class_names)
+        for name, image, label, class_names in _pictures(out, job, index):
+            viz.save_slices(image, label, folder / f"{name}.png", class_names)
     return folder
+
+
+def _pictures(
+    out: Path, job: Job, index: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[str, ...]]]:
+    """Name, image, label and names of the label's classes of every picture of a sample."""
+    plan, layout = job.plan, job.plan.layout
+    case = layout.case_id(index, plan)
+    image, *labels = (out / path for path in layout.files(index, plan))
+    if job.program:
+        # The file holds no label map; the program knows where it put the object.
+        (label,) = jax.jit(classification.masks(job.program))(fd.sample_key(plan.seed, index), index)
+        yield case, read_b2nd(image)[0], np.asarray(label), job.program.class_names
+        return
+    voxels = read_volume(image).array
+    for number, (label, (task, class_names)) in enumerate(zip(labels, plan.tasks.items(), strict=True)):
+        yield case + f"_{task}" * (number > 0), voxels, read_volume(label).array, class_names
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import blosc2
 import jax
 import jax.numpy as jnp
 import nibabel as nib
@@ -23,14 +24,16 @@ from monai.transforms import LoadImaged
 
 import fdif_jax as fd
 from fdif_jax import dataset_writer
-from fdif_jax.dataset_writer import ProgramSource, write_dataset
-from fdif_jax.datasets import Case, MonaiLayout, NnunetLayout, Plan, load_case, load_decathlon
+from fdif_jax.dataset_writer import write_dataset
+from fdif_jax.datasets import load_case, load_class_names, load_decathlon
 from fdif_jax.errors import FdifError
-from fdif_jax.volumes import write_nifti
+from fdif_jax.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.sources import RenderedSource, labelled
 
 GRID = (6, 7, 8)
-PLAN = Plan({"grid": list(GRID), "max_objects": 5}, "abc", 3, 7, 3, GRID, ("ball", "cube"), MonaiLayout())
-LAYOUTS = [MonaiLayout(), NnunetLayout()]
+TASKS = {"class": ("ball", "cube")}
+PLAN = Plan({"grid": list(GRID), "max_objects": 5}, "abc", 3, 7, 3, GRID, TASKS, MonaiLayout())
+FACTORS = {"shape": ("ball", "cube"), "displacement": ("none", "ridge", "wave"), "mapper": ("flat", "steep")}
 
 
 def draw(index):
@@ -133,44 +136,59 @@ def test_threads_and_batches_change_no_byte(workers, batch_size, tmp_path, finis
 class Balls:
     """A tiny program: noise within a ball."""
 
+    tasks = (("class", ("ball",)),)
+
     def sample(self, key):
         z, y, x = jnp.meshgrid(*(jnp.arange(n) - n / 2 for n in GRID), indexing="ij")
         inside = x**2 + y**2 + z**2 < jax.random.uniform(key, (), minval=1.0, maxval=16.0)
         noise = jax.random.randint(key, GRID, 0, 129)
         return jnp.where(inside, noise, 0).astype(jnp.uint8), inside.astype(jnp.uint8)
 
-    def sample_at(self, seed, index):
-        return jax.jit(self.sample)(fd.sample_key(seed, index))
-
-    def batch(self, keys):
-        return jax.lax.map(self.sample, keys)
-
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 1), (4, 1), (1, 4), (3, 4)])
 def test_a_program_renders_the_same_samples_in_every_batch_and_thread(workers, batch_size, tmp_path):
     program = Balls()
     plan = replace(PLAN, seed=11)
-    write_dataset(
-        tmp_path, ProgramSource(program, 11, batch_size), plan, workers=workers, batch_size=batch_size
-    )
+    rendered = RenderedSource(labelled(program), 11, batch_size)
+    write_dataset(tmp_path, rendered, plan, workers=workers, batch_size=batch_size)
+    render = jax.jit(program.sample)
     for index in range(plan.total):
-        case = plan.layout.case(index, plan)
-        image, label = program.sample_at(11, index)
-        np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / case.image).dataobj), image)
-        np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / case.label).dataobj), label)
+        expected = render(fd.sample_key(11, index))
+        for path, array in zip(plan.layout.files(index, plan), expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / path).dataobj), array)
+
+
+class Factors:
+    """A tiny program of two label maps, the first of too many classes for a byte."""
+
+    tasks = (("shape", tuple(map(str, range(300)))), ("mapper", ("flat", "steep")))
+
+    def sample(self, key):
+        low, high = jnp.asarray([0, 0], jnp.uint16), jnp.asarray([300, 2], jnp.uint16)
+        label = jax.random.randint(key, (*GRID, 2), low, high + 1, jnp.uint16)
+        return label[..., 1].astype(jnp.uint8), jnp.moveaxis(label, -1, 0)
+
+
+def test_every_label_map_has_the_smallest_type_it_fits_in():
+    source = RenderedSource(labelled(Factors()), 2)
+    (image, shape, mapper), _ = source([5, 6])
+    label = Factors().sample(fd.sample_key(2, 5))[1]
+    assert (image.dtype, shape.dtype, mapper.dtype) == (np.uint8, np.uint16, np.uint8)
+    np.testing.assert_array_equal(shape, label[0])
+    np.testing.assert_array_equal(mapper, label[1])
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_are_no_uint32(seed):
     with pytest.raises(FdifError, match="seed"):
-        ProgramSource(Balls(), seed)
+        RenderedSource(labelled(Balls()), seed)
 
 
 CHILD = f"""
 import json, sys, time
 import jax, numpy as np
 from fdif_jax.dataset_writer import write_dataset
-from fdif_jax.datasets import MonaiLayout, Plan
+from fdif_jax.layouts import MonaiLayout, Plan
 GRID = {GRID}
 {inspect.getsource(draw)}
 def slow(indices):
@@ -259,6 +277,87 @@ def test_shards_together_are_the_whole(tmp_path, finished):
     assert tree(tmp_path) == finished
 
 
+def voxels(path):
+    """What the file's own library reads."""
+    return blosc2.open(str(path))[...] if path.suffix == ".b2nd" else np.asarray(nib.load(path).dataobj)
+
+
+@pytest.mark.parametrize("compress", ["gzip", "none", "blosc2"])
+def test_every_compression_is_read_back_by_others_and_by_us(compress, tmp_path):
+    plan = replace(PLAN, layout=MonaiLayout(compress))
+    write_dataset(tmp_path / "a", source, plan, workers=3)
+    with pytest.raises(RuntimeError):
+        write_dataset(tmp_path / "b", crash_after(4), plan)
+    assert write_dataset(tmp_path / "b", source, plan).found == 4
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    training, validation = load_decathlon(tmp_path / "a/data/data.json")
+    suffix = {"gzip": ".nii.gz", "none": ".nii", "blosc2": ".b2nd"}[compress]
+    for index, case in enumerate(training + validation):
+        assert case.image.name == f"sample_{index:05d}_x{suffix}" and case.id == f"sample_{index:05d}"
+        for path, volume, expected in zip(case[:2], load_case(case, 2), draw(index), strict=True):
+            for read in (voxels(path), volume.array):
+                np.testing.assert_array_equal(read, expected)
+                assert read.dtype == expected.dtype
+            np.testing.assert_array_equal(volume.affine, np.eye(4))
+
+
+def factors(indices):
+    """A sample's image and three label maps."""
+    for i in indices:
+        rng = np.random.default_rng(i)
+        labels = (rng.integers(0, len(names) + 1, GRID).astype(np.uint8) for names in FACTORS.values())
+        yield rng.integers(0, 129, GRID).astype(np.uint8), *labels
+
+
+def test_monai_reads_every_label_map(tmp_path):
+    plan = replace(PLAN, tasks=FACTORS)
+    write_dataset(tmp_path, factors, plan, workers=2)
+    path = tmp_path / "data/data.json"
+    entry = load_decathlon_datalist(path, True, "validation")[1]
+    keys = ("image", "label", "label_displacement", "label_mapper")
+    assert set(entry) == {*keys, "id"} and entry["label"].endswith("sample_00008_y_shape.nii.gz")
+    read = LoadImaged(keys=keys, image_only=True)(entry)
+    ((*expected,),) = factors([8])
+    for key, array in zip(keys, expected, strict=True):
+        np.testing.assert_array_equal(read[key].numpy(), array)
+
+    case = load_decathlon(path)[1][1]
+    assert load_class_names(path) == FACTORS["shape"]
+    assert load_class_names(path, "displacement") == FACTORS["displacement"]
+    for task, array in zip((None, "displacement", "mapper"), expected[1:], strict=True):
+        image, label = load_case(case, 3, task)
+        np.testing.assert_array_equal(image.array, expected[0])
+        np.testing.assert_array_equal(label.array, array)
+    with pytest.raises(FdifError, match=r"task of case sample_00008: 'maper'; did you mean 'mapper'"):
+        load_case(case, 3, "maper")
+    with pytest.raises(FdifError, match=r"needs \"labels_color\""):
+        load_class_names(path, "color")
+    case.further_labels[0][1].unlink()
+    with pytest.raises(FdifError, match=r"sample_00008_y_displacement\.nii\.gz, and there is no such file"):
+        load_decathlon(path)
+
+
+def test_nnunet_keeps_further_label_maps_beside_the_first(tmp_path):
+    write_dataset(tmp_path, factors, replace(PLAN, tasks=FACTORS, layout=NnunetLayout(7, "Balls", "none")))
+    for folder, count, first in (("Dataset007_Balls", 7, 0), ("Dataset008_Balls_Val", 3, 7)):
+        names = [f"case_{i:05d}.nii" for i in range(count)]
+        ((image, *labels),) = factors([first + 1])
+        image_path = tmp_path / folder / "imagesTr/case_00001_0000.nii"
+        np.testing.assert_array_equal(voxels(image_path), image)
+        for part, label in zip(("", "_displacement", "_mapper"), labels, strict=True):
+            labels_folder = tmp_path / folder / f"labelsTr{part}"
+            assert sorted(p.name for p in labels_folder.iterdir()) == names
+            np.testing.assert_array_equal(voxels(labels_folder / names[1]), label)
+        document = json.loads((tmp_path / folder / "dataset.json").read_text())
+        assert document["file_ending"] == ".nii" and document["labels"] == {
+            "background": 0,
+            "ball": 1,
+            "cube": 2,
+        }
+        assert document["labels_displacement"] == {"background": 0, "none": 1, "ridge": 2, "wave": 3}
+        assert load_class_names(tmp_path / folder / "dataset.json", "mapper") == FACTORS["mapper"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -270,6 +369,8 @@ def test_shards_together_are_the_whole(tmp_path, finished):
         ({"num_samples": 8}, "num_samples is 7 there"),
         ({"grid": (6, 7, 9)}, "grid"),
         ({"layout": NnunetLayout()}, "layout.name is monai there, nnunet here"),
+        ({"layout": MonaiLayout("none")}, "layout.compress is gzip there, none here"),
+        ({"tasks": FACTORS}, "tasks.class is .'ball', 'cube'. there, None here"),
     ],
 )
 @pytest.mark.parametrize("complete", [True, False])
@@ -352,6 +453,8 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_file(tmp_path, monkeypatch
         (lambda: replace(PLAN, num_val_samples=-1), "num_val_samples is -1"),
         (lambda: NnunetLayout(dataset_id=1000), "1 to 999"),
         (lambda: NnunetLayout(dataset_name="a/b"), "a/b"),
+        (lambda: NnunetLayout(compress="blosc2"), "not blosc2"),
+        (lambda: MonaiLayout("gzipp"), "did you mean 'gzip'"),
         (lambda: write_dataset("unused", source, PLAN, workers=0), "workers"),
         (lambda: write_dataset("unused", source, PLAN, batch_size=0), "batch size"),
         (lambda: write_dataset("unused", source, PLAN, shard=(2, 2)), "shard 2/2"),
@@ -360,77 +463,3 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_file(tmp_path, monkeypatch
 def test_impossible_plans(make, words):
     with pytest.raises(FdifError, match=words):
         make()
-
-
-DECATHLON = {"training": [{"image": "./im/a.nii.gz", "label": "./lb/a.nii.gz"}]}
-
-
-@pytest.fixture
-def decathlon(tmp_path):
-    """A one-case Decathlon dataset: writes its list, given as an object or as text."""
-    for folder in ("im", "lb"):
-        (tmp_path / folder).mkdir()
-        write_nifti(tmp_path / folder / "a.nii.gz", np.ones(GRID, np.uint8))
-
-    def write(document):
-        (tmp_path / "dataset.json").write_text(
-            document if isinstance(document, str) else json.dumps(document)
-        )
-        return tmp_path / "dataset.json"
-
-    return write
-
-
-def test_decathlon_list(decathlon, tmp_path):
-    training, validation = load_decathlon(decathlon(DECATHLON))
-    assert training == [Case(tmp_path / "im/a.nii.gz", tmp_path / "lb/a.nii.gz", "a")] and validation == []
-
-
-@pytest.mark.parametrize(
-    ("document", "words"),
-    [
-        ("{", "not valid JSON"),
-        ([], "holds no table"),
-        ({"test": []}, "no key 'training'"),
-        ({"training": {}}, "'training' must be a list"),
-        ({"training": ["a.nii.gz"]}, r"training\[0\] needs 'image'"),
-        ({"training": [{"image": "im/a.nii.gz"}]}, r"training\[0\] needs 'label'"),
-        (
-            {**DECATHLON, "validation": [{"image": "im/a.nii.gz", "label": "lb/b.nii.gz"}]},
-            "lists lb/b.nii.gz",
-        ),
-    ],
-)
-def test_broken_lists(document, words, decathlon):
-    with pytest.raises(FdifError, match=words) as error:
-        load_decathlon(decathlon(document))
-    assert "dataset.json" in str(error.value)
-
-
-def test_missing_list(tmp_path):
-    with pytest.raises(FdifError, match=r"nowhere\.json: no such file"):
-        load_decathlon(tmp_path / "nowhere.json")
-
-
-@pytest.mark.parametrize(
-    ("label", "words"),
-    [
-        (np.zeros((6, 7, 9), np.uint8), r"shape \(6, 7, 9\)"),
-        (np.full(GRID, 3, np.uint8), "label 3; 2 classes allow 0 to 2"),
-        (np.full(GRID, -1, np.int16), "label -1"),
-        (np.full(GRID, 0.5, np.float32), "not whole"),
-    ],
-)
-def test_bad_labels_are_found_when_a_case_is_read(label, words, decathlon):
-    case = load_decathlon(decathlon(DECATHLON))[0][0]
-    write_nifti(case.label, label)
-    with pytest.raises(FdifError, match=words) as error:
-        load_case(case, 2)
-    assert str(case.label) in str(error.value)
-
-
-def test_float_labels_become_integers(decathlon):
-    case = load_decathlon(decathlon(DECATHLON))[0][0]
-    write_nifti(case.label, np.full(GRID, 2.0, np.float64))
-    label = load_case(case, 2)[1].array
-    assert label.dtype == np.int32 and (label == 2).all()

@@ -1,6 +1,8 @@
 """`fdif generate` and `fdif render` from the command line, on a recipe that compiles in a second."""
 
 import json
+import shutil
+import subprocess
 
 import matplotlib.image
 import nibabel as nib
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 
 import fdif_jax as fd
+from fdif_jax.datasets import load_case, load_class_names, load_decathlon, read_volume
 from fdif_jax.scripts import cli, generate
+from fdif_jax.scripts.recipe_options import recipe_of
 
 SMALL = [
     *("--primitives", "sphere", "torus", "--sdf-mappers", "inverse_cube", "linear_slope_10.0"),
@@ -113,6 +117,110 @@ def test_nnunet_format_and_pictures(tmp_path, capsys):
     assert picture.name == "case_00000.png" and matplotlib.image.imread(picture).std() > 0.1
 
 
+def test_format_nnunet_is_nnunet_format(tmp_path):
+    for number, flags in enumerate(
+        (["--nnunet-format"], ["--format", "nnunet"], ["--format", "nnunet", "--nnunet-format"])
+    ):
+        cli.run("generate", ["--out", str(tmp_path / str(number)), "--num-samples", "1", *flags, *SMALL])
+    trees = [tree(tmp_path / str(number)) for number in range(3)]
+    assert trees[0] == trees[1] == trees[2] and "Dataset999_SDFSynthetic/dataset.json" in trees[0]
+
+
+@pytest.mark.parametrize(("compress", "suffix"), [("none", ".nii"), ("blosc2", ".b2nd")])
+def test_compressions_hold_the_same_voxels(compress, suffix, dataset, tmp_path):
+    common = ["--num-samples", "5", "--num-val-samples", "2", "--seed", "9", *SMALL]
+    cli.run("generate", ["--out", str(tmp_path), "--compress", compress, *common])
+    paths = [path.relative_to(dataset) for path in (dataset / "data").rglob("*.nii.gz")]
+    assert len(paths) == 14
+    for path in paths:
+        other = tmp_path / path.parent / path.name.replace(".nii.gz", suffix)
+        np.testing.assert_array_equal(read_volume(other).array, voxels(dataset / path))
+
+
+MULTI_TASK = [
+    *("--multi-task", "--no-mapper-as-augmentation", "--no-displacement-as-augmentation", *SMALL),
+    *("--displacement-functions", "ridge"),
+]
+
+
+def test_multi_task_sets_have_a_file_a_label_map(tmp_path):
+    out = tmp_path / "set"
+    arguments = [
+        "--out",
+        str(out),
+        "--num-samples",
+        "2",
+        "--num-val-samples",
+        "1",
+        "--visualize",
+        "1",
+        *MULTI_TASK,
+    ]
+    cli.run("generate", arguments)
+    program = fd.compile(
+        RECIPE.replace(
+            displacements=("ridge",),
+            multi_task=True,
+            mapper_as_augmentation=False,
+            displacement_as_augmentation=False,
+        )
+    )
+    names = {"shape": ("sphere", "torus"), "displacement": ("none", "ridge"), "mapper": RECIPE.mappers}
+    assert {task.name: task.class_names for task in program.tasks} == names
+    listed = out / "data/data.json"
+    training, validation = load_decathlon(listed)
+    for index, case in enumerate(training + validation):
+        image, labels = program.sample_at(0, index)
+        for number, task in enumerate(names):
+            read = load_case(case, 2, task if number else None)
+            np.testing.assert_array_equal(read[0].array, image)
+            np.testing.assert_array_equal(read[1].array, labels[number])
+            assert read[1].array.dtype == np.uint8
+            assert load_class_names(listed, task if number else None) == names[task]
+    pictures = {path.name for path in (out / "previews").iterdir()}
+    assert pictures == {f"sample_00000{task}.png" for task in ("", "_displacement", "_mapper")}
+    before = tree(out)
+    (out / "data/label/batch_0000/sample_00001_y_mapper.nii.gz").unlink()
+    cli.run("generate", arguments)
+    assert tree(out) == before
+
+
+@pytest.mark.slow
+def test_nnunet_plans_and_verifies_a_multi_task_set(tmp_path):
+    pytest.importorskip("nnunetv2")
+    env = pytest.importorskip("nnunet_client").environment(tmp_path)
+    options = [
+        "--format",
+        "nnunet",
+        "--dataset-id",
+        "903",
+        "--num-samples",
+        "5",
+        *MULTI_TASK,
+        "--grid",
+        *["32"] * 3,
+    ]
+    for compress in ("gzip", "none"):
+        raw = tmp_path / "nnUNet_raw"
+        cli.run("generate", ["--out", str(raw / compress), "--compress", compress, *options])
+        folder = (raw / compress / "Dataset903_SDFSynthetic").rename(raw / "Dataset903_SDFSynthetic")
+        command = [
+            "nnUNetv2_plan_and_preprocess",
+            "-d",
+            "903",
+            "--verify_dataset_integrity",
+            "-np",
+            "1",
+            "-npfp",
+            "1",
+        ]
+        done = subprocess.run([*command, "-c", "3d_fullres"], env=env, capture_output=True, text=True)
+        assert done.returncode == 0 and "verify_dataset_integrity Done" in done.stdout, (
+            done.stdout + done.stderr
+        )
+        shutil.rmtree(folder)
+
+
 def test_a_directory_of_its_own_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli.run("generate", ["--num-samples", "1", *SMALL])
@@ -121,7 +229,7 @@ def test_a_directory_of_its_own_by_default(tmp_path, monkeypatch):
 
 
 def config(**options):
-    return generate.recipe_of(generate.Config(**options))
+    return recipe_of(generate.Config(**options))
 
 
 def test_options_change_the_recipe_and_only_where_they_are_given():
@@ -181,6 +289,18 @@ def test_primitives_win_over_a_recipe_of_categories(tmp_path):
         (["--multi-task"], "multi_task excludes"),
         (["--mapper-as-augmentation", "--no-mapper-as-augmentation"], "exclude each other"),
         (["--nnunet-format", "--dataset-id", "0"], "1 to 999"),
+        (["--nnunet-format", "--format", "monai"], "--nnunet-format is --format nnunet, and --format monai"),
+        (["--format", "nnunet", "--compress", "blosc2"], "--compress blosc2 goes with --format monai"),
+        (["--dataset-id", "5"], "--dataset-id goes with --format nnunet, not with monai"),
+        (["--dataset-name", "A"], "--dataset-name goes with --format nnunet or classification"),
+        (
+            ["--samples-per-class", "9"],
+            "--samples-per-class goes with --format classification, not with monai",
+        ),
+        (["--format", "nnunet", "--grid-scale", "0.3"], "--grid-scale goes with --format classification"),
+        (["--n-splits", "3"], "--n-splits goes with --format classification"),
+        (["--multilabel"], "--multilabel goes with --format classification, not with monai"),
+        (["--format", "classification", "--recipe", "fdif + fdif_exact"], "is a mixture"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(arguments, words, tmp_path, capsys):
