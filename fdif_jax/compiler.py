@@ -7,7 +7,7 @@ volumes (`Renderer`), their look (`Look`). Sample i of seed s depends on nothing
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,17 @@ from jaxtyping import Array, Int, UInt
 
 from fdif_jax import unions
 from fdif_jax.classes import Families, ObjectClass, Task, classes_of, tasks_of
+from fdif_jax.errors import FdifError
 from fdif_jax.grid import Grid
-from fdif_jax.look import antialiased, to_grey_levels
+from fdif_jax.kernel import TileKernel
+from fdif_jax.look import Look, antialiased, to_grey_levels
 from fdif_jax.recipe import Mixture, Recipe
 from fdif_jax.renderer import Renderer, Table
 from fdif_jax.replay import render_scenes
 from fdif_jax.scene import Scene, SceneObject
 from fdif_jax.vocabulary import NONE, Vocabulary, resolve
 
+Kernel = Literal["off", "on", "interpret"]
 Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
 
 _LOOK = 7  # what the random stream of looks is folded with; the streams of a scene are splits of its key
@@ -35,13 +38,22 @@ def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) 
     return jax.random.fold_in(jax.random.key(seed), index)
 
 
-def compile(recipe: Recipe | Mixture) -> "World":
+def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "off") -> "World":
     """Turn a recipe into a program. XLA compiles each of its functions on first use.
 
+    Args:
+        recipe: what to draw.
+        kernel: "on" renders batches by one GPU kernel (`fdif_jax.kernel`), "interpret" by the same without a GPU,
+            slowly. Equal to the renderer's volumes but for rounding.
+
     Raises:
-        FdifError: the recipe asks for something that is not there.
+        FdifError: the recipe asks for something that is not there, or the kernel for a mixture.
     """
-    return MixedProgram(recipe) if isinstance(recipe, Mixture) else Program(recipe)
+    if not isinstance(recipe, Mixture):
+        return Program(recipe, kernel)
+    if kernel != "off":
+        raise FdifError("the kernel renders one recipe; compile the parts of a mixture by themselves")
+    return MixedProgram(recipe)
 
 
 class World:
@@ -95,9 +107,10 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Program(World):
-    """A compiled `Recipe`."""
+    """A compiled `Recipe`; ``kernel`` as in `compile`."""
 
     recipe: Recipe
+    kernel: Kernel = "off"
 
     def __post_init__(self) -> None:
         tasks_of(self.recipe, self.classes)  # what cannot be labelled is an error now
@@ -166,9 +179,15 @@ class Program(World):
     def sample(self, key: jax.Array) -> Volumes:
         """Image (uint8, 0 … 128) and label (uint8 or uint16) of a random scene."""
         image, label = self.renderer.intensities(self.draw(key))
-        if self.recipe.look.changes_images:
-            image = self.recipe.look.apply(jax.random.fold_in(key, _LOOK), image, label)
-        return to_grey_levels(image), label
+        return _seen(self.recipe.look, key, image, label), label
+
+    def batch(self, keys: jax.Array) -> tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
+        """Samples of several keys: one after another, or side by side by the kernel."""
+        if self.kernel == "off":
+            return super().batch(keys)
+        render = TileKernel(self.renderer, interpret=self.kernel == "interpret")
+        images, labels = render.intensities(jax.vmap(self.draw)(keys))
+        return jax.vmap(partial(_seen, self.recipe.look))(keys, images, labels), labels
 
     @cached_property
     def _jitted_draw(self) -> Callable[[jax.Array], Table]:
@@ -250,10 +269,7 @@ class MixedProgram(World):
 
         draws = [partial(of, *pair) for pair in zip(self.parts, self._ids, strict=True)]
         image, label = lax.switch(part, draws, rest)
-        if self.recipe.look.changes_images:
-            grey = image.astype(jnp.float32)
-            image = to_grey_levels(self.recipe.look.apply(jax.random.fold_in(key, _LOOK), grey, label))
-        return image, label
+        return _seen(self.recipe.look, key, image.astype(jnp.float32), label), label
 
     def scene_at(self, seed: int, index: int) -> Scene:
         """Sample ``index`` of ``seed`` as a scene document (jitted); class ids are of the common label space."""
@@ -262,6 +278,13 @@ class MixedProgram(World):
         scene = program.scene(key)
         objects = (dataclasses.replace(o, class_id=(int(ids[o.class_id[0]]),)) for o in scene.objects)
         return Scene(scene.grid, tuple(objects))
+
+
+def _seen(look: Look, key: jax.Array, image: Array, label: Array) -> Array:
+    """The image of the sample of ``key`` as a recipe's look has it, in grey levels."""
+    if look.changes_images:
+        image = look.apply(jax.random.fold_in(key, _LOOK), image, label)
+    return to_grey_levels(image)
 
 
 def _factor(key: jax.Array, drawn: Array, fixed: Sequence[str | None], names: Sequence[str]) -> Array:

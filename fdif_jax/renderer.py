@@ -11,6 +11,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -68,7 +69,7 @@ class Structure:
     @property
     def width(self) -> int:
         """How many numbers its parameters are."""
-        return sum(_volume(size) for size in self.sizes)
+        return sum(math.prod(size) for size in self.sizes)
 
     def pack(self, shape: Shape, width: int) -> Float[Array, "{width}"]:
         """The shape's parameters as a row of ``width`` numbers, padded with zeros."""
@@ -80,16 +81,9 @@ class Structure:
         """The shape whose parameters ``row`` holds."""
         leaves, start = [], 0
         for size in self.sizes:
-            leaves.append(row[start : start + _volume(size)].reshape(size))
-            start += _volume(size)
+            leaves.append(row[start : start + math.prod(size)].reshape(size))
+            start += math.prod(size)
         return jax.tree.unflatten(self.treedef, leaves)
-
-
-def _volume(size: tuple[int, ...]) -> int:
-    product = 1
-    for edge in size:
-        product *= edge
-    return product
 
 
 @dataclasses.dataclass(frozen=True)

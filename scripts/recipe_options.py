@@ -105,7 +105,8 @@ def recipe_of(config: RecipeOptions) -> Recipe:
     if config.look:
         given["look"] = recipe.look.to_dict() | parse_settings("look", config.look, "bias_field=0.3")
     if isinstance(recipe, fd.Mixture):
-        for key in given.keys() - {"grid", "look"}:
+        also = {key for key in ("placement", "vocabulary", "mesh_dir") if getattr(config, key)}
+        for key in sorted((given.keys() | also) - {"grid", "look"}):
             raise FdifError(f"{key} is no option of a mixture of recipes; change its parts, in a recipe file")
         return recipe.replace(**given)
     if config.placement:
