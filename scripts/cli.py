@@ -17,6 +17,7 @@ from fdif_jax.errors import FdifError, unknown
 COMMANDS = {
     "generate": "write a labelled synthetic dataset (MONAI or nnU-Net layout)",
     "render": "render saved scene documents to NIfTI",
+    "bank": "turn label maps into a bank of organs for recipes of anatomy, or list one",
     "pretrain": "pre-train a network on scenes drawn inside the jitted step",
     "export": "write a run's weights as a PyTorch state dict or safetensors",
     "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
