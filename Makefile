@@ -24,6 +24,7 @@ lint: $(VENV)/.installed-dev
 
 docs-pictures: $(VENV)/.installed
 	$(BIN)/python docs/make_gallery.py docs/gallery.png
+	$(BIN)/python docs/make_worlds.py docs
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

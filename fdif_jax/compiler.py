@@ -20,7 +20,7 @@ from fdif_jax.classes import Families, ObjectClass, Task, classes_of, tasks_of
 from fdif_jax.errors import FdifError
 from fdif_jax.grid import Grid
 from fdif_jax.kernel import TileKernel
-from fdif_jax.look import Look, antialiased, to_grey_levels
+from fdif_jax.look import Look, to_grey_levels
 from fdif_jax.recipe import Mixture, Recipe
 from fdif_jax.renderer import Renderer, Table
 from fdif_jax.replay import render_scenes
@@ -142,13 +142,13 @@ class Program(World):
     @cached_property
     def renderer(self) -> Renderer:
         """Renders the tables this program draws."""
-        mappers = tuple(self.vocabulary.mapper(name) for name in self.recipe.mappers)
         return Renderer(
             self.grid,
             self.families.structures,
             tuple(self.vocabulary.displacement(name) for name in self._displacement_names[1:]),
-            tuple(map(antialiased, mappers)) if self.recipe.look.partial_volume else mappers,
+            tuple(self.vocabulary.mapper(name) for name in self.recipe.mappers),
             max(len(task.class_names) for task in self.tasks),
+            partial_volume=self.recipe.look.partial_volume,
         )
 
     def draw(self, key: jax.Array, drawn: Int[Array, " n"] | None = None) -> Table:

@@ -66,7 +66,9 @@ class Numbers:
 
 def _is_formula(structure: Structure) -> bool:
     """Whether a shape's distance needs its own numbers and the point only."""
-    jaxpr = jax.make_jaxpr(lambda row: structure.unpack(row)(Point(0.0, 0.0, 0.0)))(jnp.zeros(structure.width))
+    jaxpr = jax.make_jaxpr(lambda row: structure.unpack(row)(Point(0.0, 0.0, 0.0)))(
+        jnp.zeros(structure.width)
+    )
     return not any(jnp.ndim(constant) for constant in jaxpr.consts)
 
 
@@ -91,11 +93,16 @@ class TileKernel:
         """Images (float32, 0 … 128) and labels of tables with a leading batch axis, as `Renderer.intensities`.
 
         Raises:
-            FdifError: a shape looks up more than its own numbers, as organs and meshes do.
+            FdifError: a shape looks up more than its own numbers, as organs and meshes do; or partial volume, which
+                compares a voxel with its neighbours.
         """
+        if self.renderer.partial_volume:
+            raise FdifError("the kernel cannot antialias; leave out partial_volume, or the kernel")
         for structure in self.renderer.structures:
             if not _is_formula(structure):
-                raise FdifError("the kernel renders formulas only; render organs, masks and meshes without it")
+                raise FdifError(
+                    "the kernel renders formulas only; render organs, masks and meshes without it"
+                )
         renderer, grid = self.renderer, self.renderer.grid
         tiles = tuple(-(-edge // n) for edge, n in zip(grid, TILE, strict=True))
         padded = tuple(t * n for t, n in zip(tiles, TILE, strict=True))

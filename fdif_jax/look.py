@@ -13,8 +13,6 @@ from jaxtyping import Array, Float, Num, UInt
 from fdif_jax.errors import FdifError
 from fdif_jax.plain import Plain, at_least
 from fdif_jax.renderer import INTENSITY_TOP
-from fdif_jax.shape import Distance
-from fdif_jax.vocabulary import Mapper
 
 Image = Float[Array, "D H W"]
 
@@ -190,17 +188,3 @@ def _curve(key: jax.Array, strength: Array, volume: Image) -> Image:
     # A sum of hats instead of a search: a voxel costs a few multiplications.
     position = jnp.clip(volume, 0, 1) * _KNOTS
     return sum(h * jnp.maximum(1 - jnp.abs(position - i), 0) for i, h in enumerate(heights))
-
-
-def antialiased(mapper: Mapper) -> Mapper:
-    """The mapper with half the intensity at the surface instead of a step: what part of a voxel is object counts.
-
-    A mapper that does not end at the surface has no step there and stays as it is.
-    """
-    if mapper.tail is not None:
-        return mapper
-
-    def function(d: Distance) -> Distance:
-        return mapper.function(jnp.minimum(d, 0)) * jnp.clip(0.5 - d, 0, 1)
-
-    return dataclasses.replace(mapper, function=function, tail=lambda negligible: 0.5)

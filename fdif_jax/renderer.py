@@ -12,7 +12,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, UInt
 
 from fdif_jax.algebra import invert, move
 from fdif_jax.grid import Grid
-from fdif_jax.shape import Box, Distance, Point, Shape
+from fdif_jax.shape import Box, Distance, Point, Shape, length
 from fdif_jax.vocabulary import Displacement, Mapper
 
 INTENSITY_TOP = 128.0
@@ -97,6 +97,7 @@ class Renderer:
         mappers: ``Table.mapper`` counts into them.
         top_label: the greatest class id, which decides the label's dtype.
         tile: edges of a tile (z, y, x), a compromise between a core's cache and the cost of a branch.
+        partial_volume: images are antialiased: a voxel that a surface cuts has part of the object's intensity.
     """
 
     grid: Grid
@@ -105,6 +106,7 @@ class Renderer:
     mappers: tuple[Mapper, ...]
     top_label: int
     tile: tuple[int, int, int] = (12, 24, 48)
+    partial_volume: bool = False
 
     @property
     def width(self) -> int:
@@ -128,7 +130,7 @@ class Renderer:
         plan = Tiling.of(self.grid, self.tile)
         first, steps = self.visible_tiles(table, plan.tile)
         fields = self.displacement_fields()
-        mappers = [mapper.function for mapper in self.mappers]
+        mappers = [self._antialiased(m) if self.partial_volume else m.function for m in self.mappers]
         evaluate = [partial(_evaluate, structure) for structure in self.structures]
 
         def visit(i: Array, step: Array, carry: tuple) -> tuple:
@@ -160,6 +162,23 @@ class Renderer:
         label = self.paint(planes[(slice(None), *crop)], volumes, table.label)
         return jnp.clip(image[crop], 0, INTENSITY_TOP), label
 
+    def _antialiased(self, mapper: Mapper) -> Callable[[Distance], Distance]:
+        """The mapper of a tile's distances with half the intensity at the surface instead of a step.
+
+        A mapper that does not end at the surface has no step there and stays as it is. How far a voxel is from a
+        surface is its distance over the slope of the distances around it, as not all distances are true.
+        """
+        if mapper.tail is not None:
+            return mapper.function
+
+        def function(d: Distance) -> Distance:
+            near = jnp.clip(d, -2.0, 2.0)
+            slope = length(*jnp.gradient(near))
+            coverage = jnp.clip(0.5 - near / jnp.clip(slope, 1e-3, 1.0), 0, 1)
+            return mapper.function(jnp.minimum(d, 0)) * coverage
+
+        return function
+
     def displacement_fields(self) -> list:
         """What `Table.displacement` counts into: functions of a point, the first one 0."""
         highest = Point(*map(float, self.grid.highest))
@@ -176,9 +195,9 @@ class Renderer:
         self, table: Table, tile: tuple[int, int, int]
     ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
         """First tile (z, y, x) and number of tiles along each axis that every object can touch."""
-        negligible = 0.5 / table.branch.shape[0]
+        negligible, least = 0.5 / table.branch.shape[0], 0.5 if self.partial_volume else 0.0
         growth = jnp.asarray([0.0, *(d.growth(self.grid) for d in self.displacements)], jnp.float32)
-        reach = jnp.asarray([m.reach(negligible) for m in self.mappers], jnp.float32)
+        reach = jnp.asarray([max(m.reach(negligible), least) for m in self.mappers], jnp.float32)
         margin = growth[table.displacement] + reach[table.mapper]
         bounds = [partial(_bounds, structure) for structure in self.structures]
 

@@ -150,6 +150,7 @@ class Member(Shape):
         return Box(self.library.lower[i] - margin, self.library.upper[i] + margin)
 
 
+@jax.jit
 def inside_box(values: Array | np.ndarray, inverse: Array | np.ndarray) -> Box:
     """A box that holds every point where the interpolated ``values`` are negative or zero.
 

@@ -162,6 +162,8 @@ def test_organs_mix_with_formulas_in_scattered_scenes():
         grid=(32, 32, 32),
         min_objects=4,
         max_objects=6,
+        mappers=("inverse_cube",),
+        displacements=("ridge",),
     )
     program = fd.compile(mixed)
     assert len(program.families.structures) == 2
@@ -218,9 +220,8 @@ def test_a_vocabulary_without_organs_is_an_error():
 
 def test_a_document_with_wrong_parameters_is_an_error():
     vocabulary = fd.compile(recipe()).vocabulary
-    params = vocabulary.describe(
-        "liver", vocabulary.family("liver").sample(jax.random.key(0), fd.Grid(32, 32, 32))
-    )
+    draw = jax.jit(lambda key: vocabulary.family("liver").sample(key, fd.Grid(32, 32, 32)))
+    params = vocabulary.describe("liver", draw(jax.random.key(0)))
     assert vocabulary.build("liver", params) is not None
     for change, says in (
         ({"subject": 9}, "no such organ of subject 9"),

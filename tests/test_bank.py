@@ -4,6 +4,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
@@ -19,6 +20,8 @@ from fdif_jax.shapes.organs import vocabulary_of
 from fdif_jax.volumes import write_nifti
 
 DATA = Path(__file__).parent / "data" / "anatomy"
+# One program instead of one an operation.
+distances = jax.jit(lambda shape, p: shape(p))
 NAMES = {2: "shell", 5: "core", 6: "left", 9: "right", 11: "far"}
 
 
@@ -74,7 +77,7 @@ def untouched(bank: Bank, path: Path, subject, frame) -> dict[str, tuple[np.ndar
     found = {}
     for m, organ in enumerate(bank.organ):
         shape = atlas.shape(jnp.float32(m), jnp.float32(1.0), jnp.zeros(3), still)
-        d = shape(Point(jnp.asarray(up), jnp.asarray(front), jnp.asarray(right)))
+        d = distances(shape, Point(up, front, right))
         found[bank.organs[organ]] = np.asarray(d)
     return found
 
@@ -131,7 +134,7 @@ def test_bounds_hold_the_organ_at_every_margin(files):
     for m in range(len(bank.organ)):
         shape = atlas.shape(jnp.float32(m), jnp.float32(0.8), jnp.asarray(bank.centroid[m]), waves)
         p = Point(line, line[:, None], line[:, None, None])
-        d = np.asarray(shape(p))
+        d = np.asarray(distances(shape, p))
         for margin in (0.0, 3.0):
             box = shape.bounds(margin)
             outside = np.zeros(d.shape, bool)

@@ -128,10 +128,12 @@ def test_shards_batches_and_threads_make_the_same_directory(dataset, tmp_path):
 def test_grid_scale_shows_larger_objects(program):
     def share(scale):
         scaled = fd.compile(
-            classification.centred(program.recipe.replace(mappers=["linear_slope_20.0"]), scale)
+            classification.centred(
+                program.recipe.replace(primitives=["sphere"], mappers=["linear_slope_20.0"]), scale
+            )
         )
-        table = scaled.draw(fd.sample_key(0, 0), jnp.asarray([0]))
-        return float((scaled.renderer.intensities(table)[1] > 0).mean())
+        table = jax.jit(scaled.draw)(fd.sample_key(0, 0), jnp.asarray([0]))
+        return float((jax.jit(scaled.renderer.intensities)(table)[1] > 0).mean())
 
     assert share(0.8) < 0.5 * share(0.4)
 

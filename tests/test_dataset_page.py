@@ -3,13 +3,19 @@
 import pytest
 from test_docs import nnunet_client, run_page
 
-SHAPES = "--primitives sphere torus --displacement-functions ridge --sdf-mappers inverse_cube modular_5"
+SHAPES = "--primitives sphere torus --displacement-functions ridge"
+PLAIN = ("monai", "nnUNet_raw", "scratch", "shapes")  # what a mapper more would only make slower
 
 
 def test_the_page_on_datasets(tmp_path):
     pytest.importorskip("monai")
     small = {
         "--grid 64 64 64": f"--grid 16 16 16 {SHAPES}",
+        **{
+            f"fdif generate --out {out} ": f"fdif generate --out {out} --sdf-mappers inverse_cube "
+            for out in PLAIN
+        },
+        "--out tasks ": "--out tasks --sdf-mappers inverse_cube modular_5 ",
         "--samples-per-class 25": "--samples-per-class 5",
         "--num-samples 200": "--num-samples 2 --min-objects 1 --max-objects 2",
         "--num-val-samples 20": "--num-val-samples 1",

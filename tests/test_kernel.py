@@ -30,7 +30,7 @@ def test_the_kernel_serves_several_label_maps_and_looks():
         primitives=("sphere", "torus"),
         mappers=("inverse_cube", "modular_5"),
         multi_task=True,
-        look={"gamma": 0.5, "partial_volume": True},
+        look={"gamma": 0.5},
     )
     keys = jax.random.split(jax.random.key(0), 2)
     expected = jax.jit(fd.compile(recipe).batch)(keys)
@@ -45,6 +45,12 @@ def test_the_kernel_of_the_whole_recipe_lowers_for_cuda():
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     text = jax.jit(program.batch).trace(keys).lower(lowering_platforms=("cuda",)).as_text()
     assert "triton" in text
+
+
+def test_partial_volume_has_no_kernel():
+    recipe = fd.Recipe(grid=(8, 8, 32), primitives=("sphere",), look={"partial_volume": True})
+    with pytest.raises(fd.FdifError, match="cannot antialias"):
+        fd.compile(recipe, kernel="interpret").batch(jax.random.split(jax.random.key(0), 1))
 
 
 def test_a_mixture_has_no_kernel():

@@ -1,6 +1,7 @@
 """Looks: every change against what another library, a formula or a property says; off means off."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ from scipy import ndimage
 
 import fdif_jax as fd
 from fdif_jax import look
+from fdif_jax.renderer import Renderer, Structure, Table
 from fdif_jax.vocabulary import Mapper
 
-RADIUS = 7.0
 KEY = jax.random.key(1)
 VOLUME = np.asarray(jax.random.uniform(jax.random.key(0), (12, 15, 18)))
 RECIPE = fd.Recipe(grid=(16, 16, 16), primitives=("sphere", "torus"), mappers=("linear_slope_10.0",))
@@ -96,18 +97,46 @@ def test_texture_is_only_in_the_background():
     assert changed[label == 0].std() > 1 and changed.min() >= 10 - 1e-4 and changed.max() <= 10 + 64
 
 
-def test_partial_volume_measures_volumes_better_than_voxels_do():
-    solid = Mapper("solid", lambda d: jnp.where(d <= 0, 128.0, 0.0))
-    p = fd.Grid(24, 24, 24).points()
-    errors = []
-    for mapper in (solid, look.antialiased(solid)):
-        totals = []
-        for shift in np.linspace(0, 1, 9):
-            d = jnp.sqrt((p.x - shift) ** 2 + (p.y - shift / 3) ** 2 + p.z**2) - RADIUS
-            totals.append(float(mapper(d).sum()) / 128)
-        errors.append(np.abs(np.asarray(totals) / (4 / 3 * np.pi * RADIUS**3) - 1).max())
-    # Linear coverage of a curved surface overestimates by 1 / 4r² = 0.5 %.
-    assert errors[1] < 0.007 and errors[1] < errors[0] / 2, errors
+SOLID = Mapper("solid", lambda d: jnp.where(d <= 0, 128.0, 0.0))
+
+
+@fd.node
+class Faint(fd.Shape):
+    """A ball of radius 7 whose distance is a fraction of the true one."""
+
+    centre: float
+    fraction: float
+
+    def __call__(self, p):
+        away = jnp.sqrt((p.x - self.centre) ** 2 + (p.y - self.centre / 3) ** 2 + p.z**2)
+        return (away - 7.0) * self.fraction
+
+
+@partial(jax.jit, static_argnums=1)
+def _image(shape, partial_volume):
+    structure = Structure.of(shape)
+    renderer = Renderer(fd.Grid(24, 24, 24), (structure,), (), (SOLID,), 1, partial_volume=partial_volume)
+    zero, row = jnp.zeros(1, jnp.int32), structure.pack(shape, structure.width)[None]
+    table = Table(jnp.int32(1), zero, row, jnp.eye(3, 4)[None], zero, zero, jnp.ones((1, 1), jnp.int32))
+    return renderer.intensities(table)[0] / 128
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.2])
+def test_partial_volume_measures_volumes_better_than_voxels_do(fraction):
+    """Whether distances are true or not."""
+    errors = [
+        max(
+            abs(_image(Faint(shift, fraction), soft).sum() / (4 / 3 * np.pi * 7**3) - 1)
+            for shift in np.linspace(0, 1, 5)
+        )
+        for soft in (False, True)
+    ]
+    assert errors[1] < 0.01 and errors[1] < 0.7 * errors[0], errors
+
+
+def test_partial_volume_is_the_covered_part_of_a_voxel():
+    soft = _image(Faint(0.0, 0.3), True)[12, 12, 12:]
+    np.testing.assert_allclose(soft, [1] * 7 + [0.5] + [0] * 4, atol=0.02)
 
 
 def test_partial_volume_changes_images_and_no_labels():
