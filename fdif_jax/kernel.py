@@ -105,7 +105,8 @@ class TileKernel:
                 )
         renderer, grid = self.renderer, self.renderer.grid
         tiles = tuple(-(-edge // n) for edge, n in zip(grid, TILE, strict=True))
-        padded = tuple(t * n for t, n in zip(tiles, TILE, strict=True))
+        z, y, x = (count * n for count, n in zip(tiles, TILE, strict=True))
+        padded = (z, y, x)
         batch, objects = tables.branch.shape
         words = -(-objects // BITS)
         first, steps = jax.vmap(partial(renderer.visible_tiles, tile=TILE))(tables)
@@ -155,7 +156,8 @@ def _render_tile(
     fields, mappers = renderer.displacement_fields(), [m.function for m in renderer.mappers]
 
     def draw(begin: int, i: Array, intensity: Array, bits: Array) -> tuple[Array, Array, Array]:
-        local = move(Numbers(lambda k: inverse[scene, i, k // 4, k % 4], 0, (3, 4)), p)
+        matrix: Any = Numbers(lambda k: inverse[scene, i, k // 4, k % 4], 0, (3, 4))
+        local = move(matrix, p)
         shapes = [
             partial(lambda structure, at: _unpack(structure, lambda k: row[scene, i, k])(at), structure)
             for structure in renderer.structures

@@ -1,7 +1,6 @@
 """Settings as plain data: frozen dataclasses that check their values when made and travel as TOML or JSON tables."""
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Mapping
 from typing import Any, Self
@@ -62,7 +61,6 @@ def at_least(settings: Plain, low: float, *names: str) -> None:
             raise FdifError(f"{name} must be {low:g} or more, not {value:g}")
 
 
-@functools.cache
 def _fields(cls: type[Plain]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

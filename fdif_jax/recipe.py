@@ -195,7 +195,7 @@ def _part(data: Any, where: str) -> Part:
     return Part.from_dict({**data, "recipe": recipe}, where)
 
 
-_KINDS: dict[str, type[World]] = {kind.kind: kind for kind in (Recipe, Mixture)}
+_KINDS: dict[str, type[Recipe] | type[Mixture]] = {kind.kind: kind for kind in (Recipe, Mixture)}
 
 
 def from_dict(data: Mapping[str, Any], where: str = "recipe") -> Recipe | Mixture:

@@ -68,7 +68,7 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
 def node(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass whose fields are pytree children, except those marked `static`."""
-    made = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
     children = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
     fixed = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in children]

@@ -41,11 +41,11 @@ def combined(first: Family, second: Family) -> Family:
         depth = sum(_depth(part, grid) for part in parts)
         distance = SHIFT.draw(jax.random.uniform(shift_key)) * depth * SHRINK
         offsets = jnp.zeros((2, 3)).at[1, jax.random.randint(axis_key, (), 0, 3)].set(distance)
-        placed = [
+        one, other = (
             transform(part, jnp.concatenate([SHRINK * turn, offset[:, None]], axis=1))
             for part, turn, offset in zip(parts, turns, offsets, strict=True)
-        ]
-        return Union(*placed, SMOOTH.draw(jax.random.uniform(smooth_key)) * min(grid))
+        )
+        return Union(one, other, SMOOTH.draw(jax.random.uniform(smooth_key)) * min(grid))
 
     return Family(f"{first.name}{SEPARATOR}{second.name}", draw, category="union")
 
@@ -68,15 +68,17 @@ def family_of(vocabulary: Vocabulary, name: str) -> Family:
     return vocabulary.family(name)
 
 
-def describe(vocabulary: Vocabulary, name: str, shape: Shape) -> dict[str, Any]:
+def describe(vocabulary: Vocabulary, name: str, shape: Any) -> dict[str, Any]:
     """A scene document's parameters of a shape of the class ``name``, which may be a union."""
     if not isinstance(shape, Union):
         return vocabulary.describe(name, shape)
+    parts: tuple[Any, Any] = (shape.first, shape.second)
+    smooth: Any = shape.smooth
     return {
-        "smooth": float(shape.smooth),
+        "smooth": float(smooth),
         **{
             key: {"params": vocabulary.describe(part, moved.shape), "inverse": np.asarray(moved.inverse).tolist()}
-            for key, part, moved in zip(("first", "second"), _parts(name), (shape.first, shape.second), strict=True)
+            for key, part, moved in zip(("first", "second"), _parts(name), parts, strict=True)
         },
     }  # fmt: skip
 
@@ -91,14 +93,14 @@ def build(vocabulary: Vocabulary, name: str, params: Any) -> Shape:
         return vocabulary.build(vocabulary.family(name).name, params)
     if not isinstance(params, Mapping) or set(params) != {"smooth", "first", "second"}:
         raise FdifError(f"{name}: parameters of a union are a table with the keys smooth, first, second")
-    moved = [
+    one, other = (
         _moved(vocabulary, part, params[key], f"{name}, {key}")
         for key, part in zip(("first", "second"), _parts(name), strict=True)
-    ]
+    )
     smooth: Scalar = params["smooth"]
     if isinstance(smooth, bool) or not isinstance(smooth, (int, float)) or not 0 < smooth < np.inf:
         raise FdifError(f"{name}: 'smooth' must be a number above 0, not {smooth!r}")
-    return Union(*moved, float(smooth))
+    return Union(one, other, float(smooth))
 
 
 def _moved(vocabulary: Vocabulary, name: str, data: Any, where: str) -> Affine:

@@ -174,7 +174,7 @@ def _measure(recipe: fd.Recipe, config: Config, workers: int, devices: Sequence[
     return row
 
 
-def _call(program: fd.Program, config: Config, devices: Sequence[jax.Device]) -> Callable[[int], None]:
+def _call(program: fd.World, config: Config, devices: Sequence[jax.Device]) -> Callable[[int], None]:
     """Draws sample, or batch, ``i`` of seed 0 on the device whose turn it is, and leaves it there."""
     batch = jax.jit(lambda start: program.batch(_keys(start, config.batch)))
 

@@ -72,7 +72,7 @@ def _hollow_displacement(displacement: Displacement, grid: Grid) -> Displacement
         def growth(self, grid: Grid) -> float:
             return reach
 
-    return Still(displacement.name, lambda p, highest: p.x * 0)
+    return Still(displacement.name, lambda p, highest: jnp.asarray(p.x) * 0)
 
 
 def _hollow_mapper(mapper: Mapper) -> Mapper:
@@ -81,7 +81,7 @@ def _hollow_mapper(mapper: Mapper) -> Mapper:
 
 def _without(renderer: Renderer, kept: str) -> Renderer:
     """The renderer with all but one of shapes, displacements and mappers hollowed out."""
-    hollow = {
+    hollow: dict[str, Any] = {
         "structures": tuple(_HollowStructure(s.treedef, s.sizes) for s in renderer.structures),
         "displacements": tuple(_hollow_displacement(d, renderer.grid) for d in renderer.displacements),
         "mappers": tuple(map(_hollow_mapper, renderer.mappers)),
@@ -145,7 +145,7 @@ def _floor(flops: float, transcendentals: float, moved: float, rates: Rates) -> 
     return max(arithmetic, moved / rates.bytes)
 
 
-def _seconds(draw: Callable[[int], Any], workers: int, runs: int, samples: int) -> float:
+def _seconds(draw: Callable[[Any], Any], workers: int, runs: int, samples: int) -> float:
     """Median seconds a sample, ``workers`` at a time."""
 
     def once(index: int) -> None:
@@ -191,7 +191,7 @@ def _counted(program: Program, plan: Tiling, samples: int) -> dict[str, tuple[fl
     """Operations (flops, transcendentals) a sample of each part of a tile's visit, averaged over samples."""
     renderer = program.renderer
 
-    def visited(index: int) -> tuple[Table, np.ndarray]:
+    def visited(index: Any) -> tuple[Table, jax.Array]:
         table = program.draw(sample_key(0, index))
         return table, jnp.prod(renderer.visible_tiles(table, plan.tile)[1], axis=1)
 

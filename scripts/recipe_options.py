@@ -8,6 +8,7 @@ import tyro
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
+from fdif_jax.scripts.progress import progress_bar
 from fdif_jax.scripts.settings import parse_settings
 
 Recipe = fd.Recipe | fd.Mixture
@@ -113,9 +114,22 @@ def recipe_of(config: RecipeOptions) -> Recipe:
         given["placement"] = _placement(
             recipe, parse_settings("placement", config.placement, "max_overlap=0.5")
         )
+    for folder in config.mesh_dir:
+        _sample_meshes(folder)
     if config.vocabulary or config.mesh_dir:
         given["vocabulary"] = [*(config.vocabulary or recipe.vocabulary), *map(str, config.mesh_dir)]
     return recipe.replace(**given)
+
+
+def _sample_meshes(folder: Path) -> None:
+    """Compute what a folder's meshes are sampled to, where that was not done before, with a bar to look at."""
+    from fdif_jax.shapes import meshes  # its libraries take a second to load, and most recipes need none
+
+    with progress_bar() as bar:
+        task = bar.add_task(f"sampling {folder}", total=None, measured="")
+        meshes.vocabulary_of(
+            folder, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
 
 
 def _placement(recipe: fd.Recipe, settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Options of the commands that draw scenes: how they change a recipe, and what they refuse."""
 
 import pytest
+import trimesh
 
 import fdif_jax as fd
 from fdif_jax.scripts.recipe_options import RecipeOptions, recipe_of
@@ -61,3 +62,15 @@ def test_impossible_options_are_one_clear_line(options, says):
     with pytest.raises(fd.FdifError) as error:
         recipe_of(RecipeOptions(**options))
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_of_meshes_adds_families(tmp_path):
+    trimesh.creation.icosphere(2, 5.0).export(tmp_path / "case001_ball.stl")
+    recipe = recipe_of(RecipeOptions(mesh_dir=(tmp_path,), primitives=("ball", "torus"), grid=(16, 16, 16)))
+    assert recipe.vocabulary == ("fdif_jax.shapes:published", str(tmp_path))
+    assert fd.compile(recipe).class_names == ("torus", "ball")
+    digest = recipe.digest()
+    trimesh.creation.box((2, 3, 4)).export(tmp_path / "case001_ball.stl")
+    assert recipe.digest() != digest
+    with pytest.raises(fd.FdifError, match="nowhere"):
+        recipe_of(RecipeOptions(mesh_dir=(tmp_path / "nowhere",)))
