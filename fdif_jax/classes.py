@@ -1,7 +1,7 @@
 """Classes: what a recipe's objects can be, what they are called in label maps, and how their shapes are drawn."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -118,6 +118,8 @@ class Families:
         members: the families.
         grid: voxels ``(D, H, W)`` that members are sized for.
         groups: the families that share a drawing function, together.
+        draws: of every group, ``draw(key, position) -> Shape`` of its member at a position, jitted so that what is
+            traced to learn the structure need not be traced again.
         structures: the different structures of their members.
         branches: of every group, its position in ``structures``.
     """
@@ -125,6 +127,7 @@ class Families:
     members: tuple[Family, ...]
     grid: Grid
     groups: tuple[tuple[Family, ...], ...]
+    draws: tuple[Callable[[jax.Array, Array], Any], ...]
     structures: tuple[Structure, ...]
     branches: tuple[int, ...]
 
@@ -135,34 +138,36 @@ class Families:
         for family in members:
             grouped.setdefault((family.draw, tuple(family.ranges)), []).append(family)
         groups = tuple(map(tuple, grouped.values()))
-        drawn = [Structure.of(_abstract(group[0], grid)) for group in groups]
+        draws = tuple(jax.jit(partial(_draw_member, group, grid), inline=True) for group in groups)
+        key, position = jax.random.key(0), jnp.int32(0)
+        drawn = [Structure.of(jax.eval_shape(draw, key, position)) for draw in draws]
         structures = tuple(dict.fromkeys(drawn))
-        return cls(members, grid, groups, structures, tuple(map(structures.index, drawn)))
+        return cls(members, grid, groups, draws, structures, tuple(map(structures.index, drawn)))
 
     def draw(self, keys: jax.Array, family: Array, width: int) -> tuple[Array, Array]:
         """Branch number and parameter row of one random member of each ``family``, drawn one after another."""
         group_of = {f: (g, i) for g, group in enumerate(self.groups) for i, f in enumerate(group)}
         place = jnp.asarray([group_of[f] for f in self.members])
-        draws = [partial(self._draw_member, group, width) for group in self.groups]
         branches = jnp.asarray(self.branches)
+
+        def packed(draw: Callable, key: jax.Array, position: Array) -> Float[Array, " P"]:
+            shape = draw(key, position)
+            return Structure.of(shape).pack(shape, width)
 
         def member(drawn: tuple[jax.Array, Array]) -> tuple[Array, Array]:
             key, (group, position) = drawn[0], drawn[1]
-            return branches[group], lax.switch(group, draws, key, position)
+            return branches[group], lax.switch(
+                group, [partial(packed, draw) for draw in self.draws], key, position
+            )
 
         return lax.map(member, (keys, place[family]))
 
-    def _draw_member(
-        self, group: tuple[Family, ...], width: int, key: jax.Array, position: Array
-    ) -> Float[Array, " P"]:
-        stacked = {
-            name: Range(*(jnp.asarray(ends, jnp.float32)[position] for ends in zip(*values, strict=True)))
-            for name in group[0].ranges
-            for values in [[family.ranges[name] for family in group]]
-        }
-        shape = group[0].draw(key, stacked, self.grid)
-        return Structure.of(shape).pack(shape, width)
 
-
-def _abstract(family: Family, grid: Grid) -> Any:
-    return jax.eval_shape(lambda key: family.sample(key, grid), jax.random.key(0))
+def _draw_member(group: tuple[Family, ...], grid: Grid, key: jax.Array, position: Array) -> Any:
+    """A random member of the family at ``position`` of a group."""
+    ranges = {
+        name: Range(*(jnp.asarray(ends, jnp.float32)[position] for ends in zip(*values, strict=True)))
+        for name in group[0].ranges
+        for values in [[family.ranges[name] for family in group]]
+    }
+    return group[0].draw(key, ranges, grid)

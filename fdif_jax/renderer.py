@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, UInt
 from fdif_jax.algebra import invert, move
 from fdif_jax.grid import Grid
 from fdif_jax.shape import Box, Distance, Point, Shape, length
-from fdif_jax.vocabulary import Displacement, Mapper
+from fdif_jax.vocabulary import Displacement, Mapper, growths
 
 INTENSITY_TOP = 128.0
 BITS = 32
@@ -196,7 +196,7 @@ class Renderer:
     ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
         """First tile (z, y, x) and number of tiles along each axis that every object can touch."""
         negligible, least = 0.5 / table.branch.shape[0], 0.5 if self.partial_volume else 0.0
-        growth = jnp.asarray([0.0, *(d.growth(self.grid) for d in self.displacements)], jnp.float32)
+        growth = jnp.asarray([0.0, *growths(self.displacements, self.grid)], jnp.float32)
         reach = jnp.asarray([max(m.reach(negligible), least) for m in self.mappers], jnp.float32)
         margin = growth[table.displacement] + reach[table.mapper]
         bounds = [partial(_bounds, structure) for structure in self.structures]

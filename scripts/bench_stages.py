@@ -22,10 +22,9 @@ from jax import lax
 
 from fdif_jax.algebra import move
 from fdif_jax.compiler import Program, sample_key
-from fdif_jax.grid import Grid
 from fdif_jax.renderer import BITS, Renderer, Structure, Table, Tiling
-from fdif_jax.shape import Box, Distance, Point, Scalar, Shape, node
-from fdif_jax.vocabulary import Displacement, Mapper
+from fdif_jax.shape import Distance, Point, Shape, node
+from fdif_jax.vocabulary import Displacement
 
 
 class Stage(NamedTuple):
@@ -49,44 +48,38 @@ class Rates(NamedTuple):
 
 @node
 class _Hollow(Shape):
-    """A shape's box around nothing but a constant."""
-
-    shape: Shape
+    """Nothing but a constant, for every point the same work as a point has coordinates."""
 
     def __call__(self, p: Point) -> Distance:
         return jnp.zeros(jnp.broadcast_shapes(*map(jnp.shape, p)), jnp.float32) + p.x * 0
 
-    def bounds(self, margin: Scalar = 0.0) -> Box:
-        return self.shape.bounds(margin)
-
 
 class _HollowStructure(Structure):
     def unpack(self, row: Any) -> Shape:
-        return _Hollow(super().unpack(row))
+        return _Hollow()
 
 
-def _hollow_displacement(displacement: Displacement, grid: Grid) -> Displacement:
-    reach = displacement.growth(grid)
+@dataclasses.dataclass(frozen=True)
+class _Ablated(Renderer):
+    """A renderer of hollow parts that visits the tiles which the whole one visits."""
 
-    class Still(Displacement):
-        def growth(self, grid: Grid) -> float:
-            return reach
+    whole: Any = None
 
-    return Still(displacement.name, lambda p, highest: jnp.asarray(p.x) * 0)
-
-
-def _hollow_mapper(mapper: Mapper) -> Mapper:
-    return dataclasses.replace(mapper, function=lambda d: d)
+    def visible_tiles(self, table: Table, tile: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:
+        return self.whole.visible_tiles(table, tile)
 
 
 def _without(renderer: Renderer, kept: str) -> Renderer:
     """The renderer with all but one of shapes, displacements and mappers hollowed out."""
-    hollow: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "structures": tuple(_HollowStructure(s.treedef, s.sizes) for s in renderer.structures),
-        "displacements": tuple(_hollow_displacement(d, renderer.grid) for d in renderer.displacements),
-        "mappers": tuple(map(_hollow_mapper, renderer.mappers)),
+        "displacements": tuple(
+            Displacement(d.name, lambda p, highest: jnp.asarray(p.x) * 0) for d in renderer.displacements
+        ),
+        "mappers": tuple(dataclasses.replace(m, function=lambda d: d) for m in renderer.mappers),
     }
-    return dataclasses.replace(renderer, **{k: v for k, v in hollow.items() if k != kept})
+    parts |= {kept: getattr(renderer, kept)} if kept else {}
+    return _Ablated(renderer.grid, **parts, top_label=renderer.top_label, tile=renderer.tile, whole=renderer)
 
 
 def measure_stages(program: Program, workers: int, runs: int, samples: int) -> tuple[list[Stage], Rates]:
@@ -114,7 +107,7 @@ def measure_stages(program: Program, workers: int, runs: int, samples: int) -> t
     planes = jnp.zeros((-(-objects // BITS), *grid), jnp.uint32)
     labels = jnp.ones((objects, len(program.tasks)), jnp.int32)
     paint = timed(lambda key: renderer.paint(planes, jax.random.randint(key, (objects,), 0, 9), labels))
-    bare = timed(render(_without(renderer, "nothing")))
+    bare = timed(render(_without(renderer, "")))
     parts = {
         kept: timed(render(_without(renderer, kept))) - bare
         for kept in ("structures", "displacements", "mappers")

@@ -162,8 +162,6 @@ def test_organs_mix_with_formulas_in_scattered_scenes():
         grid=(32, 32, 32),
         min_objects=4,
         max_objects=6,
-        mappers=("inverse_cube",),
-        displacements=("ridge",),
     )
     program = fd.compile(mixed)
     assert len(program.families.structures) == 2
@@ -235,7 +233,8 @@ def test_a_document_with_wrong_parameters_is_an_error():
         vocabulary.build("liver", {k: v for k, v in params.items() if k != "centre"})
 
 
-@pytest.mark.parametrize("name", ["anatomy", "anatomy_fdif"])
+# "anatomy" is what the tests above draw, at its own size.
+@pytest.mark.parametrize("name", [pytest.param("anatomy", marks=pytest.mark.slow), "anatomy_fdif"])
 def test_the_shipped_recipes_draw_organs(name):
     program = fd.compile(fd.load_recipe(name).replace(grid=(24, 24, 24)))
     assert {"liver", "spleen", "colon"} <= set(program.class_names)

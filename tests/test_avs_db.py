@@ -218,8 +218,9 @@ def test_other_grids_scale_lengths_and_keep_heights_whole():
 
 def test_scene_documents_render_to_the_very_volumes(tmp_path):
     volumes, scenes = [], []
-    for transform in (False, True):
-        program = fd.compile(fd.load_recipe("avs_db").replace(grid=[32, 28, 36], transform=transform))
+    base = fd.load_recipe("avs_db").replace(grid=[32, 28, 36])
+    for changes in ({"transform": False, "categories": ["ellipse"]}, {"transform": True}):
+        program = fd.compile(base.replace(**changes))
         volumes += [program.sample_at(2, i) for i in range(2)]
         scenes += [program.scene_at(2, i) for i in range(2)]
     fd.save_scenes(scenes, tmp_path / "scenes.json")

@@ -9,6 +9,7 @@ import pytest
 
 import fdif_jax as fd
 from fdif_jax import shapes
+from fdif_jax.vocabulary import growths
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,9 @@ def test_displacements_agree_within_1e_3(displacement, fixtures):
     grid = fd.Grid(*map(int, numbers["grid_shape"]))
     field = displacement.field(grid.points(), fd.Point(*map(float, grid.highest)))
     np.testing.assert_allclose(np.broadcast_to(field, grid), numbers[displacement.name], rtol=0, atol=1e-3)
-    assert displacement.growth(grid) == pytest.approx(max(0.0, -numbers[displacement.name].min()), abs=1e-4)
+    assert growths([displacement], grid)[0] == pytest.approx(
+        max(0.0, -numbers[displacement.name].min()), abs=1e-4
+    )
 
 
 def test_scenes_agree(fixtures):
