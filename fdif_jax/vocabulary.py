@@ -83,12 +83,13 @@ def growths(displacements: Sequence[Displacement], grid: Grid) -> np.ndarray:
     """How far each can move a surface outwards on this grid: minus its least value, at least 0; float32."""
 
     @jax.jit  # one program of all is compiled faster than each operation by itself
-    def least() -> list[Array]:
-        p, highest = grid.points(), Point(*map(float, grid.highest))
+    def least(p: Point) -> list[Array]:
         return [jnp.min(displacement.field(p, highest)) for displacement in displacements]
 
+    highest = Point(*map(float, grid.highest))
     with jax.ensure_compile_time_eval():
-        return np.maximum(0.0, -np.asarray(least(), np.float32))
+        # As an argument, not a constant: operations on constants would be evaluated one by one here.
+        return np.maximum(0.0, -np.asarray(least(grid.points()), np.float32))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

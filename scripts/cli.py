@@ -72,6 +72,7 @@ def _keep_compiled_programs() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("fdif-jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _report(command: str, message: str) -> int:
