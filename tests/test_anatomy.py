@@ -2,8 +2,6 @@
 
 import functools
 import statistics
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -240,13 +238,3 @@ def test_the_shipped_recipes_draw_organs(name):
     assert {"liver", "spleen", "colon"} <= set(program.class_names)
     image, label = program.sample_at(0, 0)
     assert np.asarray(image).any() and np.asarray(label).any()
-
-
-@pytest.mark.slow
-def test_speed_on_two_cores():
-    program = fd.compile(fd.load_recipe("anatomy"))
-    jax.block_until_ready(program.sample_at(0, 0))
-    with ThreadPoolExecutor(2) as pool:
-        start = time.perf_counter()
-        list(pool.map(lambda i: jax.block_until_ready(program.sample_at(0, i)), range(20)))
-        assert (time.perf_counter() - start) / 20 < 0.5
