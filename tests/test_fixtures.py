@@ -37,7 +37,11 @@ def test_every_catalogue_case_agrees_within_2e_3(cases):
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-3, err_msg=document["class"])
 
 
-@pytest.mark.parametrize("mapper", shapes.published.mappers, ids=lambda m: m.name)
+# The mapper of AVS-DB is not one of that implementation.
+PUBLISHED_MAPPERS = [mapper for mapper in shapes.published.mappers if mapper.name != "contour"]
+
+
+@pytest.mark.parametrize("mapper", PUBLISHED_MAPPERS, ids=lambda m: m.name)
 def test_mappers_agree_within_1e_3(mapper, fixtures):
     numbers = np.load(fixtures / "mappers.npz")
     np.testing.assert_allclose(mapper(jnp.asarray(numbers["sdf"])), numbers[mapper.name], rtol=0, atol=1e-3)
