@@ -48,10 +48,10 @@ class Rates(NamedTuple):
 
 @node
 class _Hollow(Shape):
-    """Nothing but a constant, for every point the same work as a point has coordinates."""
+    """Nothing but zeros, of all three coordinates, so that they are computed."""
 
     def __call__(self, p: Point) -> Distance:
-        return jnp.zeros(jnp.broadcast_shapes(*map(jnp.shape, p)), jnp.float32) + p.x * 0
+        return (p.x + p.y + p.z) * 0
 
 
 class _HollowStructure(Structure):
@@ -104,9 +104,11 @@ def measure_stages(program: Program, workers: int, runs: int, samples: int) -> t
     draw = timed(program.draw)
     cull = timed(lambda key: renderer.visible_tiles(program.draw(key), plan.tile)) - draw
     objects = program.recipe.max_objects
-    planes = jnp.zeros((-(-objects // BITS), *grid), jnp.uint32)
+    # As arguments, not constants of a program, which XLA would paint while it compiles.
+    planes = jax.random.bits(jax.random.key(0), (-(-objects // BITS), *grid), jnp.uint32)
     labels = jnp.ones((objects, len(program.tasks)), jnp.int32)
-    paint = timed(lambda key: renderer.paint(planes, jax.random.randint(key, (objects,), 0, 9), labels))
+    painted = jax.jit(renderer.paint)
+    paint = measure(lambda index: painted(planes, jnp.arange(objects), labels))
     bare = timed(render(_without(renderer, "")))
     parts = {
         kept: timed(render(_without(renderer, kept))) - bare
@@ -165,16 +167,21 @@ def measure_rates(workers: int, runs: int) -> Rates:
     def loop(body: Callable[[jax.Array], jax.Array]) -> Callable[[int], Any]:
         return jax.jit(lambda index: lax.fori_loop(0, repeats, lambda i, x: body(x), small + index))
 
-    def chain(x: jax.Array) -> jax.Array:
-        for _ in range(32):
-            x = x * 0.99 + 0.01
-        return x
+    def chains(x: jax.Array) -> jax.Array:
+        # Independent of each other, so that an operation need not wait for the one before.
+        ends = []
+        for factor in np.linspace(0.9, 0.99, 8, dtype=np.float32):
+            y = x
+            for _ in range(16):
+                y = y * factor + 0.01
+            ends.append(y)
+        return sum(ends) / 8
 
     rate = partial(_seconds, workers=workers, runs=runs, samples=4 * workers)
     numbers = small.size * repeats
     copy = jax.jit(lambda index: large + index.astype(jnp.float32))
     return Rates(
-        flops=64 * numbers / rate(loop(chain)),
+        flops=8 * 16 * 2 * numbers / rate(loop(chains)),
         transcendentals=numbers / rate(loop(jnp.sqrt)),
         bytes=2 * large.nbytes / rate(copy),
     )
@@ -195,8 +202,9 @@ def _counted(program: Program, plan: Tiling, samples: int) -> dict[str, tuple[fl
     inverse = jax.ShapeDtypeStruct((3, 4), jnp.float32)
 
     def shape(structure: Structure) -> tuple[float, float]:
-        return _operations(lambda row, m, p: structure.unpack(row)(move(m, p)), row, inverse, p)
+        return _operations(lambda row, p: structure.unpack(row)(p), row, local)
 
+    local = jax.eval_shape(move, inverse, p)
     kinds: dict[str, tuple[str, Sequence[tuple[float, float]]]] = {
         "structures": ("branch", [shape(s) for s in renderer.structures]),
         "displacements": ("displacement", [_operations(f, p) for f in renderer.displacement_fields()]),
@@ -211,8 +219,9 @@ def _counted(program: Program, plan: Tiling, samples: int) -> dict[str, tuple[fl
         ]
         totals[kind] = tuple(np.mean(sums, axis=0).tolist())
     visits = float(np.mean([tiles[: table.number].sum() for table, tiles in drawn]))
-    # Add, compare, shift, or, and count each voxel of a visited tile.
-    totals["composite"] = (5 * visits * math.prod(plan.tile), 0.0)
+    # Move each voxel of a visited tile; add, compare, shift, or, and count.
+    moved = _operations(move, inverse, p)[0]
+    totals["composite"] = (visits * (moved + 5 * math.prod(plan.tile)), 0.0)
     return totals
 
 
