@@ -1,19 +1,16 @@
-"""What happens to an image between its voxels and the network: normalisation, and random looks and
-mirrorings.
-
-All functions are jittable and take a batch, ``(B, D, H, W)``; what is random is drawn anew for every sample.
-"""
+"""What happens to an image between its voxels and the network: normalisation, random looks and mirrorings; jittable."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Num
 
-Images = Float[Array, "B D H W"]
+Image = Float[Array, "D H W *channels"]
 
 
-def normalise(images: Num[Array, "B D H W"]) -> Images:
+def normalise(images: Num[Array, "B D H W"]) -> Float[Array, "B D H W"]:
     """Zero mean and unit variance per volume, over all its voxels, float32; a constant volume becomes about 0.
 
     Synthetic volumes (0…128) and MRI (arbitrary units) meet in this form, so a pre-trained first layer sees
@@ -27,37 +24,33 @@ def normalise(images: Num[Array, "B D H W"]) -> Images:
     return centred / jnp.maximum(deviation, jnp.maximum(rounding, 1e-30))
 
 
-def random_intensity(key: jax.Array, images: Images) -> Images:
-    """Random looks of normalised images, each change with probability 1/2 per sample.
+def random_intensity(key: jax.Array, image: Image) -> Image:
+    """A random look of a normalised image, each change with probability 1/2.
 
-    Gamma 0.7…1.5 over the sample's own range, then contrast ×0.8…1.2, brightness ±0.1, and Gaussian noise of
+    Gamma 0.7…1.5 over the image's own range, then contrast ×0.8…1.2, brightness ±0.1, and Gaussian noise of
     a standard deviation up to 0.1.
     """
     gamma_key, contrast_key, shift_key, noise_key, voxel_key = jax.random.split(key, 5)
-    low, high = images.min((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)
+    low, high = image.min(), image.max()
     span = jnp.maximum(high - low, 1e-6)
-    gamma = jnp.exp(_sometimes(gamma_key, images, jnp.log(0.7), jnp.log(1.5)))
-    images = low + span * jnp.clip((images - low) / span, 1e-6, 1) ** gamma
-    images *= 1 + _sometimes(contrast_key, images, -0.2, 0.2)
-    images += _sometimes(shift_key, images, -0.1, 0.1)
-    return images + _sometimes(noise_key, images, 0, 0.1) * jax.random.normal(voxel_key, images.shape)
+    gamma = jnp.exp(_sometimes(gamma_key, jnp.log(0.7), jnp.log(1.5)))
+    image = low + span * jnp.clip((image - low) / span, 1e-6, 1) ** gamma
+    image *= 1 + _sometimes(contrast_key, -0.2, 0.2)
+    image += _sometimes(shift_key, -0.1, 0.1)
+    return image + _sometimes(noise_key, 0, 0.1) * jax.random.normal(voxel_key, image.shape)
 
 
-def _sometimes(key: jax.Array, images: Images, low, high) -> Float[Array, "B 1 1 1"]:
-    """One number a sample: uniform with probability 1/2, else 0."""
+def _sometimes(key: jax.Array, low: Any, high: Any) -> Float[Array, ""]:
+    """A number: uniform with probability 1/2, else 0."""
     toss, value = jax.random.split(key)
-    shape = (len(images), 1, 1, 1)
-    return jnp.where(
-        jax.random.bernoulli(toss, 0.5, shape), jax.random.uniform(value, shape, minval=low, maxval=high), 0
-    )
+    return jnp.where(jax.random.bernoulli(toss), jax.random.uniform(value, minval=low, maxval=high), 0)
 
 
 def random_mirror(
-    key: jax.Array, images: Images, labels: Integer[Array, "B D H W"], axes: Sequence[int]
-) -> tuple[Images, Integer[Array, "B D H W"]]:
+    key: jax.Array, image: Image, label: Integer[Array, "D H W"], axes: Sequence[int]
+) -> tuple[Image, Integer[Array, "D H W"]]:
     """Image and label mirrored together along each of ``axes`` (0, 1, 2 for D, H, W) with probability 1/2."""
     for axis, axis_key in zip(axes, jax.random.split(key, max(len(axes), 1)), strict=False):
-        flip = jax.random.bernoulli(axis_key, 0.5, (len(images), 1, 1, 1))
-        images = jnp.where(flip, jnp.flip(images, axis + 1), images)
-        labels = jnp.where(flip, jnp.flip(labels, axis + 1), labels)
-    return images, labels
+        flip = jax.random.bernoulli(axis_key)
+        image, label = (jnp.where(flip, jnp.flip(a, axis), a) for a in (image, label))
+    return image, label

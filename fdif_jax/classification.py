@@ -7,6 +7,7 @@ rounded up or down, which is ceil(train / (n_splits - 1)) where the division lea
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,16 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import yaml
+from jaxtyping import Array, Float, Int
 
 from fdif_jax.augmentation import normalise
 from fdif_jax.b2nd import encode_b2nd
-from fdif_jax.compiler import Program
+from fdif_jax.compiler import LOOK, Program
 from fdif_jax.errors import FdifError
 from fdif_jax.layouts import Plan, check_name
 from fdif_jax.recipe import Recipe
 from fdif_jax.renderer import Table
 from fdif_jax.sources import Sample
 from fdif_jax.vocabulary import NONE
+
+_CLASS = 11  # what the random stream of classes is folded with; below 4 lie the streams of a scene
 
 FOLDER = "nnUNetResEncUNetLPlans_3d_fullres"
 CODEC, LEVEL = "ZSTD", 8
@@ -191,7 +195,7 @@ def images(program: Program) -> Sample:
         image, label = program.renderer.intensities(_scene(program, key, index))
         look = program.recipe.look
         if look.changes_images:
-            image = look.apply(jax.random.fold_in(key, 1), image, label)
+            image = look.apply(jax.random.fold_in(key, LOOK), image, label)
         return (normalise(image[None]),)
 
     return sample
@@ -204,6 +208,51 @@ def masks(program: Program) -> Sample:
         return (program.renderer.intensities(_scene(program, key, index))[1],)
 
     return sample
+
+
+def classification_batch(
+    program: Program, multilabel: bool
+) -> Callable[[jax.Array, Any], tuple[Float[Array, "B D H W 1"], Int[Array, "B L"]]]:
+    """``make_batch(keys, data)`` for training: an image of a class at random for every key, and its labels from 0.
+
+    Images are normalised; what changes them further takes what this gives, and the same keys.
+
+    Args:
+        program: compiled from a recipe that is `centred`.
+        multilabel: as in `classes_of`, which also has the names that the labels' numbers stand for.
+
+    Raises:
+        FdifError: see `classes_of`.
+    """
+    rows = np.array(classes_of(program, multilabel)[0], np.int32).reshape(len(program.classes), -1)
+    render = images(program)
+
+    def sample(key: jax.Array) -> tuple[Array, Array]:
+        drawn = jax.random.randint(jax.random.fold_in(key, _CLASS), (), 0, len(rows))
+        (image,) = render(key, drawn)
+        return image[0, ..., None], jnp.asarray(rows)[drawn]
+
+    def make_batch(keys: jax.Array, data: Any = None) -> tuple[Array, Array]:
+        return jax.lax.map(sample, keys)  # never vmap, which would run every branch of the renderer
+
+    return make_batch
+
+
+def accuracy(
+    predictions: Int[np.ndarray, "N L"], labels: Int[np.ndarray, "N L"]
+) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
+    """Accuracy and balanced accuracy of every label.
+
+    Balanced accuracy is the mean, over the classes that the labels have, of the part of a class's images that is
+    recognised.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    right = predictions == labels
+    recalls = [
+        [hits[of == number].mean() for number in np.unique(of)]
+        for hits, of in zip(right.T, labels.T, strict=True)
+    ]
+    return right.mean(0), np.array([np.mean(recall) for recall in recalls])
 
 
 def _scene(program: Program, key: jax.Array, index: jax.Array) -> Table:

@@ -30,7 +30,7 @@ from fdif_jax.vocabulary import NONE, Vocabulary, resolve
 Kernel = Literal["off", "on", "interpret"]
 Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
 
-_LOOK = 7  # what the random stream of looks is folded with; the streams of a scene are splits of its key
+LOOK = 7  # what the random stream of looks is folded with; the streams of a scene are splits of its key
 
 
 def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) -> jax.Array:
@@ -283,7 +283,7 @@ class MixedProgram(World):
 def _seen(look: Look, key: jax.Array, image: Array, label: Array) -> Array:
     """The image of the sample of ``key`` as a recipe's look has it, in grey levels."""
     if look.changes_images:
-        image = look.apply(jax.random.fold_in(key, _LOOK), image, label)
+        image = look.apply(jax.random.fold_in(key, LOOK), image, label)
     return to_grey_levels(image)
 
 

@@ -3,6 +3,8 @@
 A dataset's bytes are decided by its `Plan` alone. While it grows, journals list the finished samples; the
 same call finishes the rest and leaves the same directory as one that was never stopped. The manifest is
 written last: a directory that has one is whole.
+
+Shards keep a journal each, and whichever ends last finds all samples there and writes the manifest.
 """
 
 import contextlib
@@ -11,7 +13,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from fdif_jax.volumes import write_atomic
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 _JOURNALS = "journal*.jsonl"
+_TURN = ".turn"  # locked by the process that opens its journal or finishes the dataset
 
 Source = Callable[[Sequence[int]], Iterable[Sequence[np.ndarray]]]
 """Sample indices → what each one's files hold, in their order; called from several threads at once."""
@@ -41,11 +45,13 @@ class Report:
         written: samples written by this call.
         found: samples of this call's share that were there already.
         complete: the dataset is whole and has its manifest.
+        missing: samples of other shares that are not there yet, or damaged.
     """
 
     written: int
     found: int
     complete: bool
+    missing: tuple[int, ...] = ()
 
 
 def write_dataset(
@@ -66,12 +72,13 @@ def write_dataset(
         plan: what to write. No other argument changes a byte of the finished directory.
         workers: threads that render, compress and write.
         batch_size: consecutive samples that one thread renders in one call.
-        shard: ``(i, n)`` writes only the samples with ``index % n == i``. When all shards are done, a call
-            without ``shard`` writes the lists and the manifest.
+        shard: ``(i, n)`` writes only the samples with ``index % n == i``. Shards may be written at once, one after
+            another, or elsewhere and copied together, journals too; the call after which no sample is missing
+            checks every file and finishes the dataset. A call without ``shard`` writes what all of them left.
         progress: called in this thread with the samples done and all the samples of this call's share.
 
     Raises:
-        FdifError: ``out`` holds something else, or another process is writing there.
+        FdifError: ``out`` holds something else, shards of another ``n`` too, or another process is writing there.
         OSError: the disk is full or may not be written; what is finished stays and is not written again.
     """
     out, header = Path(out), {**plan.identity(), "made_with": _made_with()}
@@ -81,18 +88,21 @@ def write_dataset(
     if not 0 <= first < step:
         raise FdifError(f"shard {first}/{step}: i/n needs 0 <= i < n")
     share = range(first, plan.total, step)
+    path = out / (f"journal-{first}-of-{step}.jsonl" if shard else JOURNAL)
+    whole = Report(0, len(share), complete=True)
     if _finished(out, header):
-        return Report(0, len(share), complete=True)
+        return whole
     with contextlib.ExitStack() as stack:
-        path = out / (f"journal-{first}-of-{step}.jsonl" if shard else JOURNAL)
-        journal = _Journal(stack.enter_context(open(path, "ab")), path, header)
-        files = dict(journal.files)
-        for other in set(out.glob(_JOURNALS)) - {path}:
-            # Shards run beside each other; a call without `shard` runs alone.
-            if not shard or other.name == JOURNAL:
-                _lock(stack.enter_context(open(other, "rb+")), other, shared=bool(shard))
-            files |= _read_journal(other, header)[0]
-        todo = [i for i in share if not _present(out, plan.layout.files(i, plan), files)]
+        with _turn(out):
+            if _finished(out, header):
+                return whole
+            _reopen(out, header)
+            others = _read_others(stack, path, header, shard)
+            journal = _Journal(stack.enter_context(open(path, "ab")), path, header)
+        files = others | journal.files
+        # Files of shards may have been copied here from elsewhere.
+        intact = _has_hash if shard or others else _has_size
+        todo = _lacking(out, plan, share, files, intact, workers)
         found = len(share) - len(todo)
         progress(found, len(share))
         runs = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
@@ -101,9 +111,72 @@ def write_dataset(
                 journal.add(record)
                 files |= record
                 progress(done, len(share))
-        if shard is None:
-            _finish(out, plan, header, files)
-        return Report(len(todo), found, complete=shard is None)
+        with _turn(out):
+            if shard is None:
+                _finish(out, plan, header, files)
+                return Report(len(todo), found, complete=True)
+            missing = _merge(out, plan, header, files, share, workers)
+            return Report(len(todo), found, complete=not missing, missing=tuple(missing))
+
+
+@contextlib.contextmanager
+def _turn(out: Path) -> Iterator[None]:
+    """Wait until no other process opens its journal here, or finishes the dataset, and keep them waiting."""
+    path = out / _TURN
+    while True:
+        with open(path, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever had it before has removed it, and another one may wait for a new file of this name.
+            if _is_at(file, path):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _read_others(
+    stack: contextlib.ExitStack, own: Path, header: dict, shard: tuple[int, int] | None
+) -> dict[str, Record]:
+    """The files that the other journals list. Shards run beside each other; a call without ``shard`` runs alone."""
+    files: dict[str, Record] = {}
+    for path in sorted(set(own.parent.glob(_JOURNALS)) - {own}):
+        of = re.search(r"-of-(\d+)\.", path.name)
+        if shard and of and int(of[1]) != shard[1]:
+            raise FdifError(
+                f"{own.parent}: holds a shard of {of[1]} ({path.name}), this is one of {shard[1]}; give every shard "
+                "the same number, or finish it all without shards"
+            )
+        if not shard or path.name == JOURNAL:
+            file = stack.enter_context(open(path, "rb+"))  # noqa: SIM115  (the stack closes it)
+            _lock(file, path, shared=bool(shard))
+        files |= _read_journal(path, header)[0]
+    return files
+
+
+def _merge(
+    out: Path, plan: Plan, header: dict, files: dict[str, Record], share: range, workers: int
+) -> list[int]:
+    """Finish the dataset if the other shards are done, each file as its writer noted it; the samples that are not."""
+    if _finished(out, header):
+        return []
+    for path in out.glob(_JOURNALS):
+        files |= _read_journal(path, header)[0]
+    others = [i for i in range(plan.total) if i not in share]
+    # A shard that is still at work shows in the sizes, so only the last one reads what all have written.
+    missing = _lacking(out, plan, others, files, _has_size, workers)
+    missing = missing or _lacking(out, plan, others, files, _has_hash, workers)
+    if not missing:
+        _finish(out, plan, header, files)
+    return missing
 
 
 def _rendered(
@@ -137,46 +210,85 @@ def _write_case(
 def _write(path: Path, data: bytes | memoryview) -> Record:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, data)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {"bytes": len(data), "sha256": _hash(data)}
 
 
-def _present(out: Path, paths: Sequence[Path], files: dict[str, Record]) -> bool:
-    return all(_is_whole(out, path.as_posix(), files) for path in paths)
+Intact = Callable[[Path, str, dict[str, Record]], bool]
 
 
-def _is_whole(out: Path, path: str, files: dict[str, Record]) -> bool:
-    """Whether the file is recorded and has its size; hashing a large dataset anew would take minutes."""
+def _lacking(
+    out: Path, plan: Plan, indices: Sequence[int], files: dict[str, Record], intact: Intact, workers: int
+) -> list[int]:
+    """Those of the samples that have a file that is not as it was noted, or not there."""
+
+    def present(index: int) -> bool:
+        return all(intact(out, path.as_posix(), files) for path in plan.layout.files(index, plan))
+
+    with ThreadPoolExecutor(workers) as pool:
+        return [i for i, there in zip(indices, pool.map(present, indices), strict=True) if not there]
+
+
+def _has_size(out: Path, path: str, files: dict[str, Record]) -> bool:
+    """Whether the file is noted and has its size; hashing a large dataset anew would take minutes."""
     try:
         return path in files and os.stat(out / path).st_size == files[path]["bytes"]
     except OSError:
         return False
 
 
+def _has_hash(out: Path, path: str, files: dict[str, Record]) -> bool:
+    """Whether the file is noted and holds what its writer wrote."""
+    try:
+        return _has_size(out, path, files) and _hash((out / path).read_bytes()) == files[path]["sha256"]
+    except OSError:
+        return False
+
+
+def _hash(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _finished(out: Path, header: dict) -> bool:
-    """Whether ``out`` is this dataset, whole; makes it ready to be written otherwise."""
+    """Whether ``out`` is this dataset, whole."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         raise FdifError(f"{out}: cannot be made a directory: {error.strerror}") from None
-    if not (out / MANIFEST).exists():
-        if not any(out.glob(_JOURNALS)) and any(not path.name.endswith(".part") for path in out.iterdir()):
+    manifest = _read_manifest(out)
+    if manifest is None:
+        names = [
+            path.name for path in out.iterdir() if path.name != _TURN and not path.name.endswith(".part")
+        ]
+        # Another process may be done by now: then there is a manifest, and no journal any more.
+        if names and not any(out.glob(_JOURNALS)) and not (out / MANIFEST).exists():
             raise FdifError(f"{out}: not empty, and no dataset of ours; give a new or an empty directory")
         return False
+    files = manifest.pop("files")
+    whole = all(_has_size(out, path, files) for path in files)
+    # Where nothing is to be written it does not matter what would write it.
+    _check_same(out, manifest, header | {"made_with": manifest.get("made_with")} if whole else header)
+    if whole:
+        _remove_journals(out)
+    return whole
+
+
+def _read_manifest(out: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
-        files = manifest.pop("files")
-    except (ValueError, KeyError, AttributeError):
+        return {**manifest, "files": dict(manifest["files"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
         raise FdifError(f"{out / MANIFEST}: no manifest of ours; give a new or an empty directory") from None
-    if all(_is_whole(out, path, files) for path in files):
-        _check_same(out, manifest, {**header, "made_with": manifest.get("made_with")})
-        _remove_journals(out)
-        return True
-    _check_same(out, manifest, header)
-    # Files were lost: a journal takes the manifest's place, and writing goes on from it.
-    with open(out / JOURNAL, "ab") as file:
-        _Journal(file, out / JOURNAL, header).add(files)
+
+
+def _reopen(out: Path, header: dict) -> None:
+    """Let a journal take the place of the manifest, if there is one: files were lost, and writing goes on from it."""
+    manifest = _read_manifest(out)
+    if manifest is not None:
+        with open(out / JOURNAL, "ab") as file:
+            _Journal(file, out / JOURNAL, header).add(manifest["files"])
         (out / MANIFEST).unlink()
-    return False
 
 
 def _finish(out: Path, plan: Plan, header: dict, files: dict[str, Record]) -> None:

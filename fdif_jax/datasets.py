@@ -1,8 +1,9 @@
-"""Labelled datasets read back: Decathlon lists (MONAI's data.json among them), class names, cases.
+"""Labelled datasets read back: lists of the Decathlon or MONAI, nnU-Net's raw folders, class names, cases.
 
 `fdif_jax.layouts` says how ours are laid out.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -10,20 +11,127 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 
 from fdif_jax.b2nd import read_b2nd
+from fdif_jax.classes import Task
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.volumes import Volume, read_nifti
 
 
 class Case(NamedTuple):
-    """One image with its label map, and where it has several, the further ones by what they tell apart."""
+    """One image with its label map, and where it has several, the further ones by what they tell apart.
+
+    An image of several channels is one file with a fourth axis, or, in nnU-Net's way, ``further_images``, a file each.
+    """
 
     image: Path
     label: Path
     id: str
     further_labels: tuple[tuple[str, Path], ...] = ()
+    further_images: tuple[Path, ...] = ()
+
+
+class Dataset(NamedTuple):
+    """A labelled dataset: its label maps, in the order of a case's, and its cases."""
+
+    tasks: tuple[Task, ...]
+    training: list[Case]
+    validation: list[Case]
+
+
+_LISTS = (
+    "data/data.json",
+    "data.json",
+    "dataset.json",
+)  # of MONAI, in either folder, and of the Decathlon or nnU-Net
+
+
+def load_dataset(path: str | os.PathLike) -> Dataset:
+    """The dataset of a directory or of its JSON list: MONAI's, the Decathlon's, or nnU-Net v2's raw form.
+
+    The directory is the dataset's own, or, of nnU-Net's, one with a single ``Dataset<id>_<name>`` in it. Its validation
+    cases are those of ``Dataset<id + 1>_<name>_Val`` beside it, as `NnunetLayout` has them. Where there are several
+    label maps the first is called as the list's ``tasks`` say, else ``label``.
+
+    Raises:
+        FdifError: there is no such list, or more than one; it names a file that is missing, or no training case.
+    """
+    path = _find_list(Path(path))
+    document = _read_document(path)
+    further = _further_tasks(document)
+    names = document.get("tasks")
+    first = "class" if not further else "label"
+    if isinstance(names, list) and names[1:] == further:
+        first = str(names[0])
+    tasks = (
+        Task(first, load_class_names(path)),
+        *(Task(task, load_class_names(path, task)) for task in further),
+    )
+    if "training" in document:
+        dataset = Dataset(tasks, *load_decathlon(path))
+    elif "channel_names" in document:
+        dataset = Dataset(tasks, _nnunet_cases(path), _nnunet_validation(path))
+    else:
+        raise FdifError(f"{path}: has neither 'training' (Decathlon, MONAI) nor 'channel_names' (nnU-Net)")
+    if not dataset.training:
+        raise FdifError(f"{path}: lists no training case")
+    return dataset
+
+
+def _find_list(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in _LISTS:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(path.glob("Dataset*_*/dataset.json"))
+    training = [one for one in found if not one.parent.name.endswith("_Val")]
+    if len(training) == 1:
+        return training[0]
+    if training:
+        names = ", ".join(one.parent.name for one in training)
+        raise FdifError(f"{path}: holds several datasets ({names}); give the directory of one")
+    if any(path.glob("journal*.jsonl")):
+        raise FdifError(f"{path}: an unfinished dataset; the `fdif generate` that began it finishes it")
+    raise FdifError(
+        f"{path}: no dataset: none of {', '.join(_LISTS)}, Dataset<id>_<name>/dataset.json is there"
+    )
+
+
+def _nnunet_validation(path: Path) -> list[Case]:
+    numbered = re.fullmatch(r"Dataset(\d+)_(.+)", path.parent.name)
+    if not numbered:
+        return []
+    beside = path.parent.parent / f"Dataset{int(numbered[1]) + 1:03d}_{numbered[2]}_Val" / path.name
+    return _nnunet_cases(beside) if beside.is_file() else []
+
+
+def _nnunet_cases(path: Path) -> list[Case]:
+    """The cases of a raw dataset of nnU-Net, by the files of ``labelsTr``."""
+    folder, document = path.parent, _read_document(path)
+    ending, channels = document.get("file_ending", ".nii.gz"), document["channel_names"]
+    if ending not in (".nii.gz", ".nii"):
+        raise FdifError(f"{path}: file_ending is {ending}; volumes must be .nii.gz or .nii")
+    tasks = _further_tasks(document)
+    cases = []
+    for label in sorted((folder / "labelsTr").glob(f"[!.]*{ending}")):
+        name = label.name.removesuffix(ending)
+        images = [folder / f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(len(channels))]
+        further = tuple((task, folder / f"labelsTr_{task}" / label.name) for task in tasks)
+        for file in (*images, *(file for _, file in further)):
+            if not file.is_file():
+                raise FdifError(f"{label}: its case has no {file.relative_to(folder)}")
+        cases.append(Case(images[0], label, name, further, tuple(images[1:])))
+    count = document.get("numTraining", len(cases))
+    if count != len(cases):
+        raise FdifError(f"{path}: numTraining is {count}, but labelsTr has {len(cases)} *{ending}")
+    return cases
+
+
+def _further_tasks(document: dict) -> list[str]:
+    return [key.removeprefix("labels_") for key in document if key.startswith("labels_")]
 
 
 def load_decathlon(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
@@ -88,7 +196,7 @@ def _cases(path: Path, document: dict, split: str) -> list[Case]:
     entries = document.get(split, [])
     if not isinstance(entries, list):
         raise FdifError(f"{path}: '{split}' must be a list of cases")
-    tasks = [key.removeprefix("labels_") for key in document if key.startswith("labels_")]
+    tasks = _further_tasks(document)
     return [_case(path, entry, tasks, f"{path}: {split}[{i}]") for i, entry in enumerate(entries)]
 
 
@@ -104,18 +212,81 @@ def _case(path: Path, entry: Any, tasks: Sequence[str], where: str) -> Case:
     return Case(image, path.parent / entry["label"], str(entry.get("id", name)), further)
 
 
-def read_volume(path: str | os.PathLike) -> Volume:
+def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
     """A NIfTI volume, or a Blosc2 array (``.b2nd``), whose voxels are taken to be 1 mm wide, along the axes.
 
     Raises:
-        FdifError: naming the file, as `read_nifti` and `read_b2nd` do, or if it is not 3D.
+        FdifError: naming the file, as `read_nifti` and `read_b2nd` do, or if it has not 3 axes (or 4 if allowed).
     """
     if not os.fspath(path).endswith(".b2nd"):
-        return read_nifti(path)
+        return read_nifti(path, allow_4d=allow_4d)
     array = read_b2nd(path)
-    if array.ndim != 3:
-        raise FdifError(f"{path}: shape {array.shape}; a volume of 3 axes is needed")
+    if array.ndim != 3 and not (allow_4d and array.ndim == 4):
+        raise FdifError(
+            f"{path}: shape {array.shape}; a volume of {'3 or 4' if allow_4d else '3'} axes is needed"
+        )
     return Volume(array, np.eye(4), (1.0, 1.0, 1.0))
+
+
+def volume_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of a volume of 3 or 4 axes as `read_volume` gives it, from the file's header.
+
+    Raises:
+        FdifError: see `read_volume`; what is wrong after the header shows when the volume is read.
+    """
+    with contextlib.suppress(Exception):  # what is wrong with a file `read_volume` says
+        shape, dtype = _header(os.fspath(path))
+        if len(shape) in (3, 4):
+            return shape, dtype
+    array = read_volume(path, allow_4d=True).array
+    return array.shape, array.dtype
+
+
+def _header(path: str) -> tuple[tuple[int, ...], np.dtype]:
+    if path.endswith(".b2nd"):
+        import blosc2  # half a second that only those pay who have such files
+
+        array = blosc2.open(path, mode="r")
+        return array.shape, array.dtype
+    volume: Any = nib.Nifti1Image.from_filename(path).dataobj
+    shape = volume.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    scaled = (volume.slope, volume.inter) != (1, 0)
+    return shape, np.dtype(np.float32) if scaled else volume.dtype.newbyteorder("=")
+
+
+def load_channels(case: Case) -> np.ndarray:
+    """Read a case's image with all its channels, ``(D, H, W, C)``; it may be read-only.
+
+    Raises:
+        FdifError: naming the file, if one cannot be read (see `read_volume`) or their shapes differ.
+    """
+    paths = (case.image, *case.further_images)
+    arrays = [read_volume(path, allow_4d=True).array for path in paths]
+    for path, array in zip(paths, arrays, strict=True):
+        if array.shape != arrays[0].shape:
+            raise FdifError(f"{path}: shape {array.shape}, but {case.image} has {arrays[0].shape}")
+    arrays = [array if array.ndim == 4 else array[..., None] for array in arrays]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+
+
+def load_labels(case: Case, shape: tuple[int, ...], num_classes: Sequence[int]) -> list[np.ndarray]:
+    """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)`` and with an integer dtype.
+
+    Args:
+        case: the files.
+        shape: of the image.
+        num_classes: foreground classes of each map.
+
+    Raises:
+        FdifError: see `load_case`.
+    """
+    paths = (case.label, *(path for _, path in case.further_labels))
+    return [
+        _load_label(path, case.image, shape, count).array
+        for path, count in zip(paths, num_classes, strict=True)
+    ]
 
 
 def load_case(case: Case, num_classes: int, task: str | None = None) -> tuple[Volume, Volume]:
@@ -137,11 +308,14 @@ def load_case(case: Case, num_classes: int, task: str | None = None) -> tuple[Vo
     if task and task not in labels:
         raise unknown(f"task of case {case.id}:", task, labels)
     path = labels[task] if task else case.label
-    image, label = read_volume(case.image), read_volume(path)
-    if image.array.shape != label.array.shape:
-        raise FdifError(
-            f"{path}: shape {label.array.shape}, but its image {case.image} has {image.array.shape}"
-        )
+    image = read_volume(case.image)
+    return image, _load_label(path, case.image, image.array.shape, num_classes)
+
+
+def _load_label(path: Path, image: Path, shape: tuple[int, ...], num_classes: int) -> Volume:
+    label = read_volume(path)
+    if shape != label.array.shape:
+        raise FdifError(f"{path}: shape {label.array.shape}, but its image {image} has {shape}")
     low, high = label.array.min(), label.array.max()
     if low < 0 or high > num_classes:
         worst = low if low < 0 else high
@@ -151,4 +325,4 @@ def load_case(case: Case, num_classes: int, task: str | None = None) -> tuple[Vo
         if not np.array_equal(whole, label.array):
             raise FdifError(f"{path}: holds labels that are not whole numbers")
         label = Volume(whole, label.affine, label.spacing)
-    return image, label
+    return label

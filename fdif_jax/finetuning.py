@@ -12,10 +12,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 
 from fdif_jax.augmentation import random_intensity, random_mirror
+from fdif_jax.checkpoints import Weights
 from fdif_jax.errors import FdifError
 from fdif_jax.losses import dice_per_class
-from fdif_jax.runs import Weights
-from fdif_jax.training import Apply, Batch
+from fdif_jax.updates import Apply, Batch
 
 Shape = tuple[int, int, int]
 
@@ -98,7 +98,7 @@ def patch_source(stack: Stack) -> Patches:
 
 
 def patch_batch(
-    patch: Shape, batch_size: int, *, mirror_axes: Sequence[int] = (0,), augment: bool = True
+    patch: Shape, *, mirror_axes: Sequence[int] = (0,), augment: bool = True
 ) -> Callable[[jax.Array, Patches], Batch]:
     """``make_batch`` for `fdif_jax.training.fit`: random patches of random cases.
 
@@ -107,13 +107,12 @@ def patch_batch(
 
     Args:
         patch: voxels along each axis.
-        batch_size: patches a batch.
         mirror_axes: axes to mirror along with probability 1/2; one that swaps what the labels tell apart is no choice.
         augment: give the images random looks (`random_intensity`).
     """
 
     def draw(key: jax.Array, data: Patches) -> tuple[Array, Array]:
-        case_key, kind_key, voxel_key = jax.random.split(key, 3)
+        case_key, kind_key, voxel_key, mirror_key, look_key = jax.random.split(key, 5)
         stack = data.stack
         case = jax.random.randint(case_key, (), 0, len(stack.images))
         background, foreground = data.background[case], data.foreground[case]
@@ -126,14 +125,11 @@ def patch_batch(
         start = jnp.clip(centre - jnp.asarray(patch) // 2, 0, box - jnp.asarray(patch))
         at = (case, *start)
         image, label = (lax.dynamic_slice(a, at, (1, *patch))[0] for a in (stack.images, stack.labels))
-        return image, label
+        image, label = random_mirror(mirror_key, image, label, mirror_axes)
+        return random_intensity(look_key, image) if augment else image, label
 
-    def make_batch(key: jax.Array, data: Patches) -> Batch:
-        draw_key, mirror_key, look_key = jax.random.split(key, 3)
-        images, labels = jax.vmap(draw, (0, None))(jax.random.split(draw_key, batch_size), data)
-        images, labels = random_mirror(mirror_key, images, labels, mirror_axes)
-        if augment:
-            images = random_intensity(look_key, images)
+    def make_batch(keys: jax.Array, data: Patches) -> Batch:
+        images, labels = jax.vmap(draw, (0, None))(keys, data)
         return images[..., None], labels
 
     return make_batch
@@ -164,7 +160,7 @@ class SlidingWindow:
     The logits of overlapping patches are averaged with Gaussian weights (Isensee et al. 2021, nnU-Net).
 
     Args:
-        apply: the network as in `fdif_jax.training.functional`.
+        apply: the network as in `fdif_jax.updates.functional`.
         stack: the cases, with room for a patch in each.
         num_classes: channels of the logits.
         patch: voxels along each axis.

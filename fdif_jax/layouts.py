@@ -146,6 +146,7 @@ class MonaiLayout:
             "name": "fdif",
             "tensorImageSize": "3D",
             "modality": {"0": "SDF"},
+            **_task_names(plan),
             **{
                 key: {str(i): name for name, i in labels.items()}
                 for key, labels in _labels_by_key(plan).items()
@@ -204,6 +205,7 @@ class NnunetLayout:
         return {
             f"{self._folder(validation)}/dataset.json": {
                 "channel_names": {"0": "SDF"},
+                **_task_names(plan),
                 **_labels_by_key(plan),
                 "numTraining": count,
                 "file_ending": ENCODINGS[self.compress].suffix,
@@ -222,6 +224,11 @@ def check_name(name: str) -> None:
 def _check_encoding(name: str) -> None:
     if name not in ENCODINGS:
         raise unknown("compression", name, ENCODINGS)
+
+
+def _task_names(plan: Plan) -> dict[str, list[str]]:
+    """Under ``tasks``: what the label maps tell apart, in order; nothing where there is one."""
+    return {"tasks": list(plan.tasks)} if plan.further_tasks else {}
 
 
 def _labels_by_key(plan: Plan) -> dict[str, dict[str, int]]:

@@ -40,16 +40,24 @@ def _log_probability(logits, labels, total, shift):
     return own - shift - jnp.log(total)
 
 
-def cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "B ..."]) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Float[Array, "B ... C"], labels: Integer[Array, "B ..."], smoothing: float = 0.0
+) -> Float[Array, ""]:
     """Softmax cross-entropy, mean over all voxels, in nats.
 
     Args:
         logits: one score a class, class 0 the background.
         labels: class ids below C; other ids are the caller's error.
+        smoothing: part of a label that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567):
+            the value of PyTorch's ``CrossEntropyLoss(label_smoothing=…)``.
     """
     logits, labels = _flat(logits, labels)
     _, total, shift = _softmax_parts(logits)
-    return -_log_probability(logits, labels, total, shift).mean()
+    wanted = _log_probability(logits, labels, total, shift)
+    if smoothing:
+        every = logits.mean(-1) - shift - jnp.log(total)
+        wanted = (1 - smoothing) * wanted + smoothing * every
+    return -wanted.mean()
 
 
 def dice_cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "B ..."]) -> Float[Array, ""]:

@@ -2,18 +2,19 @@
 
 ::
 
-    run.json        what was asked for (network, recipe or dataset, training settings), the versions that began it
+    run.json        what was asked for (network, recipe or dataset, training settings), and with what it began
     metrics.jsonl   one line a measurement, each with its step
-    checkpoints/    the newest two and the one of best Dice; a checkpoint appears complete or not at all (Orbax)
+    checkpoints/    the newest two and the best; a checkpoint appears complete or not at all (Orbax)
 
 The command that made a directory continues it; a command that asks for anything else is refused.
 """
 
 import fcntl
 import json
-import logging
 import math
 import os
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -24,15 +25,14 @@ import jax
 import numpy as np
 from flax import nnx
 
+from fdif_jax.checkpoints import UNSCORED, Checkpoints, State, Weights, check_same_network
+from fdif_jax.devices import is_first_process, wait_for_all
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.volumes import write_atomic
 
 RUN, METRICS, CHECKPOINTS, LOCK = "run.json", "metrics.jsonl", "checkpoints", ".lock"
+_ORIGIN = ("versions", "command", "devices", "processes")  # what may differ where a run goes on
 _PACKAGES = ("fdif-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-_UNVALIDATED = -1.0  # ranks below every Dice, so "best" is the newest checkpoint until there is a validation
-
-Weights = dict[str, jax.Array]
-
 
 # What a network learns, and a checkpoint keeps: parameters, and the running statistics of batch norms.
 LEARNT = nnx.Any(nnx.Param, nnx.BatchStat)
@@ -74,48 +74,44 @@ class Run:
     def record(self, **measurement: float) -> None:
         """Append a measurement to the history and to ``metrics.jsonl``."""
         self.history.append(measurement)
+        if not is_first_process():
+            return
         with open(self.path / METRICS, "a") as file:
             file.write(json.dumps(measurement) + "\n")
 
-    def best_dice(self) -> float:
-        """The highest validation Dice so far; -1 if there is none."""
-        return max((m["dice"] for m in self.history if _is_dice(m)), default=_UNVALIDATED)
+    def best(self, name: str = "score") -> float:
+        """The highest measurement of that name so far; -1 if there is none."""
+        return max((m[name] for m in self.history if not math.isnan(m.get(name, math.nan))), default=UNSCORED)
 
     def _forget_after(self, step: int) -> None:
         """Drop measurements of steps that will be done again."""
         self.history = [m for m in self.history if m["step"] <= step]
-        lines = "".join(json.dumps(m) + "\n" for m in self.history)
-        write_atomic(self.path / METRICS, lines.encode())
+        if is_first_process():
+            lines = "".join(json.dumps(m) + "\n" for m in self.history)
+            write_atomic(self.path / METRICS, lines.encode())
 
     # ----------------------------------------------------------------------------------------- checkpoints
 
     @contextmanager
-    def checkpoints(self, *, read_only: bool = False) -> Iterator["Checkpoints"]:
+    def checkpoints(self, *, read_only: bool = False, keep_every: int = 0) -> Iterator[Checkpoints]:
         """The run's checkpoints; what is being written is complete on leaving."""
-        opened = Checkpoints(self.path / CHECKPOINTS, read_only)
+        opened = Checkpoints(self.path / CHECKPOINTS, read_only, keep_every)
         try:
             yield opened
         finally:
             opened.close()
 
-    def resume(self, checkpoints: "Checkpoints", state: Any) -> tuple[int, Any]:
-        """The newest step and its state, or 0 and ``state`` itself; the history ends there.
-
-        Args:
-            checkpoints: this run's.
-            state: a fresh training state, ``(weights, optimiser state)``.
-
-        Raises:
-            FdifError: the checkpoint is of another network.
-        """
-        step = checkpoints.latest()
-        self._forget_after(step or 0)
-        return (0, state) if step is None else (step, checkpoints.restore(step, state))
+    def resume(self, checkpoints: Checkpoints, fresh: State) -> tuple[int, State]:
+        """The newest step and its state, or 0 and ``fresh``; the history ends there. See `Checkpoints.resume`."""
+        step, state = checkpoints.resume(fresh)
+        self._forget_after(step)
+        return step, state
 
     def weights(self, which: str = "last") -> dict[str, np.ndarray]:
-        """The parameters of the newest (``last``) or the best (``best``) checkpoint, by name, on the host.
+        """The weights of the newest (``last``) or the best (``best``) checkpoint, by name, on the host.
 
-        The best is the one of highest validation Dice; before any validation it is the newest.
+        Their moving average, where the run keeps one. The best is the one of highest score in validation (mean
+        foreground Dice, or accuracy); before any validation it is the newest.
 
         Raises:
             FdifError: the run has no checkpoint yet, or ``which`` is neither.
@@ -126,7 +122,7 @@ class Run:
             step = checkpoints.best() if which == "best" else checkpoints.latest()
             if step is None:
                 raise FdifError(f"{self.path}: the run has no checkpoint yet; let it reach one first")
-            return checkpoints.weights(step)
+            return checkpoints.result(step)
 
     def restore(self, model: nnx.Module, which: str = "last") -> None:
         """Put the weights of a checkpoint into a network, in place.
@@ -141,120 +137,6 @@ class Run:
         saved = self.weights(which)
         check_same_network(f"{self.path}: the checkpoint", saved, weights(model))
         set_weights(model, {name: jax.numpy.asarray(value) for name, value in saved.items()})
-
-
-class Checkpoints:
-    """The checkpoints of a run, through Orbax: written in the background, atomically; old ones are
-    removed."""
-
-    def __init__(self, path: Path, read_only: bool = False):
-        import orbax.checkpoint as ocp  # only where it is needed: commands that never train start faster
-        from orbax.checkpoint import checkpoint_managers as managers
-
-        self._ocp = ocp
-
-        def dice(metrics: dict[str, float]) -> float:
-            return metrics["dice"]
-
-        keep = managers.AnyPreservationPolicy([managers.LatestN(2), managers.BestN(get_metric_fn=dice, n=1)])
-        options = ocp.CheckpointManagerOptions(
-            best_fn=dice,
-            preservation_policy=keep,
-            create=not read_only,
-            read_only=read_only,  # another process may be writing there
-            cleanup_tmp_directories=not read_only,
-        )
-        with _without_warnings():  # it warns that read_only means read only
-            self._manager = ocp.CheckpointManager(
-                path.resolve(),
-                item_handlers={name: ocp.StandardCheckpointHandler() for name in ("weights", "optimiser")},
-                options=options,
-            )
-
-    def latest(self) -> int | None:
-        """Step of the newest checkpoint."""
-        return self._manager.latest_step()
-
-    def best(self) -> int | None:
-        """Step of the checkpoint of highest Dice."""
-        return self._manager.best_step()
-
-    def save(self, step: int, state: Any, dice: float | None) -> None:
-        """Begin to write a checkpoint in the background.
-
-        Args:
-            step: steps done.
-            state: ``(weights, optimiser state)``.
-            dice: validation Dice at this very step, if it was measured.
-        """
-        if step == self.latest():
-            return
-        # Copies: the training step is about to donate these very buffers, and on CPU a NumPy view would not
-        # keep them.
-        kept = jax.tree.map(np.array, {"weights": state[0], "optimiser": _numbered(state[1])})
-        parts = self._ocp.args.Composite(**{k: self._ocp.args.StandardSave(v) for k, v in kept.items()})
-        self._manager.save(step, args=parts, metrics={"dice": _UNVALIDATED if dice is None else dice})
-
-    def weights(self, step: int) -> dict[str, np.ndarray]:
-        """The weights of a checkpoint by name."""
-        return {name: np.asarray(value) for name, value in self._restore(step, "weights").items()}
-
-    def restore(self, step: int, state: Any) -> Any:
-        """The whole state of a checkpoint, in the form of ``state``.
-
-        Raises:
-            FdifError: it is of another network.
-        """
-        saved = self._restore(step, "weights")
-        check_same_network(f"the checkpoint of step {step}", saved, state[0])
-        optimiser = self._restore(step, "optimiser")
-        number = iter(range(len(optimiser)))
-        return saved, jax.tree.map(lambda _: optimiser[str(next(number))], state[1])
-
-    def _restore(self, step: int, part: str) -> dict[str, jax.Array]:
-        # Onto this process's own device: a checkpoint written on a GPU is read where there is none.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        saved = dict(self._manager.item_metadata(step)[part])
-        wanted = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here) for name, a in saved.items()}
-        restore = self._ocp.args.StandardRestore(wanted)
-        return self._manager.restore(step, args=self._ocp.args.Composite(**{part: restore}))[part]
-
-    def close(self) -> None:
-        """Wait for what is being written."""
-        self._manager.close()
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _numbered(tree: Any) -> dict[str, jax.Array]:
-    return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def check_same_network(what: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Compare two sets of named weights.
-
-    Raises:
-        FdifError: names that are missing or too many, or other shapes; the first few are named.
-    """
-    faults = [f"lacks {name}" for name in wanted if name not in saved]
-    faults += [f"has {name}, which the network lacks" for name in saved if name not in wanted]
-    faults += [
-        f"{name} is {tuple(saved[name].shape)} there and {tuple(wanted[name].shape)} in the network"
-        for name in wanted
-        if name in saved and saved[name].shape != wanted[name].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise FdifError(f"{what} is of another network: {'; '.join(faults[:3])}{more}")
 
 
 @contextmanager
@@ -273,6 +155,11 @@ def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[R
     wanted: dict[str, Any] = json.loads(json.dumps(document))
     if path.exists() and not path.is_dir():
         raise FdifError(f"{path} is a file; give a directory for the run")
+    if not is_first_process():
+        wait_for_all("the run is open")
+        _check_same_document(path, wanted)
+        yield load_run(path)
+        return
     begun = (path / RUN).is_file()
     if begun:
         _check_same_document(path, wanted)
@@ -282,9 +169,20 @@ def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[R
     with open(path / LOCK, "w") as lock:
         _hold(lock, path)
         if not begun:
-            wanted["versions"] = {name: version(name) for name in _PACKAGES}
-            write_atomic(path / RUN, (json.dumps(wanted, indent=1) + "\n").encode())
+            write_atomic(path / RUN, (json.dumps(wanted | _origin(), indent=1) + "\n").encode())
+        wait_for_all("the run is open")
         yield load_run(path)
+
+
+def _origin() -> dict[str, Any]:
+    """What a run began with beside what was asked for, so that it can be repeated."""
+    devices = [device.device_kind for device in jax.devices()]
+    return {
+        "versions": {name: version(name) for name in _PACKAGES},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "devices": {kind: devices.count(kind) for kind in sorted(set(devices))},
+        "processes": jax.process_count(),
+    }
 
 
 def load_run(path: str | os.PathLike) -> Run:
@@ -315,7 +213,7 @@ def _hold(lock, path: Path) -> None:
 
 
 def _check_same_document(path: Path, wanted: dict) -> None:
-    there = {k: v for k, v in load_run(path).document.items() if k != "versions"}
+    there = {k: v for k, v in load_run(path).document.items() if k not in _ORIGIN}
     old, new = _flattened(there), _flattened(wanted)
     differing = [key for key in (old | new) if old.get(key) != new.get(key)]
     if differing:
@@ -348,7 +246,3 @@ def _read_metrics(path: Path) -> list[dict[str, float]]:
         except ValueError:
             break
     return history
-
-
-def _is_dice(measurement: dict[str, float]) -> bool:
-    return not math.isnan(measurement.get("dice", math.nan))

@@ -140,6 +140,12 @@ def transfer(
     return Transfer(tuple(loaded), tuple(adapted), tuple(fresh), tuple(unused))
 
 
+def carry(model: nnx.Module, original: nnx.Module, *, source: str, head: bool = True) -> Transfer:
+    """`transfer` of the weights of one of our networks into another."""
+    tokens = original.token_grid() if hasattr(original, "token_grid") else None
+    return transfer(model, to_torch_state_dict(original), source=source, head=head, token_grid=tokens)
+
+
 def _fitted(
     model: Any, name: str, value: np.ndarray, shape: tuple[int, ...], source: str, grid: Triple | None
 ) -> tuple[np.ndarray | None, str]:

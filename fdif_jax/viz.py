@@ -9,12 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fdif_jax.errors import FdifError
 from fdif_jax.volumes import write_atomic
 
 _LEGEND_ENTRIES = 14
+_LEGEND_COLUMNS = 4
 _OPACITY = 0.55
 # Strong tones first, then light ones; grey (14, 15) would not show on a grey image.
 _TONES = (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
@@ -24,10 +26,11 @@ _Colour = tuple[float, float, float]
 
 def save_slices(
     image: np.ndarray,
-    label: np.ndarray,
+    label: np.ndarray | None,
     path: str | os.PathLike,
     class_names: Sequence[str] | None = None,
     prediction: np.ndarray | None = None,
+    title: str | None = None,
 ) -> None:
     """Write a PNG of three orthogonal slices: the image, and the label (and prediction) laid over it.
 
@@ -35,26 +38,28 @@ def save_slices(
 
     Args:
         image: ``(D, H, W)``; grey from its least to its greatest value.
-        label: integers ``(D, H, W)``, 0 for background.
+        label: integers ``(D, H, W)``, 0 for background; None for the image alone.
         path: the PNG file.
         class_names: name of label 1, 2, … for the legend; "class 1", … without them.
         prediction: labels in the form of ``label``.
+        title: words above all.
 
     Raises:
         FdifError: the volumes are not 3D and of one shape.
     """
-    image = np.asarray(image)
-    overlays = {"label": np.asarray(label)}
-    if prediction is not None:
-        overlays["prediction"] = np.asarray(prediction)
+    image, label = np.asarray(image), None if label is None else np.asarray(label)
+    given = {"label": label, "prediction": prediction}
+    overlays = {name: np.asarray(volume) for name, volume in given.items() if volume is not None}
     for name, volume in overlays.items():
         if image.ndim != 3 or volume.shape != image.shape:
             raise FdifError(
                 f"{path}: image {image.shape} and {name} {volume.shape} must be 3D and of one shape"
             )
-    cuts = [_most_labelled(overlays["label"], axis) for axis in range(3)]
+    cuts = [n // 2 if label is None else _most_labelled(label, axis) for axis, n in enumerate(image.shape)]
     figure = Figure(figsize=(9.0, 3.1 * (1 + len(overlays)) + 0.3), layout="constrained")
-    rows = figure.subplots(1 + len(overlays), 3)
+    rows = figure.subplots(1 + len(overlays), 3, squeeze=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
     low, high = float(image.min()), max(float(image.max()), float(image.min()) + 1e-6)
     planes = [
         [volume.take(cut, axis).astype(int) for axis, cut in enumerate(cuts)] for volume in overlays.values()
@@ -109,38 +114,53 @@ def _add_legend(figure: Figure, colours: dict[int, _Colour], class_names: Sequen
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
-def save_curves(series: Mapping[str, Sequence[tuple[float, float]]], path: str | os.PathLike) -> None:
-    """Write a PNG of training curves: a panel for losses and, where there are any, one for Dice scores.
+Points = Sequence[tuple[float, float]]
+
+
+def save_curves(series: Mapping[str, Points], path: str | os.PathLike) -> None:
+    """Write a PNG of training curves: a panel for losses, and where there are any, for scores and learning rates.
 
     Args:
-        series: name → points (step, value). Names with "dice" but not "loss" in them go to the Dice panel.
+        series: name → points (step, value). Names that say loss or rate go to those panels, others to the scores'.
         path: the PNG file.
     """
-    dice = {
-        name: points
-        for name, points in series.items()
-        if "dice" in name.lower() and "loss" not in name.lower()
-    }
-    losses = {name: points for name, points in series.items() if name not in dice}
-    panels = [(title, group) for title, group in (("loss", losses), ("Dice", dice)) if group]
-    figure = Figure(figsize=(6.0 * max(len(panels), 1), 3.8), layout="constrained")
-    for axes, (title, group) in zip(np.ravel(figure.subplots(1, max(len(panels), 1))), panels, strict=False):
+    panels: dict[str, dict[str, Points]] = {"loss": {}, "score": {}, "learning rate": {}}
+    for name, points in series.items():
+        kind = "loss" if "loss" in name else "learning rate" if "rate" in name else "score"
+        panels[kind][name] = points
+    save_panels({title: group for title, group in panels.items() if group}, path)
+
+
+def save_panels(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathLike) -> None:
+    """Write a PNG of curves over steps, in panels side by side; a name has one colour in all, and one legend.
+
+    Args:
+        panels: title → name → points (step, value). A panel called "score" goes from 0 to 1.
+        path: the PNG file.
+    """
+    names = list(dict.fromkeys(name for group in panels.values() for name in group))
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+    rows = -(-len(names) // _LEGEND_COLUMNS)
+    figure = Figure(figsize=(6.0 * max(len(panels), 1), 3.8 + 0.22 * rows), layout="constrained")
+    for axes, (title, group) in zip(
+        np.ravel(figure.subplots(1, max(len(panels), 1))), panels.items(), strict=False
+    ):
         for name, points in group.items():
             steps, values = np.asarray(points, np.float64).reshape(-1, 2).T
+            marker = "o" if len(steps) < 30 else None
             axes.plot(
-                steps,
-                values,
-                label=name,
-                linewidth=1.4,
-                marker="o" if len(steps) < 30 else None,
-                markersize=3,
+                steps, values, label=name, color=colours[name], linewidth=1.4, marker=marker, markersize=3
             )
         axes.set(xlabel="step", ylabel=title)
-        if title == "Dice":
+        if title == "score":
             axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=9, frameon=False
+        )
     _save(figure, path)
 
 

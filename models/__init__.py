@@ -5,16 +5,24 @@ A network is named by plain data, which is what a run directory keeps::
     spec = {"name": "resenc_unet", "in_channels": 1, "out_channels": 110, "preset": "tiny"}
     model = models.create(**spec)
     logits = model(images)    # (B, D, H, W, 1) -> (B, D, H, W, 110)
+
+With ``outputs`` in place of ``out_channels`` it is a `Classifier` of that network's encoder, of so many classes::
+
+    spec = {"name": "resenc_unet", "in_channels": 1, "outputs": [109, 6, 16], "preset": "tiny"}
+    models.create(**spec)(images)    # (B, D, H, W, 1) -> (B, 131), the scores of three labels side by side
+    models.create(**models.segmenting(spec, out_channels=3))    # the network with the same encoder
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
 
-from fdif_jax.errors import unknown
-from fdif_jax.models import primus, resenc_unet, swin_unetr, unetr, vnet
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models import classifier, primus, resenc_unet, swin_unetr, unetr, vnet
+from fdif_jax.models.classifier import Classifier
 from fdif_jax.models.resenc_unet import ResEncConfig, ResEncUNet
 
 NETWORKS: dict[str, Callable[..., nnx.Module]] = {
@@ -25,7 +33,7 @@ NETWORKS: dict[str, Callable[..., nnx.Module]] = {
     "vnet": vnet.build,
 }
 
-__all__ = ["NETWORKS", "ResEncConfig", "ResEncUNet", "create", "takes_grid"]
+__all__ = ["NETWORKS", "Classifier", "ResEncConfig", "ResEncUNet", "create", "segmenting", "takes_grid"]
 
 
 def takes_grid(name: str) -> bool:
@@ -37,13 +45,24 @@ def takes_grid(name: str) -> bool:
     return "grid" in _options(name)
 
 
-def create(name: str, *, in_channels: int, out_channels: int, seed: int = 0, **size) -> nnx.Module:
+def create(
+    name: str,
+    *,
+    in_channels: int,
+    out_channels: int | None = None,
+    outputs: Sequence[int] | None = None,
+    seed: int = 0,
+    **size,
+) -> nnx.Module:
     """A freshly initialised network: ``(B, D, H, W, in_channels)`` → logits ``(B, D, H, W, out_channels)``.
+
+    Or a classifier of its encoder: → logits ``(B, sum(outputs))``.
 
     Args:
         name: one of ``NETWORKS``.
         in_channels: channels of the image.
         out_channels: channels of the logits; the foreground classes and the background.
+        outputs: instead, of a classifier: the number of classes of every label.
         seed: of the initial weights.
         size: the network's own options, plain data; see its ``build``.
 
@@ -51,11 +70,31 @@ def create(name: str, *, in_channels: int, out_channels: int, seed: int = 0, **s
         FdifError: unknown network or option, or options that do not fit each other.
     """
     options = _options(name)
+    if (out_channels is None) == (outputs is None):
+        raise FdifError(
+            f"{name}: give out_channels, the classes of every voxel and the background, or outputs, the numbers of "
+            f"classes of an image's labels, not {'neither' if outputs is None else 'both'}"
+        )
     for option in size.keys() - options:
         raise unknown(f"option of {name}", option, options)
     # Every shape is drawn by a program of its own, and with this generator one compiles six times as fast.
     rngs = nnx.Rngs(params=jax.random.key(seed, impl="rbg"))
-    return NETWORKS[name](in_channels=in_channels, out_channels=out_channels, rngs=rngs, **size)
+    if outputs is None:
+        return NETWORKS[name](in_channels=in_channels, out_channels=out_channels, rngs=rngs, **size)
+    # Its decoder, which the classifier leaves out, is made for the fewest classes.
+    network = NETWORKS[name](in_channels=in_channels, out_channels=1, rngs=rngs, **size)
+    return classifier.of(network, outputs, rngs=rngs)
+
+
+def segmenting(network: Mapping[str, Any], out_channels: int) -> dict[str, Any]:
+    """What `create` takes for the segmentation network that shares this one's encoder, with other logits.
+
+    Args:
+        network: plain data, of a classifier or of a segmentation network.
+        out_channels: channels of the logits; the foreground classes and the background.
+    """
+    kept = {option: value for option, value in network.items() if option != "outputs"}
+    return kept | {"out_channels": out_channels}
 
 
 def _options(name: str) -> set[str]:

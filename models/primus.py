@@ -139,6 +139,10 @@ class Primus(nnx.Module):
         Raises:
             FdifError: the input's rank, channels or grid are not the network's.
         """
+        return self.up_projection(self.encode(x, key=key)).astype(jnp.float32)
+
+    def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
+        """The transformer's tokens of an image batch, in their grid; the rest as for a call."""
         self._check(x.shape)
         config, batch = self.config, x.shape[0]
         # Tokens stay float32 from block to block, whatever the blocks compute in.
@@ -147,8 +151,12 @@ class Primus(nnx.Module):
             registers = jnp.repeat(self.register_tokens[...], batch, axis=0)
             tokens = jnp.concatenate([registers, tokens], axis=1)
         tokens = self.eva(tokens, key)[:, config.num_register_tokens :]
-        grid = tokens.reshape(batch, *config.token_grid, config.embed_dim)
-        return self.up_projection(grid).astype(jnp.float32)
+        return tokens.reshape(batch, *config.token_grid, config.embed_dim)
+
+    @property
+    def encoded_features(self) -> int:
+        """Channels of what `encode` gives."""
+        return self.config.embed_dim
 
     def token_grid(self) -> Triple:
         """Tokens of an image along every axis; their position embeddings are in row-major order."""

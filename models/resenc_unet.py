@@ -250,6 +250,16 @@ class ResEncUNet(nnx.Module):
         self._check(x.shape)
         return self.decoder(self.encoder(x))
 
+    def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
+        """The encoder's coarsest features of an image batch; the rest as for a call."""
+        self._check(x.shape)
+        return self.encoder(x)[-1]
+
+    @property
+    def encoded_features(self) -> int:
+        """Channels of what `encode` gives."""
+        return self.config.features[-1]
+
     def torch_code(self) -> str:
         """Python code that builds the PyTorch twin, untrained, as ``net``."""
         c = self.config

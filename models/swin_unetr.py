@@ -174,6 +174,16 @@ class SwinUNETR(nnx.Module):
             y = call(decoder, y, skip, remat=self.config.remat)
         return self.out(y)
 
+    def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
+        """The transformer's last tokens of an image batch; the rest as for a call."""
+        self._check(x.shape)
+        return self.swinViT(x, key)[-1]
+
+    @property
+    def encoded_features(self) -> int:
+        """Channels of what `encode` gives."""
+        return self.config.feature_size * 2**STAGES
+
     def torch_code(self) -> str:
         """Python code that builds the PyTorch twin, untrained, as ``net``."""
         c = self.config

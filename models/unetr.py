@@ -144,6 +144,16 @@ class UNETR(nnx.Module):
             y = call(decoder, y, skips.pop(), remat=remat)
         return self.out(y)
 
+    def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
+        """The transformer's last tokens of an image batch, in their grid; the rest as for a call."""
+        self._check(x.shape)
+        return self.vit(x, key)[-1]
+
+    @property
+    def encoded_features(self) -> int:
+        """Channels of what `encode` gives."""
+        return self.config.hidden_size
+
     def token_grid(self) -> Triple:
         """Tokens of an image along every axis; their position embeddings are in row-major order."""
         d, h, w = (n // EDGE for n in self.config.grid)

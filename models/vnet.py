@@ -222,15 +222,29 @@ class VNet(nnx.Module):
         Raises:
             FdifError: the input's rank, channels or edges do not fit the network, or it is too small for training.
         """
-        self._check(x.shape, training=key is not None)
-        keys = iter(split(key, 10))
-        skips = [self._stage(self.in_tr, x, key=next(keys))]
-        for down in (self.down_tr32, self.down_tr64, self.down_tr128, self.down_tr256):
-            skips.append(self._stage(down, skips[-1], key=next(keys)))
-        y = skips.pop()
+        *skips, y = self._encode(x, key)
+        keys = iter(split(key, 10)[5:])
         for up in (self.up_tr256, self.up_tr128, self.up_tr64, self.up_tr32):
             y = self._stage(up, y, skips.pop(), key=next(keys))
         return self._stage(self.out_tr, y, key=next(keys)).astype(jnp.float32)
+
+    def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
+        """The encoder's coarsest features of an image batch; the rest as for a call."""
+        return self._encode(x, key)[-1]
+
+    @property
+    def encoded_features(self) -> int:
+        """Channels of what `encode` gives."""
+        return FEATURES * 2**HALVINGS
+
+    def _encode(self, x, key):
+        """What every encoder stage leaves, finest first."""
+        self._check(x.shape, training=key is not None)
+        stages = (self.in_tr, self.down_tr32, self.down_tr64, self.down_tr128, self.down_tr256)
+        outputs = [x]
+        for stage, stage_key in zip(stages, split(key, 10)[:5], strict=True):
+            outputs.append(self._stage(stage, outputs[-1], key=stage_key))
+        return outputs[1:]
 
     def torch_code(self) -> str:
         """Python code that builds the PyTorch twin, untrained, as ``net``."""

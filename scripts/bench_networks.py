@@ -34,7 +34,7 @@ from rich.table import Table
 
 from fdif_jax import interop, models
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.training import functional
+from fdif_jax.updates import functional
 
 # The sizes of the literature, and little ones. What is not named is the network's default, which is the original's.
 STANDARD: dict[str, dict[str, Any]] = {

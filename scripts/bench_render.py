@@ -11,7 +11,6 @@ Example:
     fdif bench render --kernel on --batch 64 --samples 1024
 """
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -33,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fdif_jax as fd
+from fdif_jax.devices import local_devices
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.bench_stages import measure_stages
 
@@ -75,7 +75,9 @@ def run(config: Config) -> None:
             raise FdifError(f"--{name} must be 0 or more, not {getattr(config, name)}")
     if config.kernel != "off" and not config.batch:
         raise FdifError("--kernel renders batches; give --batch, as in --batch 64")
-    devices = _devices(config.devices)
+    if config.devices < 1:
+        raise FdifError(f"--devices must be at least 1, not {config.devices}")
+    devices = local_devices(config.devices)
     if config.stages and (config.batch or config.devices > 1 or devices[0].platform != "cpu"):
         raise FdifError("--stages measures single samples on one CPU; leave out --batch and --devices")
     recipe = fd.load_recipe(config.recipe)
@@ -121,18 +123,6 @@ def run(config: Config) -> None:
             Console(width=110).print(_stage_table(row))
     if config.json:
         config.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
-
-
-def _devices(count: int) -> Sequence[jax.Device]:
-    """The first ``count`` devices; a CPU is divided into that many where JAX has not begun to use it."""
-    if count < 1:
-        raise FdifError(f"--devices must be at least 1, not {count}")
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", count)
-    devices = jax.local_devices()
-    if len(devices) < count:
-        raise FdifError(f"--devices {count}: there are {len(devices)}")
-    return devices[:count]
 
 
 def _measure(recipe: fd.Recipe, config: Config, workers: int, devices: Sequence[jax.Device]) -> dict:

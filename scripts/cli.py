@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import absl.logging
 import platformdirs
@@ -19,11 +20,14 @@ COMMANDS = {
     "render": "render saved scene documents to NIfTI",
     "bank": "turn label maps into a bank of organs for recipes of anatomy, or list one",
     "pretrain": "pre-train a network on scenes drawn inside the jitted step",
+    "runs": "list training runs side by side, and plot their curves",
     "export": "write a run's weights as a PyTorch state dict or safetensors",
     "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
     "finetune": "fine-tune on a labelled dataset and report Dice",
     "bench": "measure the renderer, or the networks beside PyTorch's, on this machine",
 }
+
+_UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.ENOTDIR)
 
 
 def _help() -> str:
@@ -48,7 +52,7 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """Parse ``arguments`` for one command and run it; leaves the process on bad input (status 2)."""
     module = module_of(command)
     try:
-        config = tyro.cli(module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__)
+        config = _parsed(command, module, sys.argv[1:] if arguments is None else arguments)
         _keep_compiled_programs()
         absl.logging.set_verbosity(absl.logging.ERROR)  # the checkpoint library's remarks to developers
         module.run(config)
@@ -58,12 +62,21 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
         # The reader of our output has gone (`fdif … | head`); keep Python from complaining when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM):
+        if error.errno not in _UNWRITABLE:
             raise
         sys.exit(_report(command, f"cannot write {error.filename or 'output'}: {error.strerror}"))
     except KeyboardInterrupt:
         print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _parsed(command: str, module: ModuleType, arguments: Sequence[str]) -> Any:
+    """The options of a command; it may take the defaults of some from what else is asked for."""
+    own = module.defaults(arguments) if hasattr(module, "defaults") else None
+    given = {} if own is None else {"default": own}
+    return tyro.cli(
+        module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__, **given
+    )
 
 
 def _keep_compiled_programs() -> None:

@@ -18,7 +18,7 @@ say "1/5 generate: a few volumes to look at (the training makes its own as it go
 
 say "2/5 pre-train: scenes are drawn inside the training step"
 # shellcheck disable=SC2086
-"$fdif" pretrain $scenes --preset tiny --steps 450 --lr 3e-3 --val-every 150 --out "$out/pretrain"
+"$fdif" pretrain $scenes --size tiny --steps 450 --lr 3e-3 --val-every 150 --out "$out/pretrain"
 
 say "3/5 export: weights under PyTorch's names"
 "$fdif" export "$out/pretrain" --out "$out/pretrained.safetensors"
@@ -27,7 +27,7 @@ say "4/5 fine-tune on eight hippocampus MRI, from the pre-trained weights"
 "$fdif" finetune $mri --init "$out/pretrain" --cases 8 --steps 200 --lr 4e-3 --val-every 100 --out "$out/finetune"
 
 say "5/5 the same from scratch, to compare"
-"$fdif" finetune $mri --init scratch --preset tiny --cases 8 --steps 200 --lr 4e-3 --val-every 100 --out "$out/scratch"
+"$fdif" finetune $mri --init scratch --size tiny --cases 8 --steps 200 --lr 4e-3 --val-every 100 --out "$out/scratch"
 
 say "made in $out"
 cat <<EOF

@@ -8,6 +8,8 @@
 
 nnU-Net takes weights whose shapes are those of its own network. --in-channels, --out-channels and --patch write the
 network for other images, classes or patches than it was trained on, by the rules by which fdif finetune loads one.
+Of a run that learnt to classify, monai and safetensors get the encoder and its linear head; with --out-channels, and
+for nnU-Net in any case, the file is the segmentation network with that encoder, all else fresh.
 
 Example:
     fdif export runs/pretrain --out weights.pth
@@ -29,8 +31,10 @@ from fdif_jax.errors import FdifError
 from fdif_jax.runs import Run, load_run
 from fdif_jax.scripts import cli
 from fdif_jax.torch_checkpoints import NnunetNetwork, nnssl_checkpoint, nnunet_checkpoint
-from fdif_jax.transfer import transfer
+from fdif_jax.transfer import carry
 from fdif_jax.weight_files import check_suffix, save_weights
+
+_FEWEST = 2  # background and one class: what a network is written for that knows no number of its own
 
 _FDIF = "FDIF: formula-driven pre-training with implicit functions (2026). arXiv:2603.23199."
 
@@ -50,7 +54,7 @@ class Config:
     in_channels: int | None = None
     """Write the network for images of so many channels."""
     out_channels: int | None = None
-    """Write the network for so many classes, the background counted; its output head is then fresh."""
+    """Write the segmentation network for so many classes, the background counted; its output head is then fresh."""
     patch: tuple[int, int, int] | None = None
     """Write the network for patches of so many voxels, which nnssl's plan then recommends; the run's if not given."""
 
@@ -107,11 +111,14 @@ def _nnunet(model: Any, form: str, training_run: Run) -> NnunetNetwork:
 def _adapted(config: Config, form: str, training_run: Run, model: Any) -> nnx.Module:
     """The network for other images, classes or patches, if they are asked for."""
     spec = training_run.network
-    wanted = spec | {
-        option: value
-        for option in ("in_channels", "out_channels")
-        if (value := getattr(config, option)) is not None
-    }
+    wanted = dict(spec)
+    if config.in_channels is not None:
+        wanted["in_channels"] = config.in_channels
+    out_channels = config.out_channels
+    if out_channels is None and "outputs" in spec and form in ("nnunet", "nnssl"):
+        out_channels = _FEWEST
+    if out_channels is not None:
+        wanted = models.segmenting(wanted, out_channels)
     if config.patch and models.takes_grid(spec["name"]):
         wanted["grid"] = list(config.patch)
     elif config.patch and form != "nnssl":
@@ -119,13 +126,7 @@ def _adapted(config: Config, form: str, training_run: Run, model: Any) -> nnx.Mo
     if wanted == spec:
         return model
     adapted = models.create(**wanted)
-    report = transfer(
-        adapted,
-        interop.to_torch_state_dict(model),
-        source=str(training_run.path),
-        token_grid=model.token_grid() if hasattr(model, "token_grid") else None,
-    )
-    print(report.summary())
+    print(carry(adapted, model, source=str(training_run.path)).summary())
     return adapted
 
 
@@ -155,8 +156,11 @@ def _nnssl(
     )
 
 
-_TORCH = "import torch\nnet.load_state_dict(torch.load({file!r}, weights_only=True))"
-_SAFETENSORS = "from safetensors.torch import load_file\nnet.load_state_dict(load_file({file!r}))"
+_TORCH = "import torch\nnet.load_state_dict(torch.load({file!r}, weights_only=True){rest})"
+_SAFETENSORS = "from safetensors.torch import load_file\nnet.load_state_dict(load_file({file!r}){rest})"
+_ENCODER = (
+    ", strict=False"  # the file lacks the decoder, and has a linear head that the network has no place for
+)
 _NNUNET = "nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -tr {trainer} -pretrained_weights {file}"
 _NNSSL = """nnUNetv2_preprocess_like_nnssl -d DATASET -n NAME -pc {file} -am like_pretrained
 nnUNetv2_train_pretrained DATASET 3d_fullres FOLD -p PLANS -tr {trainer}"""
@@ -166,7 +170,10 @@ def _usage(form: str, path: Path, model: Any, nnunet: NnunetNetwork | None) -> s
     """What to do with the file, in the words of who reads it."""
     if nnunet is None:
         load = _SAFETENSORS if form == "safetensors" else _TORCH
-        return f"\nIn PyTorch:\n\n{model.torch_code()}\n{load.format(file=str(path))}"
+        encoder = isinstance(model, models.Classifier)
+        which = ", with as many classes as you have" if encoder else ""
+        call = load.format(file=str(path), rest=_ENCODER if encoder else "")
+        return f"\nIn PyTorch{which}:\n\n{model.torch_code()}\n{call}"
     commands, trainer = (_NNUNET, nnunet.trainer) if form == "nnunet" else (_NNSSL, nnunet.pretrained_trainer)
     return f"\nIn nnU-Net:\n\n{commands.format(file=path, trainer=trainer)}"
 

@@ -3,7 +3,7 @@
 The dataset is a JSON list in Decathlon or MONAI form. With --init RUN_DIR the network is that of a run of `fdif
 pretrain` or `fdif import`: its weights are loaded, all but those of the output head, which starts fresh for the
 dataset's classes; position embeddings are interpolated to the patch. With --init scratch everything starts fresh,
-and --network, --preset and --size say which network.
+and --network and --size say which network.
 
 Images are z-scored over all their voxels; there is no resampling, so cases should share a spacing. Patches
 are centred on foreground and on background voxels equally often. The same command on the same --out goes on
@@ -11,7 +11,7 @@ where it stopped.
 
 Example:
     fdif finetune Task04/dataset.json --init runs/pretrain --cases 8 --steps 1000 --out runs/finetune
-    fdif finetune Task04/dataset.json --init scratch --preset tiny --steps 1000 --out runs/scratch
+    fdif finetune Task04/dataset.json --init scratch --size tiny --steps 1000 --out runs/scratch
 """
 
 import csv
@@ -34,6 +34,8 @@ from rich.progress import track
 from rich.table import Table
 
 from fdif_jax import models
+from fdif_jax.checkpoints import Weights
+from fdif_jax.classes import Task
 from fdif_jax.datasets import Case, load_case, load_class_names, load_decathlon
 from fdif_jax.errors import FdifError
 from fdif_jax.finetuning import (
@@ -45,13 +47,16 @@ from fdif_jax.finetuning import (
 )
 from fdif_jax.interop import to_torch_state_dict
 from fdif_jax.losses import mean_dice
-from fdif_jax.runs import Run, Weights, load_run, open_run
+from fdif_jax.objectives import Segmentation
+from fdif_jax.plan import Plan, stream
+from fdif_jax.runs import Run, load_run, open_run
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.network_options import network_of, parse_size, planned
-from fdif_jax.scripts.training_options import TrainingOptions, plan_of
+from fdif_jax.scripts.training_options import TrainingOptions, devices_of, plan_of
 from fdif_jax.scripts.watching import TrainingBar, write_pictures
-from fdif_jax.training import Plan, fit, functional, stream
-from fdif_jax.transfer import transfer
+from fdif_jax.training import fit
+from fdif_jax.transfer import carry
+from fdif_jax.updates import functional
 from fdif_jax.volumes import write_atomic, write_nifti
 
 _LARGEST_PATCH = 96  # of the patch that is chosen where none is given
@@ -103,7 +108,7 @@ class _Loaded(NamedTuple):
 def run(config: Config) -> None:
     """Train to the last step from wherever the run directory is, then evaluate."""
     _check(config)
-    plan = plan_of(config, config.steps, config.seed)
+    devices, plan = devices_of(config), plan_of(config, config.steps, config.seed)
     class_names = load_class_names(config.dataset)
     training, validation = choose_cases(config)
     trained_on = read_cases(training, config, len(class_names), "reading training cases")
@@ -125,16 +130,23 @@ def run(config: Config) -> None:
         with TrainingBar(plan.steps) as bar:
             trained = fit(
                 network,
-                patch_batch(patch, plan.batch_size, mirror_axes=config.mirror_axes, augment=config.augment),
+                patch_batch(patch, mirror_axes=config.mirror_axes, augment=config.augment),
                 source,
                 plan,
                 opened,
-                validate=lambda w: float(mean_dice(sliding.dice(w))),
+                loss=Segmentation((Task("class", tuple(class_names)),), config.loss).loss,
+                devices=devices,
+                validate=lambda w, _: _scored(float(mean_dice(sliding.dice(w)))),
                 validate_every=config.val_every,
                 checkpoint_every=config.checkpoint_every,
+                keep_every=config.keep_every,
                 report=bar.show,
             )
         evaluate(opened, sliding, trained, evaluated_on, class_names, config.save_predictions)
+
+
+def _scored(dice: float) -> dict[str, float]:
+    return {"dice": dice, "score": 0.0 if np.isnan(dice) else dice}
 
 
 def _check(config: Config) -> None:
@@ -200,7 +212,7 @@ def choose_network(
     else:
         pretrained = load_run(config.init).network
         _check_agrees(config, pretrained)
-        spec = pretrained | {"in_channels": 1, "out_channels": out_channels}
+        spec = models.segmenting(pretrained, out_channels) | {"in_channels": 1}
     abstract = nnx.eval_shape(lambda: models.create(**spec))
     like = planned(config)
     patch = config.patch or (like.patch if like else None) or default_patch(shapes, abstract.grid_multiple)
@@ -210,13 +222,13 @@ def choose_network(
 def _check_agrees(config: Config, pretrained: Mapping[str, Any]) -> None:
     """What is asked for beside a run's network must be that network's."""
     like = planned(config)
-    asked = {"preset": config.preset, **(like.network if like else {}), **parse_size(config.size)}
+    asked = (like.network if like else {}) | parse_size(config.size)
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     asked |= {"name": config.network} if config.network != defaults["network"] else {}
     asked |= {"dtype": config.dtype} if config.dtype != defaults["dtype"] else {}
     for name, value in asked.items():
-        if value is not None and value != pretrained.get(name):
-            option = {"name": "--network", "preset": "--preset", "dtype": "--dtype"}.get(
+        if value != pretrained.get(name):
+            option = {"name": "--network", "preset": f"--size {value}", "dtype": "--dtype"}.get(
                 name, f"--size {name}"
             )
             option = f"--plans ({name})" if like and name in like.network else option
@@ -240,9 +252,8 @@ def initialise(model: nnx.Module, config: Config) -> dict[str, Any]:
     pretrained = load_run(config.init)
     original = models.create(**pretrained.network)
     pretrained.restore(original, config.which)
+    report = carry(model, original, source=config.init, head=False)
     state = to_torch_state_dict(original)
-    tokens = original.token_grid() if hasattr(original, "token_grid") else None
-    report = transfer(model, state, source=config.init, head=False, token_grid=tokens)
     print(f"{config.init}: {report.summary()}")
     digest = hashlib.sha256(b"".join(state[name].tobytes() for name in sorted(state))).hexdigest()
     return {"from": config.init, "which": config.which, "weights_sha256": digest}
@@ -268,7 +279,7 @@ def _document(
             "window": config.window,
         },
         "training": dataclasses.asdict(plan)
-        | {"augment": config.augment, "patch": patch, "mirror_axes": config.mirror_axes},
+        | {"augment": config.augment, "loss": config.loss, "patch": patch, "mirror_axes": config.mirror_axes},
         "validation": {"every": config.val_every, "overlap": config.overlap},
     }
 

@@ -1,9 +1,11 @@
 """Write a labelled synthetic dataset for MONAI, nnU-Net v2 or the SSL3D_classification trainer.
 
 Sample i depends on the recipe, the seed and i alone. Stop it at any time (even with kill -9) and give the
-same command again: it writes what is missing, and the directory ends up the same, byte for byte. To share
-the work, give each process its --shard and one common directory; when all are done, the same command without
---shard writes the lists and the manifest.
+same command again: it writes what is missing, and the directory ends up the same, byte for byte.
+
+To share the work, give each process its --shard, and all one directory; the last to end checks every file and
+writes the lists and the manifest. Shards that were written elsewhere are copied into one directory (with their
+journals); any of their commands, given again, then finishes it, or says what is missing.
 
 Options that are not given stay as the recipe has them.
 
@@ -11,12 +13,14 @@ Example:
     fdif generate --out data/fdif --num-samples 5000
     fdif generate --out raw --format nnunet --primitives sphere torus --min-objects 2 --max-objects 5
     fdif generate --out data/shapes --format classification --samples-per-class 200
+    for i in 0 1 2 3; do fdif generate --out data/fdif --num-samples 5000 --shard $i/4 & done; wait
 """
 
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,9 +133,16 @@ def _summary(report: Report, out: Path, plan: Plan, shard: str | None, seconds: 
         speed += f"; {report.found} were there"
     if report.complete:
         return f"{speed}\n{out} is finished: {what}"
-    return (
-        f"{speed}\nshard {shard} of {out} is done; when all are, the same command without --shard finishes it"
-    )
+    return f"{speed}\nshard {shard} of {out} is done; {_missing(report.missing, plan, shard)}"
+
+
+def _missing(indices: Sequence[int], plan: Plan, shard: str | None) -> str:
+    """What other shards still have to write, and how it comes about."""
+    number = int(str(shard).partition("/")[2])
+    counts = Counter(index % number for index in indices)
+    shards = ", ".join(f"{count} of shard {i}/{number}" for i, count in sorted(counts.items()))
+    first = plan.layout.files(indices[0], plan)[0]
+    return f"samples missing: {shards} (the first: {first}); the last shard to end finishes the dataset"
 
 
 def _description(plan: Plan) -> str:

@@ -25,6 +25,7 @@ import tyro
 from flax import nnx
 
 from fdif_jax import models
+from fdif_jax.checkpoints import State
 from fdif_jax.errors import FdifError
 from fdif_jax.interop import some
 from fdif_jax.models.recognise import Recognised, recognise
@@ -132,7 +133,7 @@ def _write(out: Path, document: dict[str, Any], model: nnx.Module) -> None:
     shutil.rmtree(part, ignore_errors=True)
     try:
         with open_run(part, document) as opened, opened.checkpoints() as checkpoints:
-            checkpoints.save(0, (weights(model), {"steps": np.int32(0)}), None)
+            checkpoints.save(0, State(weights(model), {"steps": np.int32(0)}, {}), None)
         os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,34 +1,48 @@
 """Pre-train a network on scenes that are drawn and rendered inside the training step.
 
-No data set is stored. The same command on the same --out goes on where it stopped, and ends with the same weights,
-to the bit, as if it had never been stopped. Dice is measured on synthetic volumes that are never trained on.
+No data set is stored, unless --data names one to train on instead. The same command on the same --out goes on where
+it stopped, and ends with the same weights, to the bit, as if it had never been stopped. Dice and normalised surface
+distance are measured on synthetic volumes of seeds that are never trained on, the same for every run of a recipe.
 
-Options that are not given stay as the recipe has them.
+--preset takes its settings from a file, and what else is given changes them: fdif-swinunetr, fdif-resencl,
+fdif-primusm and avs-db are the published ones, quick is for a laptop. Options of the recipe that are not given stay
+as the recipe has them.
 
 Example:
-    fdif pretrain --recipe fdif --out runs/pretrain --steps 30000
-    fdif pretrain --out runs/small --steps 500 --grid 40 40 40 --categories basic --preset tiny
-    fdif pretrain --out runs/like_nnunet --plans nnUNetResEncUNetLPlans.json
-    fdif pretrain --out runs/swin --network swin_unetr --size feature_size=24
+    fdif pretrain --preset quick --out runs/quick
+    fdif pretrain --preset fdif-resencl --out runs/resencl --devices 8 --batch-size 16
+    fdif pretrain --recipe "fdif + 2*avs_db" --network swin_unetr --size feature_size=24 --out runs/mixed
+    fdif pretrain --task classification --network primus --size M --out runs/classes
+    fdif pretrain --data datasets/published --network vnet --out runs/files
+    fdif pretrain --preset fdif-primusm --distributed node0:9876,0/2 --shard-weights --out runs/two_nodes
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import tyro
 
-import fdif_jax as fd
 from fdif_jax import models
+from fdif_jax.checkpoints import Weights
+from fdif_jax.devices import OneEach, is_first_process
 from fdif_jax.errors import FdifError
+from fdif_jax.evaluation import Evaluator
 from fdif_jax.runs import open_run
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.network_options import network_of, planned
-from fdif_jax.scripts.recipe_options import RecipeOptions, recipe_of
-from fdif_jax.scripts.training_options import TrainingOptions, plan_of
-from fdif_jax.scripts.watching import TrainingBar, write_pictures
-from fdif_jax.training import SyntheticValidation, fit, functional, synthetic_batch
+from fdif_jax.scripts.presets import preset_of
+from fdif_jax.scripts.recipe_options import RecipeOptions
+from fdif_jax.scripts.training_options import TrainingOptions, devices_of, plan_of
+from fdif_jax.scripts.training_sources import source_of
+from fdif_jax.scripts.watching import Watch
+from fdif_jax.training import fit
+from fdif_jax.updates import functional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,58 +51,82 @@ class Config(TrainingOptions, RecipeOptions):
 
     out: Path
     """Run directory: weights, measurements, pictures."""
+    preset: str | None = None
+    """Settings by name (fdif-swinunetr, fdif-resencl, fdif-primusm, avs-db, quick) or a .toml file of options."""
+    task: Literal["segmentation", "classification", "multilabel"] = "segmentation"
+    """Label voxels; or volumes of one centred object, by its class, or by shape, displacement and mapper."""
+    grid_scale: float = 0.4
+    """What part of its usual extent a volume that is classified covers."""
+    data: Path | None = None
+    """Train on this dataset (MONAI or nnU-Net layout) instead of a recipe."""
     steps: int = 30_000
     """Updates; the learning rate reaches 0 at the last."""
     val_samples: int = 8
-    """Synthetic volumes to validate on."""
+    """Volumes to validate on."""
+    val_seed: int = 0
+    """Which of the seeds that are kept for validation."""
+
+
+def defaults(arguments: Sequence[str]) -> Config | None:
+    """The options of the preset that is asked for, for those that are not given."""
+    return preset_of(arguments, partial(Config, out=tyro.MISSING))
 
 
 def run(config: Config) -> None:
     """Train to the last step, from wherever the run directory is."""
     if config.val_samples < 1:
         raise FdifError(f"--val-samples must be at least 1, not {config.val_samples}")
-    recipe, plan = recipe_of(config), plan_of(config, config.steps, config.seed)
-    if config.grid is None and (like := planned(config)):
-        recipe = recipe.replace(grid=like.patch)
-    program = fd.compile(recipe)
-    if len(program.tasks) > 1:
-        raise FdifError("--multi-task: pre-training has one head yet; leave it out, or generate a data set")
-    spec = network_of(config, in_channels=1, out_channels=program.num_classes + 1, grid=program.grid)
-    network = functional(models.create(**spec, seed=config.seed))
+    devices, plan = devices_of(config), plan_of(config, config.steps, config.seed)
+    source = source_of(config, planned(config))
+    objective, grid = source.objective, source.grid
+    spec = network_of(config, in_channels=source.channels, grid=grid, **source.head)
+    model = models.create(**spec, seed=config.seed)
+    network = functional(model)
     # A grid that the network cannot take is an error before anything is written.
-    jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *program.grid, 1)))
+    jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *grid, source.channels)))
     document = {
         "kind": "pretraining",
         "network": spec,
-        "recipe": recipe.to_dict(),
-        "training": dataclasses.asdict(plan) | {"augment": config.augment},
-        "validation": {"every": config.val_every, "samples": config.val_samples},
+        **source.document,
+        "training": dataclasses.asdict(plan) | {"augment": config.augment, "loss": config.loss},
+        "validation": {"every": config.val_every, "samples": config.val_samples, "seed": config.val_seed},
     }
+    say = print if is_first_process() else _say_nothing
     parameters = sum(network.weights[name].size for name in network.parameters)
-    print(
-        f"recipe {config.recipe}: {' x '.join(map(str, program.grid))} voxels, "
-        f"{program.num_classes} class{'es' * (program.num_classes != 1)}; "
-        f"network {config.network}: {parameters:,} parameters"
+    say(
+        f"{source.name}: {' x '.join(map(str, grid))} voxels, {source.describe()}; "
+        f"network {spec['name']}: {parameters:,} parameters; {devices.describe()}"
     )
-    with open_run(config.out, document) as opened:
-        validation = SyntheticValidation(program, network.apply, config.seed, config.val_samples)
-        with TrainingBar(plan.steps) as bar:
-            trained = fit(
-                network,
-                synthetic_batch(program, plan.batch_size, augment=config.augment),
-                None,
-                plan,
-                opened,
-                validate=validation,
-                validate_every=config.val_every,
-                checkpoint_every=config.checkpoint_every,
-                report=bar.show,
-            )
-        pictures = write_pictures(opened, validation.example(trained), program.class_names)
-        best = opened.best_dice()
-    print(f"{config.out}: step {plan.steps}" + (f", best validation Dice {best:.3f}" if best >= 0 else ""))
-    print("pictures: " + ", ".join(map(str, pictures)))
-    print(f"next: fdif export {config.out} --out weights.pth")
+
+    def predict(weights: Weights, images: jax.Array) -> jax.Array:
+        return objective.predict(network.apply(weights, images))
+
+    evaluator = Evaluator(
+        source.held_out, predict, source.tasks, config.val_samples, spread=partial(OneEach, devices)
+    )
+    with open_run(config.out, document) as opened, Watch(opened, plan.steps, source.tasks) as watch:
+        fit(
+            network,
+            source.make_batch,
+            None,
+            plan,
+            opened,
+            loss=objective.loss,
+            feed=source.feed,
+            devices=devices,
+            validate=lambda weights, step: watch.evaluation(step, evaluator(weights)),
+            validate_every=config.val_every,
+            checkpoint_every=config.checkpoint_every,
+            keep_every=config.keep_every,
+            report=watch.show,
+        )
+        best = opened.best()
+    say(f"{config.out}: step {plan.steps}" + (f", best validation score {best:.3f}" if best >= 0 else ""))
+    say(f"next: fdif export {config.out} --out weights.pth")
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ def progress_bar() -> Progress:
     """A bar on stderr: what is done, how much, the task's field ``measured`` in words, time left."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[measured]}"),
         TimeRemainingColumn(),

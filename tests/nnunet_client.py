@@ -13,6 +13,7 @@ import twins  # noqa: F401 - for torchvision
 from flax import nnx
 
 from fdif_jax import models
+from fdif_jax.checkpoints import State
 from fdif_jax.runs import open_run, weights
 
 # nnU-Net's trainers import timm, and that torchvision: see twins.py, which has made it harmless in this process.
@@ -72,7 +73,7 @@ def save_run(folder: Path, network: dict, **document) -> nnx.Module:
         open_run(folder, {"network": network, **document}) as run,
         run.checkpoints() as checkpoints,
     ):
-        checkpoints.save(1, (weights(model), {"steps": jnp.array(1)}), None)
+        checkpoints.save(1, State(weights(model), {"steps": jnp.array(1)}, {}), None)
     return model
 
 

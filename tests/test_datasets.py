@@ -265,18 +265,6 @@ def test_a_finished_dataset_is_left_alone_and_repaired(tmp_path, finished):
     assert tree(tmp_path) == finished
 
 
-def test_shards_together_are_the_whole(tmp_path, finished):
-    for shard in ((1, 3), (0, 3)):
-        report = write_dataset(tmp_path, source, PLAN, shard=shard)
-        assert report.complete is False and report.written == len(range(shard[0], 10, 3))
-    with pytest.raises(RuntimeError):
-        write_dataset(tmp_path, crash_after(1), PLAN, shard=(2, 3))
-    assert write_dataset(tmp_path, source, PLAN, shard=(2, 3)) == dataset_writer.Report(2, 1, False)
-    assert not (tmp_path / "manifest.json").exists()
-    assert write_dataset(tmp_path, crash_after(0), PLAN) == dataset_writer.Report(0, 10, True)
-    assert tree(tmp_path) == finished
-
-
 def voxels(path):
     """What the file's own library reads."""
     return blosc2.open(str(path))[...] if path.suffix == ".b2nd" else np.asarray(nib.load(path).dataobj)

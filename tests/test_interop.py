@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from fdif_jax import interop, models
+from fdif_jax.checkpoints import State
 from fdif_jax.errors import FdifError
 from fdif_jax.runs import open_run, weights
 from fdif_jax.scripts import cli
@@ -152,7 +153,7 @@ def trained(tmp_path_factory):
         for step, which, dice in ((1, "best", 0.8), (2, "last", 0.4)):
             model = models.create(**spec, seed=step)
             states[which] = interop.to_torch_state_dict(model)
-            checkpoints.save(step, (weights(model), {"steps": jnp.array(step)}), dice)
+            checkpoints.save(step, State(weights(model), {"steps": jnp.array(step)}, {}), dice)
     return folder, states
 
 

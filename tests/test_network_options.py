@@ -43,13 +43,13 @@ def test_sizes_are_read_as_in_toml_and_words_need_no_quotes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": ("features",)}, "--size features: must be name=value"),
+        ({"size": ("features=",)}, "--size features=: must be name=value"),
         ({"size": ("a=1", "a=2")}, "a is given twice"),
         ({"size": ("a=[1",)}, r"\[1 is no number"),
         ({"size": ("dtype=float32",)}, "dtype is not a size"),
         ({"network": "vnett"}, "did you mean 'vnet'"),
         ({"plans": Path("nowhere.json")}, "no such plans file: nowhere.json"),
-        ({"plans": Path("nowhere.json"), "preset": "S"}, "leave out --network and --preset"),
+        ({"plans": Path("nowhere.json"), "size": ("S",)}, "leave out --network and a named --size"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -14,13 +14,16 @@ import optax
 import pytest
 from flax import nnx
 
-from fdif_jax import models, training
+from fdif_jax import training
+from fdif_jax.batches import scene_batch, with_random_looks
 from fdif_jax.compiler import sample_key
 from fdif_jax.errors import FdifError
+from fdif_jax.losses import cross_entropy, dice_cross_entropy, dice_per_class, mean_dice
 from fdif_jax.models.layers import BatchNorm, dropout
+from fdif_jax.plan import RESERVED_SEEDS, Plan, stream
 from fdif_jax.runs import load_run, open_run, weights
-from fdif_jax.scripts import pretrain
-from fdif_jax.training import Plan, SyntheticValidation, fit, functional, synthetic_batch
+from fdif_jax.training import fit
+from fdif_jax.updates import functional
 
 GRID = (8, 8, 8)
 PLAN = Plan(steps=12, seed=3, batch_size=2, learning_rate=1e-2, warmup=2)
@@ -57,7 +60,27 @@ class Boxes:
         return jax.lax.map(self.sample, keys)
 
 
-def _fit(path, *, plan=PLAN, document=DOCUMENT, stop_at=None, make_batch=None, net=None, **options):
+BOXES = with_random_looks(scene_batch(Boxes()))
+
+
+class Validation:
+    """Mean Dice on boxes that are never trained on."""
+
+    def __init__(self, apply, samples=4):
+        self.apply = jax.jit(apply)
+        self.images, self.labels = jax.jit(scene_batch(Boxes()))(
+            jax.vmap(lambda n: sample_key(RESERVED_SEEDS, n))(jnp.arange(samples)), None
+        )
+
+    def __call__(self, weights, step=0):
+        predictions = self.apply(weights, self.images).argmax(-1)
+        dice = float(mean_dice(jax.vmap(lambda *pair: dice_per_class(*pair, 3))(predictions, self.labels)))
+        return {"dice": dice, "score": dice}
+
+
+def _fit(
+    path, *, plan=PLAN, document=DOCUMENT, stop_at=None, make_batch=None, net=None, data=None, **options
+):
     """Train in ``path``; with ``stop_at`` ask to stop at that step as Ctrl-C does."""
 
     def report(step, _):
@@ -65,9 +88,9 @@ def _fit(path, *, plan=PLAN, document=DOCUMENT, stop_at=None, make_batch=None, n
             os.kill(os.getpid(), signal.SIGINT)
 
     network = functional(net or Net())
-    make_batch = make_batch or synthetic_batch(Boxes(), plan.batch_size, augment=True)
+    options = {"loss": dice_cross_entropy, "report": report, "log_every": 5} | options
     with open_run(path, document) as run:
-        return fit(network, make_batch, None, plan, run, report=report, log_every=5, **options)
+        return fit(network, make_batch or BOXES, data, plan, run, **options)
 
 
 def _same_bits(a, b):
@@ -82,38 +105,52 @@ def uninterrupted(tmp_path_factory):
     return path, _fit(path)
 
 
-def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path, accumulate):
     network = functional(Net())
     start, apply = network.weights, network.apply
-    final = _fit(tmp_path / "run", plan=(plan := Plan(steps=2, batch_size=2, warmup=0, clip=0.1, loss="ce")))
+    plan = Plan(steps=2, batch_size=4, accumulate=accumulate, warmup=0, clip=0.1, ema=0.5)
+    final = _fit(tmp_path / "run", plan=plan, loss=cross_entropy)
 
     optimiser = optax.chain(
         optax.clip_by_global_norm(0.1),
         optax.adamw(optax.warmup_cosine_decay_schedule(0, 1e-4, 0, 2), weight_decay=1e-5),
     )
-    draw = jax.jit(lambda key: synthetic_batch(Boxes(), 2, augment=True)(key, None))
 
     @jax.jit
     def gradient(weights, images, labels):
         entropies = optax.softmax_cross_entropy_with_integer_labels
         return jax.grad(lambda w: entropies(apply(w, images), labels).mean())(weights)
 
-    expected, state = start, optimiser.init(start)
+    expected, average, state = start, start, optimiser.init(start)
     for step in range(2):
-        batch_key, _ = training.step_keys(plan.seed, step)
-        batch = draw(batch_key)
+        keys = jnp.stack([sample_key(plan.seed, 4 * step + row) for row in range(4)])
+        batch = jax.jit(BOXES)(keys, None)
         changes, state = optimiser.update(gradient(expected, *batch), state, expected)
         expected = optax.apply_updates(expected, changes)
+        keep = min(0.5, (1 + step) / (10 + step))
+        average = {name: keep * average[name] + (1 - keep) * expected[name] for name in start}
     for name in start:
-        np.testing.assert_allclose(final[name], expected[name], atol=1e-6)
+        np.testing.assert_allclose(final[name], average[name], atol=1e-6)
     assert not np.allclose(final["head.kernel"], start["head.kernel"], atol=1e-6)
+    np.testing.assert_allclose(
+        load_run(tmp_path / "run").weights()["head.kernel"], average["head.kernel"], atol=1e-6
+    )
+
+
+def test_a_training_sample_is_the_one_of_its_number_in_a_data_set():
+    image, label = Boxes().sample_at(3, 7)
+    images, labels = scene_batch(Boxes())(sample_key(3, 7)[None], None)
+    np.testing.assert_array_equal(labels[0], label)
+    raw = np.asarray(image, np.float64)
+    np.testing.assert_allclose(images[0, ..., 0], (raw - raw.mean()) / raw.std(), atol=1e-5)
 
 
 class Noisy(Net):
     """A network that is another in training: a batch norm, and inputs omitted at random."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, features=4):
+        super().__init__(features=features)
         self.norm = BatchNorm(1, dtype="float32")
 
     def __call__(self, x, *, key=None):
@@ -169,7 +206,7 @@ def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
                 os.kill(os.getpid(), signal.SIGKILL)
         network = t.functional(t.Net())
         with t.open_run({os.fspath(tmp_path / "run")!r}, t.DOCUMENT) as run:
-            t.fit(network, t.synthetic_batch(t.Boxes(), 2, augment=True), None, t.PLAN, run,
+            t.fit(network, t.BOXES, None, t.PLAN, run, loss=t.dice_cross_entropy,
                   checkpoint_every=2, log_every=5, report=report)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
@@ -183,8 +220,8 @@ def test_training_learns_and_the_best_weights_are_kept(tmp_path):
     plan = Plan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
     model = Net(features=8)
     network = functional(model)
-    validate = SyntheticValidation(Boxes(), network.apply, plan.seed, 4)
-    before = validate(network.weights)
+    validate = Validation(network.apply)
+    before = validate(network.weights)["dice"]
     net = {"validate": validate, "validate_every": 20, "net": model}
     final = _fit(tmp_path / "run", plan=plan, **net)
     run = load_run(tmp_path / "run")
@@ -194,30 +231,86 @@ def test_training_learns_and_the_best_weights_are_kept(tmp_path):
     assert list(dice) == [20, 40, 60] and max(dice.values()) > 0.8 > before
 
     run.restore(model, which="best")
-    assert validate(weights(model)) == max(dice.values()) == run.best_dice()
+    assert validate(weights(model))["dice"] == max(dice.values()) == run.best()
     run.restore(model)
     _same_bits(weights(model), final)
-    image, label, prediction = validate.example(final)
-    assert image.shape == label.shape == prediction.shape == GRID
 
 
-def test_training_and_validation_draw_different_scenes():
-    validation = SyntheticValidation(Boxes(), functional(Net()).apply, 0, 20)
-    drawn = {np.asarray(image).tobytes() for image, _ in validation.volumes}
-    assert len(drawn) > 15
-    keys = [jax.random.key_data(training.stream(0, name)).tobytes() for name in ("training", "validation")]
-    assert keys[0] != keys[1]
+def test_streams_beside_the_samples_are_others():
+    keys = [stream(0, name) for name in ("network", "cases")] + [sample_key(0, n) for n in range(4)]
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == 6
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    def make_batch(key, _):
-        images, labels = synthetic_batch(Boxes(), 2)(key, None)
-        bad = jnp.array_equal(key, training.step_keys(3, 6)[0])
+    def make_batch(keys, _):
+        images, labels = BOXES(keys, None)
+        bad = (keys == sample_key(3, 12)).any()
         return jnp.where(bad, jnp.nan, images), labels
 
-    with pytest.raises(FdifError, match=r"at step 7 the loss is nan.*last good checkpoint is step 6"):
+    with pytest.raises(
+        FdifError,
+        match=r"step 7, on samples 12 to 13 of seed 3, the loss is nan.*last good checkpoint is step 6",
+    ):
         _fit(tmp_path / "run", make_batch=make_batch, checkpoint_every=2)
     assert np.isfinite(load_run(tmp_path / "run").weights()["head.kernel"]).all()
+
+
+def test_a_loss_that_explodes_stops_the_run(tmp_path):
+    with pytest.raises(
+        FdifError, match=r"at step 1, on samples 0 to 1 of seed 0, the loss is [12]\..*no checkpoint yet"
+    ):
+        _fit(tmp_path / "run", plan=Plan(steps=12, warmup=2, max_loss=0.5))
+
+
+def _damage(folder, how):
+    for file in [file for file in folder.rglob("*") if file.is_file()]:
+        if how == "gone":
+            file.unlink()
+        else:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if how == "cut" else b"")
+
+
+@pytest.mark.parametrize(("part", "how"), [("weights", "cut"), ("moments", "gone"), ("", "empty")])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, uninterrupted, capsys, part, how):
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "run", stop_at=8, checkpoint_every=4)
+    _damage(tmp_path / "run" / "checkpoints" / "9" / part, how)
+    _same_bits(_fit(tmp_path / "run"), uninterrupted[1])
+    said = capsys.readouterr().err
+    assert "the checkpoint of step 9 cannot be read" in said and said.count("\n") == 1
+    assert os.listdir(tmp_path / "run" / "damaged") == ["9.0"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "run", stop_at=4, checkpoint_every=4)
+    _damage(tmp_path / "run" / "checkpoints", "empty")
+    with pytest.raises(FdifError, match="no checkpoint can be read"):
+        _fit(tmp_path / "run")
+
+
+def test_checkpoints_are_kept_every_so_often(tmp_path):
+    _fit(tmp_path / "run", checkpoint_every=1, keep_every=5)
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {5, 10, 11, 12} <= kept and len(kept) <= 5
+
+
+def test_batches_may_come_from_the_host_and_resume_exactly(tmp_path):
+    images, labels = (np.asarray(a) for a in BOXES(jax.random.split(jax.random.key(5), 24), None))
+    asked = []
+
+    def feed(step):
+        asked.append(step)
+        return images[2 * step : 2 * step + 2], labels[2 * step : 2 * step + 2]
+
+    fed = {"make_batch": lambda keys, data: data, "feed": feed}
+    whole = _fit(tmp_path / "whole", **fed)
+    assert asked == list(range(12))
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "run", stop_at=7, **fed)
+    del asked[:]
+    _same_bits(_fit(tmp_path / "run", **fed), whole)
+    assert asked == list(range(8, 12))
 
 
 def test_a_run_of_something_else_is_refused_and_what_differs_is_named(tmp_path, uninterrupted):
@@ -290,41 +383,12 @@ def test_half_a_line_of_metrics_is_dropped(tmp_path, uninterrupted):
         ({"clip": -1.0}, "clip must be 0 or more"),
         ({"warmup": 100}, "must be shorter"),
         ({"seed": -1}, "seed must be from 0"),
-        ({"loss": "dice_cee"}, "did you mean 'dice_ce'"),
+        ({"seed": 2**31}, "others are for evaluation"),
+        ({"ema": 1.0}, "ema must be"),
+        ({"accumulate": 3}, "cannot be accumulated in 3 equal parts"),
+        ({"steps": 2**31}, "exceed the"),
     ],
 )
 def test_impossible_plans_are_refused(change, message):
     with pytest.raises(FdifError, match=message):
         Plan(**{"steps": 100, "warmup": 10} | change)
-
-
-def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
-    def run(**changes):
-        small = {"grid": (16, 16, 16), "primitives": ("sphere",), "min_objects": 1, "max_objects": 2}
-        short = {"size": ("features=[4,8]",), "steps": 4, "val_every": 2, "val_samples": 2}
-        pretrain.run(pretrain.Config(**{"out": tmp_path / "run"} | small | short | changes))
-
-    run()
-    printed = capsys.readouterr().out
-    assert "1 class;" in printed and "fdif export" in printed
-    opened = load_run(tmp_path / "run")
-    assert [m["step"] for m in opened.history if "dice" in m] == [2, 4]
-    assert {"curve.png", "prediction.png"} <= set(os.listdir(tmp_path / "run"))
-    model = models.create(**opened.network)
-    opened.restore(model)
-    assert model(jnp.zeros((1, 16, 16, 16, 1))).shape == (1, 16, 16, 16, 2)
-
-    before = opened.history
-    run()  # finished: nothing is trained again
-    assert load_run(tmp_path / "run").history == before
-    for change, message in (
-        ({"steps": 8}, r"training\.steps is 4 there and 8 here"),
-        ({"primitives": ("cone",)}, r"recipe\.primitives"),
-        ({"size": ("features=[4,16]",)}, r"network\.features"),
-    ):
-        with pytest.raises(FdifError, match=message):
-            run(**change)
-    for change in ({"grid": (17, 16, 16)}, {"val_samples": 0}, {"steps": 0}, {"checkpoint_every": -1}):
-        with pytest.raises(FdifError):
-            run(out=tmp_path / "other", **change)
-    assert not (tmp_path / "other").exists()

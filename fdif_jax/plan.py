@@ -1,0 +1,87 @@
+"""What decides the updates of a training run, and the random streams of its seed."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import optax
+
+from fdif_jax.errors import FdifError
+
+_STREAMS = ("network", "cases")
+_BEYOND_SAMPLES = 2**32 - 1  # what a stream's key is folded with, where a sample's is folded with its number
+
+RESERVED_SEEDS = 2**31
+"""Seeds from here on are for evaluation: training never draws from them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the updates, beside the batches and the loss.
+
+    Attributes:
+        steps: number of updates; the learning rate reaches 0 there.
+        seed: of everything drawn.
+        batch_size: samples an update, those of all devices.
+        accumulate: parts that a batch is divided into, one after another, to save memory.
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW, on all weights.
+        warmup: steps of linear warm-up from 0; cosine decay follows.
+        clip: greatest global norm of the gradient; 0 for no clipping.
+        ema: how much of their moving average the weights keep a step, as 0.999; 0 for no average.
+        max_loss: a loss above it has exploded, and stops the run.
+
+    Raises:
+        FdifError: a value is impossible.
+    """
+
+    steps: int
+    seed: int = 0
+    batch_size: int = 2
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    warmup: int = 500
+    clip: float = 0.0
+    ema: float = 0.0
+    max_loss: float = 100.0
+
+    def __post_init__(self):
+        if not 0 <= self.seed < RESERVED_SEEDS:
+            raise FdifError(
+                f"seed must be from 0 to {RESERVED_SEEDS - 1}, not {self.seed}; others are for evaluation"
+            )
+        for name in ("steps", "batch_size", "accumulate", "learning_rate", "max_loss"):
+            if not getattr(self, name) > 0:
+                raise FdifError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("weight_decay", "warmup", "clip"):
+            if not getattr(self, name) >= 0:
+                raise FdifError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise FdifError(f"ema must be at least 0 and below 1, as 0.999, not {self.ema}")
+        if self.warmup >= self.steps:
+            raise FdifError(f"warmup ({self.warmup}) must be shorter than the {self.steps} steps of the run")
+        if self.batch_size % self.accumulate:
+            raise FdifError(
+                f"a batch of {self.batch_size} cannot be accumulated in {self.accumulate} equal parts"
+            )
+        if self.steps * self.batch_size > _BEYOND_SAMPLES:
+            raise FdifError(
+                f"{self.steps} steps of {self.batch_size} samples exceed the {_BEYOND_SAMPLES} of a seed"
+            )
+
+    @property
+    def schedule(self) -> optax.Schedule:
+        """Steps done → learning rate: linear warm-up, then cosine decay to 0."""
+        return optax.warmup_cosine_decay_schedule(0, self.learning_rate, self.warmup, self.steps)
+
+    def optimiser(self) -> optax.GradientTransformation:
+        """AdamW by the schedule (Loshchilov & Hutter 2019, arXiv 1711.05101), of clipped gradients."""
+        clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
+        return optax.chain(clip, optax.adamw(self.schedule, weight_decay=self.weight_decay))
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """The key of a random stream of a seed beside its samples: network or cases."""
+    beyond = jax.random.fold_in(jax.random.key(np.uint32(seed)), _BEYOND_SAMPLES)
+    return jax.random.fold_in(beyond, _STREAMS.index(name))

@@ -1,0 +1,349 @@
+"""List training runs side by side, and plot their curves in one picture.
+
+Runs are the directories of `fdif pretrain`, `fdif finetune` and `fdif import`, found at any depth below the folders
+that are given. Speed is the median over the run's measurements. The last column has the settings in which the runs
+differ. A damaged run is listed with what is wrong with it.
+
+Example:
+    fdif runs runs
+    fdif runs runs/swin runs/resenc --sort dice --out runs.png --json runs.json
+"""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fdif_jax import viz
+from fdif_jax.errors import FdifError
+from fdif_jax.runs import METRICS, RUN, load_run
+from fdif_jax.scripts import cli
+from fdif_jax.volumes import write_atomic
+
+_SCORES = ("dice", "nsd", "accuracy")
+_OWN_COLUMNS = (
+    "kind",
+    "network.name",
+    "network.preset",
+    "training.steps",
+)  # and these say where a run was begun:
+_NO_SETTINGS = ("versions", "command", "devices", "processes", "source", "left_fresh")
+_NUMBERS = ("step", "loss", *_SCORES, "speed")
+_TITLES = {"data": "trained on", "dice": "Dice", "nsd": "NSD", "accuracy": "acc.", "speed": "vol/s"}
+_PIPED_WIDTH = 160
+_SHOWN, _WIDTH = 12, 40  # differing settings that are printed, and letters of each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of ``fdif runs``."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (Path("."),)
+    """Folders with runs in them, or runs."""
+    sort: Literal["name", "step", "loss", "dice", "nsd", "accuracy", "speed"] = "name"
+    """Order of the rows: best, furthest or fastest first."""
+    out: Path | None = None
+    """Picture to write: loss and score of all runs, step by step."""
+    json: Path | None = None
+    """File to write the table to, with all settings."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run in a few words and numbers; None for what is not known.
+
+    Attributes:
+        name: its folder, from the one that was given.
+        path: the directory.
+        kind: pretraining, fine-tuning, imported, …
+        network: its name and size.
+        data: the recipe or the dataset.
+        step: the last that was measured.
+        steps: of the whole run.
+        loss: the last.
+        dice: the best; so are the following two.
+        nsd: surface Dice.
+        accuracy: of a classification.
+        speed: volumes a second.
+        settings: ``run.json`` by dotted names.
+        differs: those of the settings in which the runs differ.
+        error: what is damaged.
+        history: the measurements.
+    """
+
+    name: str
+    path: str
+    kind: str | None = None
+    network: str | None = None
+    data: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    dice: float | None = None
+    nsd: float | None = None
+    accuracy: float | None = None
+    speed: float | None = None
+    settings: Mapping[str, Any] | None = None
+    differs: Mapping[str, Any] | None = None
+    error: str | None = None
+    history: Sequence[Mapping[str, float]] = ()
+
+
+def run(config: Config) -> None:
+    """Find the runs, and show, plot and write what they measured."""
+    entries = with_differences([read(name, path) for name, path in find(config.folders)])
+    whole = [entry for entry in entries if entry.error is None]
+    if not whole:
+        more = f" (and {len(entries) - 1} more damaged runs)" if len(entries) > 1 else ""
+        raise FdifError(f"{entries[0].error}{more}")
+    entries = ordered(entries, config.sort)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED_WIDTH)
+    _show(entries, console)
+    if config.out is not None:
+        write_plot(entries, config.out)
+        print(f"curves: {config.out}")
+    if config.json is not None:
+        rows = [
+            {name: value for name, value in vars(entry).items() if name != "history"} for entry in entries
+        ]
+        write_atomic(config.json, (json.dumps(rows, indent=1) + "\n").encode())
+        print(f"table: {config.json}")
+
+
+# ------------------------------------------------------------------------------------------------- the runs
+
+
+def find(folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """The names and directories of all runs, each once.
+
+    Raises:
+        FdifError: a folder is not there, or there is no run in any of them.
+    """
+    found: dict[Path, tuple[str, Path]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise FdifError(f"{folder} is not a folder; give folders with runs in them")
+        for path in _run_directories(folder):
+            # Of several folders the names say which.
+            name = path if len(folders) > 1 or path == folder else path.relative_to(folder)
+            found.setdefault(path.resolve(), (str(name), path))
+    if not found:
+        raise FdifError(f"there is no run ({RUN}) in {', '.join(map(str, folders))}")
+    return list(found.values())
+
+
+def _run_directories(folder: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(folder):
+        if RUN in files:
+            folders.clear()  # checkpoints are many folders
+            yield Path(path)
+        folders.sort()
+
+
+def read(name: str, path: Path) -> Entry:
+    """What a run directory tells; what is damaged about it, if anything is, as its ``error``."""
+    try:
+        document, history = load_run(path).document, _history(path / METRICS)
+        return _described(Entry(name, str(path), history=history), document)
+    except FdifError as error:
+        return Entry(name, str(path), error=str(error))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return Entry(name, str(path), error=f"{path / RUN} is not as a run's: {error!r}")
+
+
+def _described(entry: Entry, document: Mapping[str, Any]) -> Entry:
+    settings = _flat({k: v for k, v in document.items() if k not in _NO_SETTINGS})
+    steps, losses = _values(entry.history, "step"), _values(entry.history, "loss")
+    speeds = _values(entry.history, "volumes_per_second")
+    dice, nsd, accuracy = (max(_values(entry.history, score), default=None) for score in _SCORES)
+    return replace(
+        entry,
+        kind=document.get("kind"),
+        network=_network(document["network"]),
+        data=_data(document),
+        step=int(steps[-1]) if steps else None,
+        steps=settings.get("training.steps"),
+        loss=losses[-1] if losses else None,
+        dice=dice,
+        nsd=nsd,
+        accuracy=accuracy,
+        speed=statistics.median(speeds) if speeds else None,
+        settings=settings,
+    )
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    """The lines of ``metrics.jsonl``; a run that goes on, or was killed, may have half a line at its end."""
+    history = []
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            measurement = json.loads(line)
+            if not all(
+                isinstance(value, int | float) for value in (measurement["step"], *measurement.values())
+            ):
+                raise ValueError("not all its values are numbers")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not line.endswith("\n"):
+                break
+            raise FdifError(f"{path}: line {number} is damaged: {error!r}") from None
+        history.append(measurement)
+    return history
+
+
+def _values(history: Sequence[Mapping[str, float]], key: str) -> list[float]:
+    return [m[key] for m in history if math.isfinite(m.get(key, math.nan))]
+
+
+def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of tables as one, its names joined by dots."""
+    leaves = jax.tree_util.tree_leaves_with_path(document, is_leaf=lambda value: not isinstance(value, dict))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in leaves}
+
+
+def _network(network: Mapping[str, Any]) -> str:
+    sizes = {
+        k: v
+        for k, v in network.items()
+        if k not in ("name", "in_channels", "out_channels", "outputs", "dtype", "grid")
+    }
+    return " ".join([str(network.get("name", "?")), *(_setting(k, v) for k, v in sizes.items())])
+
+
+def _setting(name: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    text = text if name == "preset" else f"{name}={text}"
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+def _data(document: Mapping[str, Any]) -> str | None:
+    recipe, dataset = document.get("recipe"), document.get("dataset")
+    if isinstance(recipe, dict):
+        parts = [part["recipe"] for part in recipe.get("parts", [])] or [recipe]
+        sources = dict.fromkeys(
+            Path(v).name.split(":")[-1] for part in parts for v in part.get("vocabulary", [])
+        )
+        return " + ".join(sources) + " " + "×".join(map(str, recipe.get("grid", [])))
+    if isinstance(dataset, dict) and "list" in dataset:
+        return "/".join(Path(dataset["list"]).parts[-2:])
+    return document.get("source", {}).get("file")
+
+
+def with_differences(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, each with those of its settings that are not the same in all runs that have such a setting."""
+    settings = [entry.settings for entry in entries if entry.settings is not None]
+    names = dict.fromkeys(name for table in settings for name in table if name not in _OWN_COLUMNS)
+    differing = [n for n in names if _several([table[n] for table in settings if n in table])]
+    return [
+        replace(entry, differs={n: entry.settings[n] for n in differing if n in entry.settings})
+        if entry.settings is not None
+        else entry
+        for entry in entries
+    ]
+
+
+def _several(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
+
+
+def ordered(entries: Sequence[Entry], column: str) -> list[Entry]:
+    """Sorted by name or by a column, the best first; those that lack it come last."""
+    entries = sorted(entries, key=lambda entry: entry.name)
+    if column == "name":
+        return entries
+    sign = 1 if column == "loss" else -1
+
+    def rank(entry: Entry) -> tuple[bool, float]:
+        value = getattr(entry, column)
+        return (True, 0.0) if value is None else (False, sign * value)
+
+    return sorted(entries, key=rank)
+
+
+# ------------------------------------------------------------------------------------------------ the result
+
+
+def _show(entries: Sequence[Entry], console: Console) -> None:
+    """Print the table, what all runs have in common, and what they differ in or is wrong with them."""
+    words = [c for c in ("kind", "network", "data") if len({getattr(entry, c) for entry in entries}) > 1]
+    numbers = [c for c in _NUMBERS if any(getattr(entry, c) is not None for entry in entries)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("name", *words):
+        table.add_column(_TITLES.get(column, column), overflow="fold", min_width=6)
+    for column in numbers:
+        table.add_column(_TITLES.get(column, column), justify="right", no_wrap=True)
+    for entry in entries:
+        table.add_row(*(escape(_cell(entry, column)) for column in ("name", *words, *numbers)))
+    console.print(table)
+    common = [_cell(entries[0], column) for column in ("kind", "network", "data") if column not in words]
+    if any(common):
+        console.print(escape("all runs: " * (len(entries) > 1) + ", ".join(filter(None, common))))
+    remarks = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for entry in entries:
+        if text := _remarks(entry):
+            remarks.add_row(escape(entry.name), text)
+    if remarks.row_count:
+        console.print("settings in which they differ:" if any(entry.differs for entry in entries) else "")
+        console.print(remarks)
+
+
+def _cell(entry: Entry, column: str) -> str:
+    value = getattr(entry, column)
+    if column == "kind" and entry.error is not None:
+        return "damaged"
+    if value is None:
+        return ""
+    if column == "step" and entry.steps is not None:
+        return f"{value}/{entry.steps}"
+    if column in ("loss", "speed"):
+        return f"{value:.3g}"
+    return f"{value:.3f}" if column in _SCORES else str(value)
+
+
+def _remarks(entry: Entry) -> str:
+    if entry.error is not None:
+        return f"[red]damaged:[/] {escape(entry.error)}"
+    differs = entry.differs or {}
+    short = [name.rpartition(".")[2] for name in differs]
+    words = [
+        _setting(brief if short.count(brief) == 1 else name, value)
+        for (name, value), brief in zip(differs.items(), short, strict=True)
+    ]
+    more = [f"and {len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
+    return escape("  ".join([*words[:_SHOWN], *more]))
+
+
+def write_plot(entries: Sequence[Entry], path: Path) -> None:
+    """Draw loss and score of all runs that measured them: the Dice, or the accuracy of a classification.
+
+    Raises:
+        FdifError: none has measured anything.
+    """
+    panels: dict[str, dict[str, viz.Points]] = {"loss": {}, "score": {}}
+    for entry in entries:
+        score = next((name for name in ("dice", "accuracy") if getattr(entry, name) is not None), "score")
+        for panel, key in (("loss", "loss"), ("score", score)):
+            points = [(m["step"], m[key]) for m in entry.history if math.isfinite(m.get(key, math.nan))]
+            if points:
+                panels[panel][entry.name] = points
+    panels = {title: group for title, group in panels.items() if group}
+    if not panels:
+        raise FdifError(f"{path}: no run has measured anything yet")
+    viz.save_panels(panels, path)
+
+
+if __name__ == "__main__":
+    cli.run("runs")
