@@ -14,11 +14,19 @@ from fdif_jax.sampled import Library, Member
 RECIPE = fd.load_recipe("fdif").replace(grid=(10, 17, 36), min_objects=33, max_objects=35)
 
 
-def test_the_kernel_equals_the_renderer():
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        RECIPE.replace(categories=["basic"], displacements=["ridge"], mappers=["inverse_cube", "modular_5"]),
+        pytest.param(RECIPE, marks=pytest.mark.slow),
+    ],
+    ids=["basic", "all"],
+)
+def test_the_kernel_equals_the_renderer(recipe):
     """A grid that tiles do not divide, more objects than a word has bits, fewer objects than rows."""
     keys = jax.vmap(lambda i: fd.sample_key(5, i))(jnp.arange(2))
-    expected = jax.jit(fd.compile(RECIPE).batch)(keys)
-    images, labels = jax.jit(fd.compile(RECIPE, kernel="interpret").batch)(keys)
+    expected = jax.jit(fd.compile(recipe).batch)(keys)
+    images, labels = jax.jit(fd.compile(recipe, kernel="interpret").batch)(keys)
     assert images.dtype == jnp.uint8 and labels.dtype == expected[1].dtype
     assert (np.asarray(labels) == expected[1]).mean() >= 0.99999
     assert np.abs(np.asarray(images, int) - np.asarray(expected[0], int)).max() <= 1

@@ -60,7 +60,11 @@ def smooth(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("options", [{"feature_size": 12}, EVERYTHING_ELSE], ids=["default", "else"])
+@pytest.mark.parametrize(
+    "options",
+    [{"feature_size": 12}, pytest.param(EVERYTHING_ELSE, marks=pytest.mark.slow)],
+    ids=["default", "else"],
+)
 def test_weights_of_either_side_give_the_same_network(options, smooth):
     twins.assert_twins(create(**options), LONGER)
 
@@ -186,6 +190,7 @@ def test_the_rate_and_the_key_decide_what_is_omitted():
     assert not (evaluated == x).all((1, 2, 3, 4)).any()
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_and_bfloat16_little():
     """Of a stage: through the whole, the few voxels of the coarsest norms make gradients jump in half precision."""
     x = jnp.asarray(normal(2, 6, 8, 4, 8))
@@ -214,6 +219,7 @@ def test_remat_changes_nothing_and_bfloat16_little():
     assert np.linalg.norm(half - full) < 0.1 * np.linalg.norm(full)
 
 
+@pytest.mark.slow
 def test_the_network_in_bfloat16_is_near_float32():
     x = jnp.asarray(normal(1, *GRID, 1))
     half, full = (

@@ -34,9 +34,9 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     "options",
     [
         {"in_channels": 2},
-        {"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True},
+        pytest.param({"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True}, marks=pytest.mark.slow),
         {"in_channels": 4, "res_block": False, "dropout_rate": 0.1},  # as many channels as features
-        {"conv_block": False},
+        pytest.param({"conv_block": False}, marks=pytest.mark.slow),
     ],
 )
 def test_weights_of_either_side_give_the_same_network(options):
@@ -57,6 +57,7 @@ def test_the_published_size_has_its_names_shapes_and_parameters():
     twins.assert_same_shapes(nnx.eval_shape(lambda: models.create("unetr", **sizes)))
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_and_bfloat16_little():
     x = jnp.asarray(normal(1, *GRID, 1))
 

@@ -127,6 +127,7 @@ def test_a_key_drops_whole_channels_at_their_rate():
     assert len(np.unique(dropped, axis=0)) == 40
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_bfloat16_little_and_the_key_what_is_dropped():
     x = jnp.asarray(normal(2, 16, 16, 16, 1))
 
