@@ -491,7 +491,7 @@ def test_bad_input_is_one_line(state, tmp_path, capsys):
         ("w.pth", ["--network", "vnet"], "is of no vnet but of resenc_unet"),
         ("w.pth", ["--network", "vnett"], "did you mean 'vnet'?"),
         ("w.pth", ["--size", "feature=3"], "did you mean 'features'?"),
-        ("w.pth", ["--size", "features"], "must be name=value"),
+        ("w.pth", ["--size", "features"], "unknown preset of resenc_unet"),
         ("w.pth", ["--size", "in_channels=3"], "--in-channels"),
         ("w.pth", ["--size", "features=[4,6,8]"], "is no complete resenc_unet"),
         ("w.pth", ["--size", "features=[40,60,60]", "--out-channels", "4"], "less than half"),
