@@ -90,49 +90,45 @@ def update_of(
     optimiser, parts = plan.optimiser(), plan.accumulate
     draw = devices.spread(make_batch, True, fed)
 
-    def in_parts(array: Array) -> Array:
-        return array.reshape(parts, -1, *array.shape[1:])
+    def loss_of(parameters: Weights, statistics: Weights, batch: Batch, key: Array) -> tuple[Array, Weights]:
+        images, labels = batch
+        outputs, changed = network.train(statistics | parameters, images, key)
+        return loss(outputs, labels), statistics | changed
 
-    def update(state: State, done: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
-        keys = jax.vmap(partial(sample_key, plan.seed))(step_numbers(plan, done))
-        network_key = jax.random.fold_in(stream(plan.seed, "network"), done)
-        parameters = {name: state.weights[name] for name in network.parameters}
-        statistics = {name: state.weights[name] for name in state.weights.keys() - parameters.keys()}
+    def differentiate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
+        (value, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            parameters, statistics, draw(keys, data), key
+        )
+        return value, gradient, statistics
 
-        def loss_of(
-            parameters: Weights, statistics: Weights, batch: Batch, key: Array
-        ) -> tuple[Array, Weights]:
-            images, labels = batch
-            outputs, changed = network.train(statistics | parameters, images, key)
-            return loss(outputs, labels), statistics | changed
+    def accumulate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
+        """What `differentiate` gives, of the parts of a batch one after another; means over the parts."""
 
         def add_part(carry: tuple, part: tuple) -> tuple[tuple, None]:
             # The barrier keeps XLA from working on several parts at once, which would need the memory of all.
-            parameters_now, (total, gradient, statistics) = lax.optimization_barrier((parameters, carry))
-            keys, key, data = part
-            batch = draw(keys, data)
-            (value, statistics), change = jax.value_and_grad(loss_of, has_aux=True)(
-                parameters_now, statistics, batch, key
-            )
+            now, (total, gradient, statistics) = lax.optimization_barrier((parameters, carry))
+            keys, key, rows = part
+            value, change, statistics = differentiate(now, statistics, keys, key, rows if fed else data)
             return (total + value, jax.tree.map(jnp.add, gradient, change), statistics), None
 
-        if parts == 1:
-            (value, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-                parameters, statistics, draw(keys, data), network_key
-            )
-        else:
-            empty = (jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters), statistics)
-            rows = (
-                in_parts(keys),
-                jax.random.split(network_key, parts),
-                jax.tree.map(in_parts, data) if fed else None,
-            )
-            add = add_part if fed else lambda carry, part: add_part(carry, (*part[:2], data))
-            # Unrolled on a CPU, which runs what is in a loop on one core.
-            unroll = jax.default_backend() == "cpu"
-            (value, gradient, statistics), _ = lax.scan(add, empty, rows, unroll=unroll)
-            value, gradient = jax.tree.map(lambda total: total / parts, (value, gradient))
+        def in_parts(array: Array) -> Array:
+            return array.reshape(parts, -1, *array.shape[1:])
 
+        empty = (jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters), statistics)
+        rows = jax.tree.map(in_parts, data) if fed else None
+        # Unrolled on a CPU, which runs what is in a loop on one core.
+        unroll = jax.default_backend() == "cpu"
+        split = (in_parts(keys), jax.random.split(key, parts), rows)
+        (total, gradient, statistics), _ = lax.scan(add_part, empty, split, unroll=unroll)
+        return total / parts, jax.tree.map(lambda sum_: sum_ / parts, gradient), statistics
+
+    def update(state: State, done: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
+        keys = jax.vmap(partial(sample_key, plan.seed))(step_numbers(plan, done))
+        key = jax.random.fold_in(stream(plan.seed, "network"), done)
+        parameters = {name: state.weights[name] for name in network.parameters}
+        statistics = {name: state.weights[name] for name in state.weights.keys() - parameters.keys()}
+        gradient_of = differentiate if parts == 1 else accumulate
+        value, gradient, statistics = gradient_of(parameters, statistics, keys, key, data)
         changes, moments = optimiser.update(gradient, state.moments, parameters)
         new = statistics | optax.apply_updates(parameters, changes)
         trace = jnp.stack([value, optax.tree.norm(gradient)])
@@ -146,9 +142,11 @@ def _average(keep: float, done: Array, average: Weights, new: Weights) -> Weight
     if not average:
         return average
     kept = jnp.minimum(keep, (1.0 + done) / (10.0 + done))
-    return {
-        name: (kept * average[name] + (1 - kept) * value).astype(value.dtype) for name, value in new.items()
-    }
+
+    def moved(old: Array, value: Array) -> Array:
+        return kept * old + (1 - kept) * value if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+    return {name: moved(average[name], value) for name, value in new.items()}
 
 
 def compiled(update: Update, state: State, data: Any, per_call: int, devices: Devices) -> Callable:

@@ -110,11 +110,33 @@ def test_large_arrays_are_divided_along_their_longest_axis_and_small_ones_copied
 
 
 @pytest.mark.parametrize(
-    ("how", "message"), [("node0", "must be auto"), ("node0:1,2", "must be auto"), ("node0:1,2/2", "below 2")]
+    ("how", "message"),
+    [
+        ("node0", "must be auto"),
+        ("node0:1,2", "must be auto"),
+        ("node0:1,2/2", "below 2"),
+    ],
 )
 def test_processes_that_cannot_be_joined_are_refused(how, message):
     with pytest.raises(FdifError, match=message):
         join_processes(how)
+
+
+def test_processes_that_do_not_find_each_other_are_told_why(monkeypatch):
+    def no_cluster(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", no_cluster)
+    with pytest.raises(FdifError, match=r"auto: .* no cluster here says who is who"):
+        join_processes("auto")
+    monkeypatch.setattr("fdif_jax.devices._WAIT_SECONDS", 0.1)
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(FdifError, match=rf"port {port} cannot be listened at: .*in use"):
+            join_processes(f"localhost:{port},0/2")
+        with pytest.raises(FdifError, match=rf"process 0 does not listen at localhost:{port}: .*refused"):
+            join_processes(f"localhost:{port},1/2")
 
 
 def test_devices_that_are_not_there_are_refused_and_so_is_a_batch_that_they_cannot_share():
