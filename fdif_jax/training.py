@@ -24,7 +24,7 @@ from fdif_jax.updates import Loss, MakeBatch, Network, compiled, fresh_state, up
 
 # XLA runs convolutions inside a loop on one core of a CPU (3.4 times slower on two cores), so there a call is
 # one step; on an accelerator one call does several, and the host is asked nothing in between.
-_STEPS_PER_CALL = 10
+STEPS_PER_CALL = 10
 
 
 def _no_report(step: int, measurement: Mapping[str, float]) -> None:
@@ -82,7 +82,7 @@ def fit(
     devices = devices or Devices()
     devices.check_batch(plan.batch_size, plan.accumulate)
     one_by_one = feed is not None or jax.default_backend() == "cpu"
-    per_call = 1 if one_by_one else min(_STEPS_PER_CALL, log_every)
+    per_call = 1 if one_by_one else min(STEPS_PER_CALL, log_every)
     milestones = [every for every in (log_every, validate_every, checkpoint_every, keep_every) if every]
     saves = [every for every in (checkpoint_every, keep_every) if every]
 

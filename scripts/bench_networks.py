@@ -151,7 +151,7 @@ def _cases(config: Config, devices: list[str]) -> Iterator[Case]:
 
 def _devices(config: Config) -> list[str]:
     """Where to measure. Also sees to it that every network takes the grid, before any is measured."""
-    torch = _torch()
+    torch = torch_or_error()
     for case in _cases(config, ["cpu"]):
         model = nnx.eval_shape(lambda case=case: models.create(**case.spec))
         nnx.eval_shape(lambda m, x: m(x), model, jax.ShapeDtypeStruct((1, *case.grid, 1), np.float32))
@@ -184,7 +184,7 @@ def _measure(case: Case) -> dict[str, Any]:
         seconds = [[_seconds(call) for call in pair] for _ in range(case.runs + 1)][1:]
         mine, original = map(statistics.median, zip(*seconds, strict=True))
         row[what] = {"ours": mine, "theirs": original, "ratio": mine / original, "seconds": seconds}
-    used = _torch().cuda.max_memory_allocated() / 1e9 if case.device == "gpu" else None
+    used = torch_or_error().cuda.max_memory_allocated() / 1e9 if case.device == "gpu" else None
     return row | {"torch_peak_gb": used}
 
 
@@ -218,12 +218,12 @@ def _ours(model: nnx.Module, images: np.ndarray) -> tuple[Timed, dict[str, float
 
 
 def _theirs(model: nnx.Module, images: np.ndarray, case: Case) -> Timed:
-    torch = _torch()
+    torch = torch_or_error()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True  # as XLA multiplies float32 on a GPU
     device = "cuda" if case.device == "gpu" else "cpu"
-    net = _twin(model).to(device)
+    net = torch_twin(model).to(device)
     state = {name: torch.from_numpy(array) for name, array in interop.to_torch_state_dict(model).items()}
     net.load_state_dict(state, strict=True)
     x = torch.from_numpy(np.moveaxis(images, -1, 1).copy()).to(device)
@@ -249,7 +249,8 @@ def _theirs(model: nnx.Module, images: np.ndarray, case: Case) -> Timed:
     return Timed(forward, backward)
 
 
-def _torch():
+def torch_or_error() -> ModuleType:
+    """PyTorch; FdifError where it is not installed."""
     try:
         import torch
     except ImportError:
@@ -259,7 +260,7 @@ def _torch():
     return torch
 
 
-def _twin(model: Any):
+def torch_twin(model: Any):
     """The PyTorch original, untrained."""
     # Some originals import torchvision, by way of timm, and use none of it. Its wheels for CUDA fail beside a PyTorch
     # for CPUs, in the module that registers what compiled operators are like.

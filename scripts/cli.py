@@ -24,7 +24,9 @@ COMMANDS = {
     "export": "write a run's weights as a PyTorch state dict or safetensors",
     "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
     "finetune": "fine-tune on a labelled dataset and report Dice",
-    "bench": "measure the renderer, or the networks beside PyTorch's, on this machine",
+    "fit": "fit a shape of one's own to a mask",
+    "fit-family": "learn a family of shapes from masks, as a Python file",
+    "bench": "measure the renderer, a training step, or the networks beside PyTorch's",
 }
 
 _UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.ENOTDIR)
@@ -38,14 +40,15 @@ def _help() -> str:
         "",
         "commands:",
     ]
-    lines += [f"  {name:<10}{summary}" for name, summary in COMMANDS.items()]
+    lines += [f"  {name:<12}{summary}" for name, summary in COMMANDS.items()]
     lines += ["", "`fdif COMMAND --help` lists a command's options and shows an example."]
     return "\n".join(lines)
 
 
 def module_of(command: str) -> ModuleType:
-    """The module of a command; of one whose name Python keeps for itself an underscore follows it."""
-    return importlib.import_module(f"fdif_jax.scripts.{command}{'_' * keyword.iskeyword(command)}")
+    """The module of a command: a dash is an underscore there, and one follows a name that Python keeps for itself."""
+    name = command.replace("-", "_") + "_" * keyword.iskeyword(command)
+    return importlib.import_module(f"fdif_jax.scripts.{name}")
 
 
 def run(command: str, arguments: Sequence[str] | None = None) -> None:

@@ -73,11 +73,11 @@ def test_both_take_the_gradient_of_the_same_loss():
     model = models.create("resenc_unet", **spec)
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 8, 1), np.float32)
     case = bench_networks.Case({"name": "resenc_unet", **spec, "dtype": "float32"}, "cpu", (8, 8, 8), 2, 1)
-    net = bench_networks._twin(model)
+    net = bench_networks.torch_twin(model)
     state = bench_networks.interop.to_torch_state_dict(model)
     net.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_networks, "_twin", lambda model: net)
+        patch.setattr(bench_networks, "torch_twin", lambda model: net)
         bench_networks._theirs(model, images, case).backward()
     gradient = bench_networks._ours(model, images)[0].backward()
     name = "decoder.seg_layers.0.weight"

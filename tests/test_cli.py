@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import sys
 import typing
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ def test_help_shows_an_example_and_explains_every_option(command, config, capsys
     text = capsys.readouterr().out
     assert done.value.code == 0 and f"fdif {command}" in text.split("Example:")[1]
     for field in dataclasses.fields(config):
-        if "Positional" not in str(field.type):
-            assert f"--{field.name.replace('_', '-')}" in text, field.name
+        kind = str(field.type)
+        if "Positional" not in kind and "Suppress" not in kind:
+            named = re.search(r"name='(\w+)'", kind)
+            assert f"--{(named[1] if named else field.name).replace('_', '-')}" in text, field.name
 
 
 @pytest.mark.parametrize(
