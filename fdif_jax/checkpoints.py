@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from fdif_jax.devices import is_first_process, wait_for_all
 from fdif_jax.errors import FdifError
 
 UNSCORED = -1.0  # ranks below every score, so "best" is the newest checkpoint until there is a validation
+_SUMS = "sums"  # beside the parts of a state: what tells whether they are read as they were written
 
 Weights = dict[str, jax.Array]
 
@@ -67,7 +69,7 @@ class Checkpoints:
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
         )
-        handlers = {name: ocp.StandardCheckpointHandler() for name in State._fields}
+        handlers = {name: ocp.StandardCheckpointHandler() for name in (*State._fields, _SUMS)}
 
         def opened() -> Any:
             with _without_warnings():  # it warns that read_only means read only
@@ -108,12 +110,18 @@ class Checkpoints:
         if jax.default_backend() == "cpu":
             # The training step is about to donate these very buffers, of which Orbax keeps a view on a CPU.
             parts = jax.tree.map(jnp.copy, parts)
-        saved = {name: self._ocp.args.StandardSave(part) for name, part in parts.items() if part}
+        parts = {name: part for name, part in parts.items() if part}
+        parts[_SUMS] = _checksums(parts)
+        saved = {name: self._ocp.args.StandardSave(part) for name, part in parts.items()}
         metrics = {"score": UNSCORED if score is None else score}
         self._manager.save(step, args=self._ocp.args.Composite(**saved), metrics=metrics)
 
     def result(self, step: int) -> dict[str, np.ndarray]:
-        """The weights of a checkpoint by name, as `State.result` has them, on the host."""
+        """The weights of a checkpoint by name, as `State.result` has them, on the host.
+
+        Raises:
+            FdifError: they are not what was written.
+        """
         # Onto this process's own device: a checkpoint written on a GPU is read where there is none.
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         metadata = self._manager.item_metadata(step)
@@ -121,7 +129,14 @@ class Checkpoints:
         wanted = {
             n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here) for n, a in dict(metadata[part]).items()
         }
-        return {name: np.asarray(value) for name, value in self._restore(step, {part: wanted})[part].items()}
+        try:
+            restored = self._restore(step, {part: wanted})[part]
+        except Exception as error:  # whatever a damaged file makes of the readers below us
+            raise FdifError(
+                f"{self._path}: the checkpoint of step {step} cannot be read: {_first_line(error)}; "
+                "take another one, or let the run go on, which sets it aside"
+            ) from None
+        return {name: np.asarray(value) for name, value in restored.items()}
 
     def resume(self, fresh: State) -> tuple[int, State]:
         """The newest step that can be read and its state; 0 and ``fresh`` if there is none.
@@ -167,8 +182,18 @@ class Checkpoints:
         return State(dict(saved["weights"]), moments, dict(saved["average"]) if fresh.average else {})
 
     def _restore(self, step: int, wanted: Mapping[str, Any]) -> Any:
-        parts = {name: self._ocp.args.StandardRestore(part) for name, part in wanted.items()}
-        return self._manager.restore(step, args=self._ocp.args.Composite(**parts))
+        """Parts of a checkpoint; raises if they are not what was written."""
+        written = dict(self._manager.item_metadata(step)[_SUMS])
+        some = next(iter(next(iter(wanted.values())).values()))
+        sums = {
+            n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_everywhere(some)) for n, a in written.items()
+        }
+        parts = {n: self._ocp.args.StandardRestore(part) for n, part in {**wanted, _SUMS: sums}.items()}
+        restored = self._manager.restore(step, args=self._ocp.args.Composite(**parts))
+        for name, found in _checksums({name: restored[name] for name in wanted}).items():
+            if not np.array_equal(found, restored[_SUMS][name]):
+                raise ValueError(f"its {name} are not those that were written")
+        return restored
 
     @property
     def _aside(self) -> Path:
@@ -200,6 +225,32 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _everywhere(like: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
+    """Where an array is the same on all devices that another one lies on."""
+    there = like.sharding
+    if isinstance(there, jax.sharding.NamedSharding):
+        return jax.sharding.NamedSharding(there.mesh, jax.sharding.PartitionSpec())
+    return there
+
+
+@jax.jit
+def _checksums(parts: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
+    """Of every part a number for each of its arrays, in the order of their names, uint32 ``(arrays,)``."""
+    return {name: jnp.stack([_checksum(part[key]) for key in sorted(part)]) for name, part in parts.items()}
+
+
+def _checksum(array: jax.Array) -> jax.Array:
+    """The bits of an array as numbers, each times an odd number of its place, summed modulo 2³².
+
+    One bit that flips always changes it, and the order of summing never does, however the array is divided.
+    """
+    bits = lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}").astype(jnp.uint32)
+    place = jnp.zeros(array.shape, jnp.uint32)
+    for axis, length in enumerate(array.shape):
+        place = place * jnp.uint32(length % 2**32) + lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
 
 
 def _first_line(error: Exception) -> str:

@@ -119,7 +119,9 @@ def files(config: Any, like: PlannedNetwork | None) -> Source:
     shared = (jax.process_index(), jax.process_count())
     training = FileSource(config.data, config.batch_size, config.seed, patch, *shared)
     objective = Segmentation(training.tasks, config.loss)
-    cases = FileSource(config.data, 1, 0, training.grid, split="validation")
+    # Without validation nothing is asked of them, and the dataset need have none.
+    split = "validation" if config.val_every else "training"
+    cases = FileSource(config.data, 1, 0, training.grid, split=split)
     number = min(config.val_samples, len(cases))
     images, labels = map(jnp.asarray, cases.read(range(number)))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fdif_jax import interop, models, training
+from fdif_jax import interop, models, updates
 from fdif_jax.errors import FdifError
 from fdif_jax.models import swin, swin_unetr
 
@@ -232,7 +232,7 @@ def test_the_network_in_bfloat16_is_near_float32():
 
 def test_remat_keeps_less_for_the_training_step():
     def kept(remat: bool) -> int:
-        network = training.functional(create(**SMALL, drop_rate=0.1, remat=remat))
+        network = updates.functional(create(**SMALL, drop_rate=0.1, remat=remat))
 
         def run(weights, x):
             return jax.vjp(lambda weights: network.train(weights, x, jax.random.key(0))[0], weights)[1]

@@ -16,6 +16,7 @@ from flax import nnx
 
 from fdif_jax import training
 from fdif_jax.batches import scene_batch, with_random_looks
+from fdif_jax.checkpoints import _checksums
 from fdif_jax.compiler import sample_key
 from fdif_jax.errors import FdifError
 from fdif_jax.losses import cross_entropy, dice_cross_entropy, dice_per_class, mean_dice
@@ -279,6 +280,18 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, uninterr
     said = capsys.readouterr().err
     assert "the checkpoint of step 9 cannot be read" in said and said.count("\n") == 1
     assert os.listdir(tmp_path / "run" / "damaged") == ["9.0"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.int32, np.uint8])
+def test_no_flipped_bit_escapes_the_sum_of_a_checkpoint(dtype):
+    rng = np.random.default_rng(1)
+    array = rng.integers(0, 99, (3, 5, 7)).astype(dtype)
+    (expected,) = _checksums({"weights": {"a": array}})["weights"]
+    for _ in range(40):
+        flipped = array.copy()
+        place = rng.integers(array.size * array.dtype.itemsize)
+        flipped.view(np.uint8).reshape(-1)[place] ^= np.uint8(1 << rng.integers(8))
+        assert _checksums({"weights": {"a": flipped}})["weights"][0] != expected
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path):
