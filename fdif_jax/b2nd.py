@@ -61,7 +61,7 @@ def read_b2nd(path: str | os.PathLike) -> np.ndarray:
         raise FdifError(f"{path}: no such file")
     try:
         array = blosc2.open(os.fspath(path), mode="r", dparams={"nthreads": 1})[...]
-    except (RuntimeError, ValueError, OSError, TypeError) as error:
+    except (RuntimeError, ValueError, OSError, TypeError, AttributeError) as error:
         raise FdifError(f"{path}: not a whole Blosc2 file: {error}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         raise FdifError(f"{path}: holds no array of integers or floats")

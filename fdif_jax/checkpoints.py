@@ -103,6 +103,9 @@ class Checkpoints:
             step: steps done.
             state: arrays, perhaps divided over devices.
             score: of the validation at this very step, if there was one.
+
+        Raises:
+            FdifError: this checkpoint, or the one before, cannot be written.
         """
         if step == self.latest():
             return
@@ -114,7 +117,8 @@ class Checkpoints:
         parts[_SUMS] = _checksums(parts)
         saved = {name: self._ocp.args.StandardSave(part) for name, part in parts.items()}
         metrics = {"score": UNSCORED if score is None else score}
-        self._manager.save(step, args=self._ocp.args.Composite(**saved), metrics=metrics)
+        with self._writing():
+            self._manager.save(step, args=self._ocp.args.Composite(**saved), metrics=metrics)
 
     def result(self, step: int) -> dict[str, np.ndarray]:
         """The weights of a checkpoint by name, as `State.result` has them, on the host.
@@ -212,8 +216,20 @@ class Checkpoints:
         wait_for_all("a damaged checkpoint is set aside")
 
     def close(self) -> None:
-        """Wait for what is being written."""
-        self._manager.close()
+        """Wait for what is being written; FdifError if it cannot be."""
+        with self._writing():
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A write in the background that failed is told by the next call, as whatever the writers made of it."""
+        try:
+            yield
+        except Exception as error:
+            raise FdifError(
+                f"{self._path}: a checkpoint cannot be written: {_first_line(error)}; those before it are kept, and "
+                "the same command goes on from there"
+            ) from None
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[R
 
     Raises:
         FdifError: the directory holds something else, or a run that was asked for differently; what differs
-        is named.
+            is named.
     """
     path = Path(path)
     wanted: dict[str, Any] = json.loads(json.dumps(document))

@@ -89,6 +89,7 @@ def fit(
     with run.checkpoints(keep_every=keep_every) as checkpoints, _stop_requests() as stopped:
         done, state = run.resume(checkpoints, fresh_state(network, plan, devices))
         if done == plan.steps:
+            report(done, run.history[-1] if run.history else {})
             return state.result
         fed = done
         data = devices.divide(feed(done)) if feed else devices.copy_to_all(data)

@@ -13,47 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from fdif_jax.compiler import sample_key
 from fdif_jax.devices import Devices
 from fdif_jax.plan import Plan
-from fdif_jax.scripts.training_sources import Source
-from fdif_jax.training import STEPS_PER_CALL
-from fdif_jax.updates import Network, compiled, fresh_state, step_numbers, update_of
+from fdif_jax.scripts.prepared import Training
+from fdif_jax.updates import compiled, fresh_state, step_numbers
 
 _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 _FAR = 1000  # steps from the first of one turn to the first of the next
 
 Turn = Callable[[int], float]
 """Number of the turn → seconds of one step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """What is measured: all that `fit` is given, and the network that it was made of."""
-
-    source: Source
-    model: nnx.Module
-    network: Network
-    plan: Plan
-    devices: Devices
-
-    @property
-    def rows(self) -> int:
-        """Samples that go through the network at once, on all devices."""
-        return self.plan.batch_size // self.plan.accumulate
-
-    @property
-    def several(self) -> int:
-        """Steps of a call, as `fit` has it."""
-        return 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
-
-    def update(self, plan: Plan) -> Callable:
-        """The step by a plan."""
-        fed = self.source.feed is not None
-        loss = self.source.objective.loss
-        return update_of(self.network, self.source.make_batch, plan, loss, self.devices, fed=fed)
 
 
 class Work(NamedTuple):

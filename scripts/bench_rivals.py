@@ -19,8 +19,9 @@ from fdif_jax.dataset_writer import write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.objectives import Segmentation
 from fdif_jax.scripts import bench_networks
-from fdif_jax.scripts.bench_parts import Steps, Training
+from fdif_jax.scripts.bench_parts import Steps
 from fdif_jax.scripts.format_options import FormatOptions, job_of
+from fdif_jax.scripts.prepared import Training
 from fdif_jax.scripts.recipe_options import RecipeOptions
 from fdif_jax.scripts.training_sources import files
 from fdif_jax.sources import RenderedSource

@@ -24,13 +24,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import jax
-import jax.numpy as jnp
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.objectives import Segmentation
 from fdif_jax.scripts import pretrain
@@ -38,17 +35,13 @@ from fdif_jax.scripts.bench_parts import (
     Part,
     Peaks,
     Steps,
-    Training,
     in_turns,
     loss_memory,
     measure_parts,
     measure_peaks,
 )
 from fdif_jax.scripts.bench_rivals import TorchSteps, from_files
-from fdif_jax.scripts.network_options import network_of, planned
-from fdif_jax.scripts.training_options import devices_of, plan_of
-from fdif_jax.scripts.training_sources import source_of
-from fdif_jax.updates import functional
+from fdif_jax.scripts.prepared import Training, prepare
 from fdif_jax.volumes import write_atomic
 
 Option = TypeVar("Option")
@@ -88,7 +81,9 @@ def of_preset(**settings: Any) -> Config:
     """The options that a preset sets; what it has as texts are paths here, or the subcommand would not take them."""
     for name in settings.keys() & {"data", "plans"}:
         settings[name] = Path(settings[name])
-    return Config(**settings | {"mesh_dir": tuple(map(Path, settings.get("mesh_dir", ())))})
+    for name in ("catalogue", "mesh_dir"):
+        settings[name] = tuple(map(Path, settings.get(name, ())))
+    return Config(**settings)
 
 
 def run(config: Config) -> None:
@@ -102,8 +97,8 @@ def run(config: Config) -> None:
         os.environ.setdefault(
             "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
         )  # JAX would take most of a GPU's memory
-    training, spec = _training(config)
-    figures, console = _conditions(config, training, spec), Console(width=118)
+    training = _prepared(config)
+    figures, console = _conditions(config, training), Console(width=118)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("compiling and measuring the step"))
         original = {"torch": TorchSteps(training)} if "torch" in config.rivals else {}
@@ -126,30 +121,25 @@ def run(config: Config) -> None:
                 write_atomic(config.json, json.dumps(figures, indent=2).encode())
 
 
-def _training(config: Config) -> tuple[Training, dict[str, Any]]:
-    """What `fdif pretrain` would train, and its network as plain data."""
-    devices, plan = devices_of(config), plan_of(config, config.steps, config.seed)
-    source = source_of(config, planned(config))
-    spec = network_of(config, in_channels=source.channels, grid=source.grid, **source.head)
-    if config.rivals and not isinstance(source.objective, Segmentation):
+def _prepared(config: Config) -> Training:
+    """What `fdif pretrain` would train; FdifError if the rivals cannot."""
+    training = prepare(config)
+    if config.rivals and not isinstance(training.source.objective, Segmentation):
         raise FdifError(
             f"--from {' '.join(config.rivals)} trains segmentation; leave out --task {config.task}"
         )
-    if "torch" in config.rivals and devices.count > 1:
-        raise FdifError(f"--from torch trains on one device; give --devices 1, not {devices.count}")
-    model = models.create(**spec, seed=config.seed)
-    network = functional(model)
-    jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *source.grid, source.channels)))
-    return Training(source, model, network, plan, devices), spec
+    if "torch" in config.rivals and training.devices.count > 1:
+        raise FdifError(f"--from torch trains on one device; give --devices 1, not {training.devices.count}")
+    return training
 
 
-def _conditions(config: Config, training: Training, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _conditions(config: Config, training: Training) -> dict[str, Any]:
     """What is measured, and where."""
     return {
         **training.source.document,
         "name": training.source.name,
         "grid": list(training.source.grid),
-        "network": dict(spec),
+        "network": training.spec,
         "parameters": sum(training.network.weights[name].size for name in training.network.parameters),
         "training": dataclasses.asdict(training.plan) | {"augment": config.augment, "loss": config.loss},
         "device": training.devices.describe(),

@@ -25,24 +25,20 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import tyro
 
-from fdif_jax import models
 from fdif_jax.checkpoints import Weights
 from fdif_jax.devices import OneEach, is_first_process
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation import Evaluator
 from fdif_jax.runs import open_run
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.network_options import network_of, planned
+from fdif_jax.scripts.prepared import prepare
 from fdif_jax.scripts.presets import preset_of
 from fdif_jax.scripts.recipe_options import RecipeOptions
-from fdif_jax.scripts.training_options import TrainingOptions, devices_of, plan_of
-from fdif_jax.scripts.training_sources import source_of
+from fdif_jax.scripts.training_options import TrainingOptions
 from fdif_jax.scripts.watching import Watch
 from fdif_jax.training import fit
-from fdif_jax.updates import functional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +72,12 @@ def run(config: Config) -> None:
     """Train to the last step, from wherever the run directory is."""
     if config.val_samples < 1:
         raise FdifError(f"--val-samples must be at least 1, not {config.val_samples}")
-    devices, plan = devices_of(config), plan_of(config, config.steps, config.seed)
-    source = source_of(config, planned(config))
+    training = prepare(config)
+    source, network, plan = training.source, training.network, training.plan
     objective, grid = source.objective, source.grid
-    spec = network_of(config, in_channels=source.channels, grid=grid, **source.head)
-    model = models.create(**spec, seed=config.seed)
-    network = functional(model)
-    # A grid that the network cannot take is an error before anything is written.
-    jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *grid, source.channels)))
     document = {
         "kind": "pretraining",
-        "network": spec,
+        "network": training.spec,
         **source.document,
         "training": dataclasses.asdict(plan) | {"augment": config.augment, "loss": config.loss},
         "validation": {"every": config.val_every, "samples": config.val_samples, "seed": config.val_seed},
@@ -95,14 +86,14 @@ def run(config: Config) -> None:
     parameters = sum(network.weights[name].size for name in network.parameters)
     say(
         f"{source.name}: {' x '.join(map(str, grid))} voxels, {source.describe()}; "
-        f"network {spec['name']}: {parameters:,} parameters; {devices.describe()}"
+        f"network {training.spec['name']}: {parameters:,} parameters; {training.devices.describe()}"
     )
 
     def predict(weights: Weights, images: jax.Array) -> jax.Array:
         return objective.predict(network.apply(weights, images))
 
     evaluator = Evaluator(
-        source.held_out, predict, source.tasks, config.val_samples, spread=partial(OneEach, devices)
+        source.held_out, predict, source.tasks, config.val_samples, spread=partial(OneEach, training.devices)
     )
     with open_run(config.out, document) as opened, Watch(opened, plan.steps, source.tasks) as watch:
         fit(
@@ -113,7 +104,7 @@ def run(config: Config) -> None:
             opened,
             loss=objective.loss,
             feed=source.feed,
-            devices=devices,
+            devices=training.devices,
             validate=lambda weights, step: watch.evaluation(step, evaluator(weights)),
             validate_every=config.val_every,
             checkpoint_every=config.checkpoint_every,

@@ -257,6 +257,7 @@ def test_classes_can_be_chosen():
     assert labels.min() >= 1 and labels.max() <= 8
 
 
+@pytest.mark.slow
 def test_sections_and_rules_are_equally_frequent():
     """Of what is drawn, placed or not, over 200 scenes."""
     program = fd.compile(fd.load_recipe("avs_db").replace(grid=[8, 8, 8]))

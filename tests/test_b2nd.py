@@ -96,6 +96,10 @@ BROKEN = {
         lambda path: path.write_bytes(blosc2.asarray(np.asarray(["a", "b"])).to_cframe()),
         "integers or floats",
     ),
+    "a pickled array": (
+        lambda path: blosc2.save_array(np.ones((3, 3, 3)), str(path)),
+        "not a whole Blosc2 file",
+    ),
     "NaN": (lambda path: path.write_bytes(encode_b2nd(np.full((3, 3, 3), np.nan))), "NaN or infinite"),
 }
 

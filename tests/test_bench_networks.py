@@ -86,7 +86,9 @@ def test_both_take_the_gradient_of_the_same_loss():
     assert set(gradient) <= set(dict(net.named_parameters(remove_duplicate=False)))
 
 
-@pytest.mark.parametrize("sizes", [bench_networks.STANDARD, bench_networks.SMALL])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param(bench_networks.STANDARD, marks=pytest.mark.slow), bench_networks.SMALL]
+)
 def test_every_size_is_one_that_the_network_takes(sizes):
     assert set(sizes) <= set(models.NETWORKS)
     config = bench_networks.Config(grid=(96, 96, 96), small=sizes is bench_networks.SMALL)

@@ -21,7 +21,7 @@ ONE = {"primitives": ("sphere",), "sdf_mappers": ("inverse_cube",), "displacemen
 def configured(**changes):
     small = {"grid": GRID, "min_objects": 1, "max_objects": 2, "size": ("features=[2,4]", "blocks=1")}
     config = bench_training.Config(**small | ONE | changes)
-    return config, bench_training._training(config)[0]
+    return config, bench_training._prepared(config)
 
 
 def noise(keys, _):
@@ -50,7 +50,8 @@ def convolved(**changes):
 
 def test_every_part_has_times_work_and_floors(tmp_path, capsys, monkeypatch):
     _, training = convolved(accumulate=2, ema=0.9)
-    monkeypatch.setattr(bench_training, "_training", lambda config: (training, SPEC))
+    training = dataclasses.replace(training, spec=SPEC)
+    monkeypatch.setattr(bench_training, "_prepared", lambda config: training)
     path = tmp_path / "training.json"
     cli.run(
         "bench",

@@ -13,7 +13,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation import reserved_volumes
 from fdif_jax.runs import load_run
-from fdif_jax.scripts import cli, pretrain
+from fdif_jax.scripts import cli, prepared, pretrain
 from fdif_jax.scripts.presets import SHIPPED, preset_of
 
 
@@ -128,8 +128,8 @@ def test_held_out_volumes_are_those_of_a_reserved_seed_for_every_run():
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
 def test_shipped_presets_are_options_of_networks_that_exist(name):
     config = preset_of(["--preset", name], lambda **given: pretrain.Config(**{"out": "run"} | given))
-    source = pretrain.source_of(config, None)
-    spec = pretrain.network_of(config, in_channels=1, grid=source.grid, **source.head)
+    source = prepared.source_of(config, None)
+    spec = prepared.network_of(config, in_channels=1, grid=source.grid, **source.head)
     model = jax.eval_shape(lambda: models.create(**spec))
     assert model is not None and config.steps > config.val_every
 

@@ -39,7 +39,11 @@ def channels_last(x) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"in_channels": 2, "act": "prelu", "bias": True, "dropout_prob_down": None}]
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"in_channels": 2, "act": "prelu", "bias": True, "dropout_prob_down": None},
+    ],
 )
 def test_weights_of_either_side_give_the_same_network(options):
     twins.assert_twins(create(**options), GRID)
