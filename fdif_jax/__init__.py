@@ -27,6 +27,7 @@ from fdif_jax.algebra import (
     twist,
     union,
 )
+from fdif_jax.authoring import displacement, family, mapper
 from fdif_jax.compiler import MixedProgram, Program, World, compile, sample_key
 from fdif_jax.errors import FdifError
 from fdif_jax.grid import Grid
@@ -65,12 +66,15 @@ __all__ = [
     "compile",
     "difference",
     "displace",
+    "displacement",
     "elongate",
     "extrude",
+    "family",
     "intersection",
     "load_recipe",
     "load_scenes",
     "map",
+    "mapper",
     "node",
     "onion",
     "render_scenes",

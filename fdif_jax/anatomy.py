@@ -65,7 +65,7 @@ class Waves(NamedTuple):
     def heights(self, phases: Point) -> Point:
         """The three waves, -1 … 1, where their ``phases`` are these; ``amplitude`` times them is the shift."""
 
-        def height(phase: Coordinate) -> Array:
+        def height(phase: Coordinate) -> Coordinate:
             turn = phase - jnp.round(phase)
             # Two parabolas for a sine: as smooth as is needed, and a few multiplications.
             return 8 * turn * (1 - 2 * jnp.abs(turn))

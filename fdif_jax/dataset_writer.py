@@ -25,7 +25,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError
 from fdif_jax.layouts import Layout, Plan
-from fdif_jax.volumes import write_atomic
+from fdif_jax.volumes import make_folder, write_atomic
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -250,10 +250,7 @@ def _hash(data: bytes | memoryview) -> str:
 
 def _finished(out: Path, header: dict) -> bool:
     """Whether ``out`` is this dataset, whole."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise FdifError(f"{out}: cannot be made a directory: {error.strerror}") from None
+    make_folder(out)
     manifest = _read_manifest(out)
     if manifest is None:
         names = [

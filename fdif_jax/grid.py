@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from fdif_jax.shape import Point
@@ -40,7 +41,9 @@ class Grid(NamedTuple):
         )
         return Point(x[None, None, :], y[None, :, None], z[:, None, None])
 
-    def index_range(self, lower: Array, upper: Array) -> tuple[Int[Array, "3"], Int[Array, "3"]]:
+    def index_range(
+        self, lower: Array | np.ndarray, upper: Array | np.ndarray
+    ) -> tuple[Int[Array, "3"], Int[Array, "3"]]:
         """Voxel indices (z, y, x), first and one past the last, of a box given in x, y, z coordinates."""
         sizes = jnp.asarray(self, jnp.int32)
         offset = sizes // 2

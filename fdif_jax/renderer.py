@@ -246,9 +246,9 @@ class Tiling:
         z, y, x = ((first[k] + position[k]) * self.tile[k] for k in range(3))
         return z, y, x
 
-    def within(self, grid: Grid, p: Point) -> Array | bool:
+    def within(self, grid: Grid, p: Point) -> Any:
         """Whether a voxel belongs to the grid, not to the padding."""
-        inside: Array | bool = True
+        inside: Any = True
         for c, highest, edge, padded in zip(p, grid.highest, grid[::-1], self.padded[::-1], strict=True):
             if padded > edge:
                 inside = inside & (c <= highest)

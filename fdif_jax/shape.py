@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-Coordinate = Num[Array, "..."] | float | int
-Distance = Float[Array, "..."]
+Coordinate = Num[Array | np.ndarray, "..."] | float | int
+Distance = Float[Array | np.ndarray, "..."]
 Scalar = Float[Array, ""] | float
 
 T = TypeVar("T")
@@ -36,8 +37,8 @@ class Point(NamedTuple):
 class Box(NamedTuple):
     """An axis-aligned box; ``lower`` and ``upper`` are float32 ``(3,)`` in x, y, z order, in voxels."""
 
-    lower: Float[Array, "3"]
-    upper: Float[Array, "3"]
+    lower: Float[Array | np.ndarray, "3"]
+    upper: Float[Array | np.ndarray, "3"]
 
     @classmethod
     def around(cls, x: Coordinate, y: Coordinate, z: Coordinate) -> "Box":

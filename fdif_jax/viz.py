@@ -75,7 +75,7 @@ def save_slices(
     for name, row in zip(("image", *overlays), rows, strict=True):
         row[0].set_ylabel(name, fontsize=10)
     _add_legend(figure, colours, class_names)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _most_labelled(label: np.ndarray, axis: int) -> int:
@@ -161,10 +161,11 @@ def save_panels(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathL
         figure.legend(
             handles=handles, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=9, frameon=False
         )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure as a PNG that is the same every time; ``path`` is complete or not there."""
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
     write_atomic(path, picture.getvalue())

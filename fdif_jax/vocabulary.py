@@ -1,7 +1,8 @@
 """What a recipe can name: families of shapes, displacements and mappers.
 
 The engine knows no particular shape. It is handed a `Vocabulary`, usually by way of the sources that a recipe
-names: ``"package.module:attribute"``, a bank of organs (``.npz``), or a folder of meshes and masks.
+names: ``"package.module:attribute"``, a user's Python file, a bank of organs (``.npz``), or a folder of meshes and
+masks.
 """
 
 import dataclasses
@@ -185,6 +186,7 @@ def _find(kind: str, name: str, things: Iterable[Any]) -> Any:
 # Sources that are files: who makes a vocabulary of them.
 _BANK = "fdif_jax.shapes.organs:vocabulary_of"
 _FOLDER = "fdif_jax.shapes.meshes:vocabulary_of"
+_PYTHON = "fdif_jax.shapes.user_files:vocabulary_of"
 
 
 def resolve(sources: Sequence[str]) -> Vocabulary:
@@ -225,7 +227,8 @@ def _merged(kind: str, groups: Iterable[Sequence[Any]]) -> tuple[Any, ...]:
 
 
 def _resolve(source: str) -> Vocabulary:
-    maker = _BANK if source.endswith(".npz") else _FOLDER if Path(source).is_dir() else None
+    by_suffix = {".npz": _BANK, ".py": _PYTHON}
+    maker = _FOLDER if Path(source).is_dir() else by_suffix.get(Path(source).suffix)
     if maker:
         return _from_files(maker, source, _stamp(Path(source)))
     vocabulary = _attribute(source, source)
@@ -252,5 +255,5 @@ def _attribute(reference: str, source: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise FdifError(
             f"vocabulary {source!r} cannot be loaded ({error}); it should read 'package.module:attribute', "
-            "or be a bank of organs (.npz) or a folder of meshes"
+            "or be a Python file (.py), a bank of organs (.npz) or a folder of meshes"
         ) from error

@@ -39,6 +39,14 @@ class Volume:
     spacing: tuple[float, float, float]
 
 
+def make_folder(path: Path) -> None:
+    """Make a directory to write to, and those above it; FdifError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise FdifError(f"{path}: cannot be made a directory: {error.strerror}") from None
+
+
 def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path`` so that the name holds either what it held before or all of ``data``.
 

@@ -35,6 +35,7 @@ import fdif_jax as fd
 from fdif_jax.devices import local_devices
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.bench_stages import measure_stages
+from fdif_jax.scripts.recipe_options import RecipeOptions, recipe_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Config:
 
     recipe: str = "fdif"
     """Name of a shipped recipe, or a .toml file."""
+    catalogue: tuple[Path, ...] = ()
+    """Python files of shapes, displacements and mappers, added to the recipe's vocabulary."""
+    categories: tuple[str, ...] = ()
+    """Draw from the classes of these categories only, as in mine."""
     edges: tuple[int, ...] = (96,)
     """Edges of the cubic grids to measure, in voxels."""
     objects: tuple[int, ...] = (20,)
@@ -80,7 +85,8 @@ def run(config: Config) -> None:
     devices = local_devices(config.devices)
     if config.stages and (config.batch or config.devices > 1 or devices[0].platform != "cpu"):
         raise FdifError("--stages measures single samples on one CPU; leave out --batch and --devices")
-    recipe = fd.load_recipe(config.recipe)
+    options = RecipeOptions(config.recipe, catalogue=config.catalogue, categories=config.categories)
+    recipe = recipe_of(options)
     if isinstance(recipe, fd.Mixture):
         raise FdifError(f"--recipe {config.recipe}: measure the parts of a mixture by themselves")
     recipes = [

@@ -10,6 +10,8 @@ import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.progress import progress_bar
 from fdif_jax.scripts.settings import parse_settings
+from fdif_jax.shape_checks import check_numbers
+from fdif_jax.shapes.user_files import vocabulary_of
 
 Recipe = fd.Recipe | fd.Mixture
 
@@ -64,7 +66,11 @@ class RecipeOptions:
     num_combined_unions: NumberOption = None
     """Further classes, each the smooth union of a random pair of classes."""
     vocabulary: NamesOption = ()
-    """Where shapes come from: package.module:attribute, banks of organs (.npz), folders of meshes and masks."""
+    """Where shapes come from: package.module:attribute, Python files of shapes, banks of organs (.npz), folders of
+    meshes and masks."""
+    catalogue: tuple[Path, ...] = ()
+    """Python files of shapes, displacements and mappers, added to the recipe's vocabulary; --categories mine draws
+    from their families alone."""
     mesh_dir: tuple[Path, ...] = ()
     """Folders of meshes (stl, obj, ply) and masks (nii.gz), added to the recipe's vocabulary."""
     placement: SettingsOption = ()
@@ -106,7 +112,7 @@ def recipe_of(config: RecipeOptions) -> Recipe:
     if config.look:
         given["look"] = recipe.look.to_dict() | parse_settings("look", config.look, "bias_field=0.3")
     if isinstance(recipe, fd.Mixture):
-        also = {key for key in ("placement", "vocabulary", "mesh_dir") if getattr(config, key)}
+        also = {key for key in ("placement", "vocabulary", "catalogue", "mesh_dir") if getattr(config, key)}
         for key in sorted((given.keys() | also) - {"grid", "look"}):
             raise FdifError(f"{key} is no option of a mixture of recipes; change its parts, in a recipe file")
         return recipe.replace(**given)
@@ -116,9 +122,17 @@ def recipe_of(config: RecipeOptions) -> Recipe:
         )
     for folder in config.mesh_dir:
         _sample_meshes(folder)
-    if config.vocabulary or config.mesh_dir:
-        given["vocabulary"] = [*(config.vocabulary or recipe.vocabulary), *map(str, config.mesh_dir)]
+    given |= _vocabulary(config, recipe)
     return recipe.replace(**given)
+
+
+def _vocabulary(config: RecipeOptions, recipe: fd.Recipe) -> dict[str, Any]:
+    """The recipe's vocabulary if an option changes it; FdifError if a family of a user's file gives NaN."""
+    added = [*map(str, config.catalogue), *map(str, config.mesh_dir)]
+    sources = [*(config.vocabulary or recipe.vocabulary), *added]
+    for file in (source for source in sources if source.endswith(".py")):
+        check_numbers(vocabulary_of(file), fd.Grid(*(config.grid or recipe.grid)))
+    return {"vocabulary": sources} if config.vocabulary or added else {}
 
 
 def _sample_meshes(folder: Path) -> None:

@@ -13,10 +13,8 @@ from tyro.conf import Positional
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
-from fdif_jax.vocabulary import resolve
-from fdif_jax.volumes import write_nifti
-
-_SHORT = ("published", "exact", "avs_db")
+from fdif_jax.scripts.shape_names import find_vocabulary
+from fdif_jax.volumes import make_folder, write_nifti
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Config:
     """Directory to write to; files of these names in it are replaced."""
     vocabulary: tuple[str, ...] = ("published",)
     """What class names mean: published (the formulas of the published code), exact (true distances), avs_db, or as in
-    a recipe: package.module:attribute, a bank of organs (.npz), a folder of meshes; several make one."""
+    a recipe: package.module:attribute, FILE.py, a bank of organs (.npz), a folder of meshes; several make one."""
 
 
 def run(config: Config) -> None:
@@ -37,11 +35,8 @@ def run(config: Config) -> None:
     scenes = fd.load_scenes(config.scenes)
     if not scenes:
         raise FdifError(f"{config.scenes}: holds no scene")
-    vocabulary = resolve([f"fdif_jax.shapes:{v}" if v in _SHORT else v for v in config.vocabulary])
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise FdifError(f"{config.out}: cannot be made a directory: {error.strerror}") from None
+    vocabulary = find_vocabulary(*config.vocabulary)
+    make_folder(config.out)
     for i, (image, label) in enumerate(fd.render_scenes(scenes, vocabulary)):
         write_nifti(config.out / f"image_{i}.nii.gz", image)
         write_nifti(config.out / f"label_{i}.nii.gz", label)

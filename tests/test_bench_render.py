@@ -39,6 +39,19 @@ def test_batches_and_the_kernel_are_measured(tmp_path):
     assert row["batch"] == 2 and row["kernel"] == "interpret" and row["workers"] == 1
 
 
+def test_a_file_of_shapes_is_measured(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import fdif_jax as fd\nfrom fdif_jax import shapes\n\n\n"
+        "@fd.family\ndef ball(key, grid):\n    return shapes.sphere(0.2 * min(grid))\n"
+    )
+    options = ["--catalogue", str(mine), "--categories", "mine"]
+    assert bench(tmp_path, *options)["compile_seconds"] > 0
+    mine.write_text("def ball(:\n")
+    with pytest.raises(SystemExit):
+        bench(tmp_path, *options)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
