@@ -1,5 +1,6 @@
 """Shared by all tests: where the fixtures are, and shape checks of everything the engine annotates."""
 
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -37,3 +38,17 @@ def _forget_programs():
     """Compiled programs of one module are of no use to the next, and are gigabytes in the end."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium with WebGL in software; tests that need it are skipped where none is installed."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    drawing = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *drawing])
+        yield opened
+        opened.close()
