@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 DEMO ?= demo
 
-.PHONY: demo test test-all lint docs-pictures clean
+.PHONY: demo test test-all lint docs docs-pictures clean
 
 demo: $(VENV)/.installed
 	sh scripts/demo.sh $(BIN)/fdif $(DEMO)
@@ -22,9 +22,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs-pictures: $(VENV)/.installed
+# The site of docs/, in site/, with the gallery of all classes in it.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/fdif gallery --out site/gallery
+
+docs-pictures: $(VENV)/.installed-test
 	$(BIN)/python docs/make_gallery.py docs/gallery.png
 	$(BIN)/python docs/make_worlds.py docs
+	$(BIN)/python docs/make_algebra.py docs
+	$(BIN)/python docs/make_browse.py tests/data/hippocampus docs/browse.png
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,17 +41,28 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -e .
 	touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q -e ".[docs]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python $(VENV)/.browser
 	$(BIN)/python -m pip install -q -e ".[test]" $(TORCH)
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-all: pyproject.toml | $(VENV)/bin/python
+# The pages are tested in Chromium. Where there is none and it cannot be installed, those tests are skipped.
+$(VENV)/.browser: | $(VENV)/bin/python
+	command -v chromium || command -v google-chrome || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >$@.log 2>&1 || \
+	  echo "no Chromium: tests in a browser are skipped"
+	touch $@
+
+$(VENV)/.installed-all: pyproject.toml | $(VENV)/bin/python $(VENV)/.browser
 	$(BIN)/python -m pip install -q -e ".[test]" nnunetv2 $(TORCH)
 	touch $@ $(VENV)/.installed-test $(VENV)/.installed
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python $(VENV)/.browser
 	$(BIN)/python -m pip install -q -e ".[dev]" $(TORCH)
 	touch $@ $(VENV)/.installed-test $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(DEMO) build site .cache *.egg-info

@@ -3,8 +3,10 @@
 import errno
 import importlib
 import keyword
+import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,10 @@ COMMANDS = {
     "export": "write a run's weights as a PyTorch state dict or safetensors",
     "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
     "finetune": "fine-tune on a labelled dataset and report Dice",
+    "check": "check a file of shapes of one's own, with a picture of each family",
+    "view": "look at a shape, a scene or a case: lit picture, slices, a page to turn it",
+    "gallery": "write a page of all classes, displacements and mappers",
+    "browse": "scroll through a dataset in a web browser",
     "fit": "fit a shape of one's own to a mask",
     "fit-family": "learn a family of shapes from masks, as a Python file",
     "bench": "measure the renderer, a training step, or the networks beside PyTorch's",
@@ -53,11 +59,13 @@ def module_of(command: str) -> ModuleType:
 
 def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """Parse ``arguments`` for one command and run it; leaves the process on bad input (status 2)."""
-    module = module_of(command)
+    module, to = module_of(command), "output"
     try:
         config = _parsed(command, module, sys.argv[1:] if arguments is None else arguments)
+        to = getattr(config, "out", to)  # what is said to be full where the error has no name
         _keep_compiled_programs()
-        absl.logging.set_verbosity(absl.logging.ERROR)  # the checkpoint library's remarks to developers
+        absl.logging.set_verbosity(absl.logging.FATAL)  # the checkpoint library's remarks to developers
+        _hush_background()
         module.run(config)
     except FdifError as error:
         sys.exit(_report(command, str(error)))
@@ -67,7 +75,7 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        sys.exit(_report(command, f"cannot write {error.filename or 'output'}: {error.strerror}"))
+        sys.exit(_report(command, f"cannot write {error.filename or to}: {error.strerror}"))
     except KeyboardInterrupt:
         print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -89,6 +97,23 @@ def _keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("fdif-jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _hush_background() -> None:
+    """Keep what writes in the background from printing tracebacks beside the one line that tells what is wrong.
+
+    Where nothing can be written the main thread meets the same, and says so.
+    """
+    unraisable = sys.unraisablehook
+    # Of TensorStore, which writes the checkpoints: errors of the system, and calls to a loop that ended with them.
+    known = ("os_error_code", "Event loop is closed")
+
+    def is_told(failure: Any) -> bool:
+        return isinstance(failure.exc_value, OSError) or any(text in str(failure.exc_value) for text in known)
+
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    threading.excepthook = lambda failure: None if is_told(failure) else threading.__excepthook__(failure)
+    sys.unraisablehook = lambda failure: None if is_told(failure) else unraisable(failure)
 
 
 def _report(command: str, message: str) -> int:

@@ -25,4 +25,4 @@ def test_the_python_examples_run_in_order():
 def test_every_command_is_in_the_readme_and_exists():
     from fdif_jax.scripts.cli import COMMANDS
 
-    assert set(re.findall(r"`fdif (\w+)", README)) == set(COMMANDS)
+    assert set(re.findall(r"`fdif ([\w-]+)", README)) == set(COMMANDS)
