@@ -201,7 +201,9 @@ def check_numbers(vocabulary: Vocabulary, grid: Grid) -> None:
     for family in vocabulary.families:
 
         def undefined(key: jax.Array, family: Family = family) -> Array:
-            return jnp.sum(~jnp.isfinite(jnp.broadcast_to(family.sample(key, grid)(Point(*mesh)), mesh[0].shape)))
+            return jnp.sum(
+                ~jnp.isfinite(jnp.broadcast_to(family.sample(key, grid)(Point(*mesh)), mesh[0].shape))
+            )
 
         keys = jax.random.split(jax.random.key(0), _FEW)
         worst = int(jnp.max(jax.jit(lambda keys, f=undefined: lax.map(f, keys))(keys)))
