@@ -1,5 +1,7 @@
 """How an option names a family: a class, one of another vocabulary, or one of a user's file."""
 
+from collections.abc import Sequence
+
 from fdif_jax.errors import FdifError
 from fdif_jax.shapes.user_files import vocabulary_of
 from fdif_jax.vocabulary import Family, Vocabulary, resolve
@@ -7,8 +9,10 @@ from fdif_jax.vocabulary import Family, Vocabulary, resolve
 _SHORT = ("published", "exact", "avs_db")  # vocabularies of the package, by one word
 
 
-def find_family(shape: str) -> tuple[Vocabulary, Family]:
+def find_family(shape: str, catalogue: Sequence[str] = ()) -> tuple[Vocabulary, Family]:
     """The vocabulary and family that ``torus``, ``published:torus``, or ``FILE.py:NAME`` names.
+
+    Files of a ``catalogue`` are added to the vocabulary.
 
     Raises:
         FdifError: there is none, or the file has a mistake.
@@ -19,7 +23,7 @@ def find_family(shape: str) -> tuple[Vocabulary, Family]:
     if name.endswith(".py"):
         names = ", ".join(f.name for f in vocabulary_of(name).families)
         raise FdifError(f"shape {shape!r}: say which family, as in {name}:NAME; the file has {names}")
-    vocabulary = find_vocabulary(source or "exact")
+    vocabulary = find_vocabulary(source or "exact", *catalogue)
     return vocabulary, vocabulary.family(name)
 
 

@@ -62,6 +62,8 @@ class Config:
     vocabulary: tuple[str, ...] = ("published",)
     """What class names of a scene mean: published, exact, avs_db, or as in a recipe: package.module:attribute, FILE.py,
     a bank of organs (.npz), a folder of meshes; several make one."""
+    catalogue: tuple[Path, ...] = ()
+    """Python files whose shapes, displacements and mappers are known besides."""
     size: int | None = None
     """Pixels along each edge of a picture; 512, or 256 for each of several."""
     azimuth: float = 30.0

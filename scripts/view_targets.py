@@ -72,6 +72,7 @@ class Choice:
     mapper: str
     case: str
     vocabulary: tuple[str, ...]
+    catalogue: tuple[Path, ...]
     resolution: int
 
 
@@ -100,8 +101,10 @@ def views_of(target: str, choice: Choice) -> list[View]:
             for family in vocabulary.families
             for view in _members(target, vocabulary, family, choice, count)
         ]
-    vocabulary, family = find_family(target)
-    source = target.rpartition(":")[0] or "exact"
+    catalogue = list(map(str, choice.catalogue))
+    vocabulary, family = find_family(target, catalogue)
+    owners = [file for file in catalogue if family in vocabulary_of(file).families]
+    source = target.rpartition(":")[0] or next(iter(owners), "exact")
     return list(_members(source, vocabulary, family, choice, choice.members or 1))
 
 
@@ -188,7 +191,7 @@ def _scene(path: Path, choice: Choice) -> View:
     number = int(choice.case) if choice.case.isdigit() else -1
     if number not in scenes:
         raise FdifError(f"--case {choice.case}: {path} holds scenes 0 to {len(scenes) - 1}")
-    scene, vocabulary = scenes[number], find_vocabulary(*choice.vocabulary)
+    scene, vocabulary = scenes[number], find_vocabulary(*choice.vocabulary, *map(str, choice.catalogue))
     image, label = next(fd.render_scenes([scene], vocabulary))
     things, legend = [], {}
     for i, o in enumerate(scene.objects):

@@ -129,6 +129,10 @@ def test_members_displacements_and_mappers_are_chosen(file):
         .radius
     )
     assert two.things[0].samples.mesh((1, 0, 0)).extents == pytest.approx([2 * radius] * 3, rel=0.02)
+    (ball,) = views_of("ball", choice(catalogue=(file,), resolution=16))
+    assert ball.title == "ball, seed 0" and str(file) in ball.caption[-1]
+    (mapped,) = views_of("torus", choice(catalogue=(file,), mapper="shell", resolution=16))
+    assert mapped.mapper.name == "shell" and "exact" in mapped.caption[-1]
     (plain,) = views_of("sphere", choice())
     (rough,) = views_of("sphere", choice(displacement="turbulence"))
     assert "turbulence" in rough.caption[-1]
