@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "write a run's weights as a PyTorch state dict or safetensors",
     "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
     "finetune": "fine-tune on a labelled dataset and report Dice",
+    "evaluate": "score predicted label maps: Dice, NSD, HD95 of every case and class",
     "check": "check a file of shapes of one's own, with a picture of each family",
     "view": "look at a shape, a scene or a case: lit picture, slices, a page to turn it",
     "gallery": "write a page of all classes, displacements and mappers",

@@ -1,0 +1,162 @@
+"""Where a volume's voxels lie: canonical axes and back, and resampling from grid to grid.
+
+Canonical is RAS+: axis 0 runs to the patient's right, axis 1 to the front, axis 2 up. Turning a volume there and back
+moves voxels and changes none. Resampling keeps the outer faces of a volume where they are, so that a grid is told by
+its shape alone and the way back ends on the very grid it began on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from fdif_jax.errors import FdifError
+
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """A grid in the patient.
+
+    Attributes:
+        shape: voxels along each axis.
+        affine: ``(4, 4)``, voxel index → millimetres, to the right, front and top.
+
+    Raises:
+        FdifError: the affine cannot be inverted.
+    """
+
+    shape: Shape
+    affine: np.ndarray
+
+    def __post_init__(self):
+        if np.isnan(self._orientation).any():
+            raise FdifError(f"the affine {np.asarray(self.affine).tolist()} cannot be inverted")
+
+    @property
+    def spacing(self) -> Spacing:
+        """Millimetres between neighbouring voxels along each axis."""
+        d, h, w = nib.affines.voxel_sizes(self.affine)
+        return float(d), float(h), float(w)
+
+    @property
+    def _orientation(self) -> np.ndarray:
+        """nibabel's ``(3, 2)``: which canonical axis each axis is nearest to, and in which direction."""
+        return nib.io_orientation(self.affine)
+
+    @property
+    def canonical(self) -> "Space":
+        """The same voxels with their axes in canonical order and direction."""
+        turned = np.empty(3, int)
+        turned[self._orientation[:, 0].astype(int)] = self.shape
+        d, h, w = map(int, turned)
+        return Space((d, h, w), self.affine @ nib.orientations.inv_ornt_aff(self._orientation, self.shape))
+
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
+        """A view of an array of this space, ``(D, H, W, ...)``, with canonical axes."""
+        return nib.apply_orientation(array, self._orientation)
+
+    def from_canonical(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of `to_canonical`: a view with this space's axes."""
+        canonical = nib.orientations.axcodes2ornt("RAS")
+        return nib.apply_orientation(array, nib.orientations.ornt_transform(canonical, self._orientation))
+
+    def apart_from(self, other: "Space") -> float:
+        """How far the corners of the two grids are apart at most, in voxels of the finer one."""
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
+        ours, theirs = (nib.affines.apply_affine(space.affine, corners) for space in (self, other))
+        return float(np.linalg.norm(ours - theirs, axis=1).max() / min(*self.spacing, *other.spacing))
+
+
+def shape_at(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Shape:
+    """Voxels along each axis of a volume that is resampled from ``spacing`` to ``target``, at least 1."""
+    d, h, w = (max(round(n * s / t), 1) for n, s, t in zip(shape, spacing, target, strict=True))
+    return d, h, w
+
+
+def resample(image: np.ndarray, shape: Shape, order: int = 3) -> np.ndarray:
+    """An image on a grid of another shape over the same extent; an image of that shape is returned as it is.
+
+    Args:
+        image: ``(D, H, W)``, or ``(D, H, W, C)``, whose channels are resampled one by one.
+        shape: of the new grid.
+        order: of the splines: 1 is linear, 3 cubic (with values that may lie beyond the image's own).
+
+    Returns:
+        float32 if it was resampled.
+    """
+    if image.shape[:3] == tuple(shape):
+        return image
+    if image.ndim == 4:
+        result = np.empty((*shape, image.shape[3]), np.float32)
+        for channel in range(image.shape[3]):
+            result[..., channel] = resample(image[..., channel], shape, order)
+        return result
+    factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
+    return ndimage.zoom(image, factors, np.float32, order=order, mode="nearest", grid_mode=True)
+
+
+def resample_labels(labels: np.ndarray, shape: Shape, order: int = 1) -> np.ndarray:
+    """A label map ``(D, H, W)`` on a grid of another shape over the same extent, in its own dtype.
+
+    Args:
+        labels: integers.
+        shape: of the new grid.
+        order: 0 takes the nearest voxel's label; 1 interpolates every label's mask linearly and takes the label
+            with most, which keeps borders smooth (the lesser id where two have as much).
+    """
+    if labels.shape == tuple(shape):
+        return labels
+    if order == 0:
+        factors = [new / old for new, old in zip(shape, labels.shape, strict=True)]
+        return ndimage.zoom(labels, factors, order=0, mode="nearest", grid_mode=True)
+    ids = np.unique(labels)
+    return ids[_greatest(((labels == i).astype(np.float32) for i in ids), shape)]
+
+
+def labels_of_scores(scores: np.ndarray, shape: Shape) -> np.ndarray:
+    """The class of the highest score in every voxel of a grid of another shape over the same extent.
+
+    Scores are interpolated linearly, a class at a time, so that no second copy of them is made.
+
+    Args:
+        scores: ``(D, H, W, C)``.
+        shape: of the new grid.
+
+    Returns:
+        Unsigned integers, as few bytes as C needs.
+    """
+    num_classes = scores.shape[3]
+    return _greatest((scores[..., c] for c in range(num_classes)), shape).astype(
+        np.min_scalar_type(num_classes - 1), copy=False
+    )
+
+
+def _greatest(masks: Iterable[np.ndarray], shape: Shape) -> np.ndarray:
+    """Number of the mask that is greatest in each voxel of the grid; the first of several."""
+    best, winner = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint16)
+    for number, mask in enumerate(masks):
+        resampled = resample(mask, shape, order=1)
+        higher = resampled > best
+        np.copyto(best, resampled, where=higher)
+        winner[higher] = number
+    return winner
+
+
+def pad_to(array: np.ndarray, least: Sequence[int]) -> np.ndarray:
+    """An array ``(D, H, W, ...)`` amid zeros where it is smaller than ``least``; `middle` finds it again."""
+    shape = tuple(max(n, m) for n, m in zip(array.shape[:3], least, strict=True))
+    if shape == array.shape[:3]:
+        return array
+    padded = np.zeros((*shape, *array.shape[3:]), array.dtype)
+    padded[middle(shape, array.shape[:3])] = array
+    return padded
+
+
+def middle(outer: Sequence[int], inner: Sequence[int]) -> tuple[slice, ...]:
+    """Where the middle box of shape ``inner`` lies in one of shape ``outer``."""
+    return tuple(slice((o - i) // 2, (o - i) // 2 + i) for o, i in zip(outer, inner, strict=True))

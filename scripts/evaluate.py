@@ -1,0 +1,269 @@
+"""Score predicted label maps against true ones: Dice, surface Dice (NSD) and HD95 of every case and class.
+
+PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii or .b2nd); a prediction is compared with the label map of
+the same name, on the same grid. --out gets a line a case and class; a value that is undefined is left empty: all of a
+class that is in neither map, and the distance where it is in only one of them. The table has means over cases with 95 %
+bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
+
+Names of classes, and the label of voxels that nobody labelled, are those of the dataset's JSON list, which is looked
+for in LABELS and the folder above it. Voxels labelled -1 are never compared.
+
+Example:
+    fdif evaluate predictions Task04_Hippocampus/labelsTr --out scores.csv
+    fdif evaluate predictions labelsTs --images imagesTs --tolerance 2 --out scores.csv --skip-bad
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fdif_jax import viz
+from fdif_jax.datasets import read_volume
+from fdif_jax.errors import FdifError
+from fdif_jax.scans import Conventions, check_same_grid, checked_label, load_conventions, space_of
+from fdif_jax.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
+from fdif_jax.scripts import cli
+from fdif_jax.scripts.progress import progress_bar
+from fdif_jax.spaces import Space
+from fdif_jax.volumes import make_folder, write_atomic
+
+_SUFFIXES = (".nii.gz", ".nii", ".b2nd")
+_HEADINGS = {"dice": "Dice", "nsd": "NSD {tolerance:g} mm", "hd95": "HD95 mm"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of ``fdif evaluate``."""
+
+    predictions: tyro.conf.Positional[Path]
+    """Folder of predicted label maps."""
+    labels: tyro.conf.Positional[Path]
+    """Folder of true ones; those without a prediction are not scored."""
+    out: Path
+    """CSV file to write."""
+    dataset: Path | None = None
+    """The dataset's JSON list or folder; if not given, the list in LABELS or above it, if there is one."""
+    images: Path | None = None
+    """Folder of the images, NAME.nii.gz or nnU-Net's NAME_0000.nii.gz, for the pictures."""
+    tolerance: float = 1.0
+    """Millimetres that two surfaces may be apart and still agree, in NSD."""
+    worst: int = 3
+    """Pictures of how many cases, by mean Dice."""
+    skip_bad: bool = False
+    """Go on without a case that cannot be scored, and say so."""
+
+
+class _Pair(NamedTuple):
+    """A case's files."""
+
+    id: str
+    prediction: Path
+    label: Path
+    image: Path | None
+
+
+class _Maps(NamedTuple):
+    """A case's label maps, in which -1 is what nobody labelled, on their grid; classes with the background."""
+
+    prediction: np.ndarray
+    label: np.ndarray
+    space: Space
+    num_classes: int
+
+
+class _Scored(NamedTuple):
+    """A case and its `MEASURES` ``(classes, 3)``."""
+
+    pair: _Pair
+    scores: np.ndarray
+
+
+def run(config: Config) -> None:
+    """Compare, write, and show."""
+    if not config.tolerance >= 0:
+        raise FdifError(f"--tolerance must be 0 or more millimetres, not {config.tolerance:g}")
+    if config.worst < 0:
+        raise FdifError(f"--worst must be 0 or more, not {config.worst}")
+    conventions = _conventions(config)
+    pairs = _pairs(config)
+    scored = _scored(pairs, conventions, config)
+    classes = max(len(case.scores) for case in scored)
+    names = conventions.class_names if conventions else tuple(map(str, range(1, classes + 1)))
+    table = np.full((len(scored), classes, len(MEASURES)), np.nan)
+    for row, case in zip(table, scored, strict=True):
+        row[: len(case.scores)] = case.scores
+    make_folder(config.out.parent)
+    write_atomic(config.out, _csv(scored, names, table).encode())
+    Console(width=118, highlight=False).print(_summary(names, table, config.tolerance))
+    pictures = _draw_worst(scored, table, conventions, config)
+    print(f"{config.out}: {len(scored)} cases" + (f"; worst cases in {pictures}" if pictures else ""))
+
+
+# --------------------------------------------------------------------------------------------------- the files
+
+
+def _conventions(config: Config) -> Conventions | None:
+    if config.dataset is not None:
+        return load_conventions(config.dataset)
+    near = (folder / "dataset.json" for folder in (config.labels, config.labels.absolute().parent))
+    found = next((path for path in near if path.is_file()), None)
+    return load_conventions(found) if found else None
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    """The volumes of a folder by name without suffix."""
+    if not folder.is_dir():
+        raise FdifError(f"{folder}: no such folder")
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return {
+        path.name.removesuffix(suffix): path
+        for path in files
+        for suffix in _SUFFIXES
+        if path.name.endswith(suffix)
+    }
+
+
+def _pairs(config: Config) -> list[_Pair]:
+    predictions, labels = _volumes(config.predictions), _volumes(config.labels)
+    images = _volumes(config.images) if config.images else {}
+    if not predictions:
+        raise FdifError(f"{config.predictions}: holds no volume ({', '.join(_SUFFIXES)})")
+    unpredicted = labels.keys() - predictions.keys()
+    if unpredicted:
+        print(f"{config.labels}: {len(unpredicted)} of {len(labels)} label maps have no prediction")
+    pairs = []
+    for name, path in predictions.items():  # what is missing is found to be so when it is read
+        label, image = labels.get(name, config.labels / f"{name}.nii.gz"), None
+        if config.images:
+            image = images.get(f"{name}_0000", images.get(name, config.images / f"{name}.nii.gz"))
+        pairs.append(_Pair(name, path, label, image))
+    return pairs
+
+
+# -------------------------------------------------------------------------------------------------- the scores
+
+
+def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:
+    scored, skipped = [], 0
+    with progress_bar() as bar:
+        task = bar.add_task("comparing", total=len(pairs), measured="")
+        for pair in pairs:
+            bar.update(task, measured=pair.id)
+            try:
+                maps = _read(pair, conventions)
+                scores = score_case(
+                    maps.prediction,
+                    maps.label,
+                    maps.num_classes,
+                    spacing=maps.space.spacing,
+                    tolerance=config.tolerance,
+                )
+                scored.append(_Scored(pair, scores))
+            except FdifError as error:
+                if not config.skip_bad:
+                    raise
+                skipped += 1
+                bar.console.print(f"skipped: {error}", soft_wrap=True, highlight=False, markup=False)
+            bar.advance(task)
+    if not scored:
+        raise FdifError(f"{config.predictions}: no case could be scored")
+    if skipped:
+        print(f"skipped {skipped} of {len(pairs)} cases", file=sys.stderr)
+    return scored
+
+
+def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
+    truth, guess = read_volume(pair.label), read_volume(pair.prediction)
+    space = space_of(pair.label, truth)
+    check_same_grid(pair.prediction, space_of(pair.prediction, guess), pair.label, space)
+    if conventions is None:  # any label is one
+        highest = int(max(truth.array.max(), guess.array.max(), 1))
+        conventions = Conventions(tuple(map(str, range(1, highest + 1))))
+    prediction = checked_label(pair.prediction, guess.array, conventions)
+    label = checked_label(pair.label, truth.array, conventions)
+    return _Maps(np.maximum(prediction, 0), label, space, 1 + len(conventions.class_names))
+
+
+# --------------------------------------------------------------------------------------------------- what is told
+
+
+def _csv(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "class", "dice", "nsd", "hd95_mm"])
+    for case, rows in zip(scored, table, strict=True):
+        for name, values in zip(names, rows, strict=True):
+            writer.writerow([case.pair.id, name, *("" if np.isnan(v) else f"{v:.6g}" for v in values)])
+    return text.getvalue()
+
+
+def _summary(names: Sequence[str], table: np.ndarray, tolerance: float) -> Table:
+    """Means over cases with their intervals, a row a class, and of each case's mean over its classes."""
+    shown = Table(title=f"{len(table)} cases, mean [95 % interval]", box=box.SIMPLE_HEAD)
+    shown.add_column("class")
+    shown.add_column("cases", justify="right")
+    for heading in _HEADINGS.values():
+        shown.add_column(heading.format(tolerance=tolerance), justify="right")
+    shown.add_column("no HD95", justify="right")
+    rows = [*zip(names, table.swapaxes(0, 1), strict=True), ("mean", mean_defined(table, axis=1))]
+    for name, values in rows:
+        scores, _, distances = values.T
+        present = ~np.isnan(scores)
+        cells = [_with_interval(column, digits) for column, digits in zip(values.T, (4, 4, 2), strict=True)]
+        undefined = int((present & np.isnan(distances)).sum())
+        shown.add_row(name, str(int(present.sum())), *cells, str(undefined or ""))
+    return shown
+
+
+def _with_interval(values: np.ndarray, digits: int) -> str:
+    mean, (low, high) = mean_defined(values), bootstrap_interval(values)
+    return "-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _draw_worst(
+    scored: Sequence[_Scored], table: np.ndarray, conventions: Conventions | None, config: Config
+) -> Path | None:
+    """Pictures of the cases with the least mean Dice, worst first; the folder they are in."""
+    means = mean_defined(table[..., 0], axis=1)
+    order = [number for number in np.argsort(means) if not np.isnan(means[number])][: config.worst]
+    if not order:
+        return None
+    folder = config.out.with_name(f"{config.out.stem}_worst")
+    make_folder(folder)
+    for rank, number in enumerate(order, start=1):
+        pair = scored[number].pair
+        title = f"{pair.id}: mean Dice {means[number]:.3f}"
+        try:
+            _draw(pair, conventions, folder / f"{rank}.png", title)
+        except FdifError as error:
+            if not config.skip_bad:
+                raise
+            print(f"no picture: {error}", file=sys.stderr)
+    return folder
+
+
+def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) -> None:
+    """Image, label map and prediction in three planes; on black where there is no image."""
+    prediction, label, space, _ = _read(pair, conventions)
+    image = np.zeros(label.shape, np.uint8)
+    if pair.image is not None:
+        volume = read_volume(pair.image, allow_4d=True)
+        check_same_grid(pair.image, space_of(pair.image, volume), pair.label, space)
+        image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
+    image, label, prediction = map(space.to_canonical, (image, np.maximum(label, 0), prediction))
+    names = conventions.class_names if conventions else None
+    viz.save_slices(image, label, path, names, prediction, title)
+
+
+if __name__ == "__main__":
+    cli.run("evaluate")
