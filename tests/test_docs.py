@@ -54,6 +54,7 @@ def run_page(
         check_said(text, output)
 
 
+@pytest.mark.slow
 def test_from_jax_to_monai(tmp_path):
     pytest.importorskip("monai")
     env = nnunet_client.environment(tmp_path)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -44,6 +44,7 @@ def test_thick_slices_average_and_interpolate_along_one_axis():
     assert sum(along) == 1
 
 
+@settings(max_examples=10)  # every edge is a program to compile
 @given(st.floats(1, 30), st.integers(2, 40))
 def test_thick_slices_keep_a_constant(thickness, edge):
     matrix = np.asarray(look._slices(edge, jnp.float32(thickness)))
