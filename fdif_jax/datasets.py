@@ -58,8 +58,8 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
     Raises:
         FdifError: there is no such list, or more than one; it names a file that is missing, or no training case.
     """
-    path = _find_list(Path(path))
-    document = _read_document(path)
+    path = find_list(Path(path))
+    document = read_document(path)
     further = _further_tasks(document)
     names = document.get("tasks")
     first = "class" if not further else "label"
@@ -80,7 +80,8 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
     return dataset
 
 
-def _find_list(path: Path) -> Path:
+def find_list(path: Path) -> Path:
+    """The JSON list of a dataset's directory; any other path is taken for the list itself."""
     if not path.is_dir():
         return path
     for name in _LISTS:
@@ -110,7 +111,7 @@ def _nnunet_validation(path: Path) -> list[Case]:
 
 def _nnunet_cases(path: Path) -> list[Case]:
     """The cases of a raw dataset of nnU-Net, by the files of ``labelsTr``."""
-    folder, document = path.parent, _read_document(path)
+    folder, document = path.parent, read_document(path)
     ending, channels = document.get("file_ending", ".nii.gz"), document["channel_names"]
     if ending not in (".nii.gz", ".nii"):
         raise FdifError(f"{path}: file_ending is {ending}; volumes must be .nii.gz or .nii")
@@ -145,7 +146,7 @@ def load_decathlon(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
         FdifError: the document or a file it lists is missing, or it is not such a document.
     """
     path = Path(path)
-    document = _read_document(path)
+    document = read_document(path)
     if "training" not in document:
         raise FdifError(
             f"{path}: no key 'training'; a Decathlon list has 'training' and, if any, 'validation'"
@@ -164,7 +165,7 @@ def load_class_names(path: str | os.PathLike, task: str | None = None) -> tuple[
     """
     path, key = Path(path), f"labels_{task}" if task else "labels"
     try:
-        labels = _read_document(path)[key]
+        labels = read_document(path)[key]
         pairs = {(int(k), str(v)) if k.isdigit() else (int(v), k) for k, v in labels.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FdifError(
@@ -178,7 +179,8 @@ def load_class_names(path: str | os.PathLike, task: str | None = None) -> tuple[
     return tuple(names[i] for i in range(1, len(names)))
 
 
-def _read_document(path: Path) -> dict:
+def read_document(path: Path) -> dict:
+    """A dataset's JSON list as it is written; FdifError if it is missing or no JSON object."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -22,6 +22,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.losses import dice_per_class
 from fdif_jax.metrics import surface_dice
 from fdif_jax.plan import RESERVED_SEEDS
+from fdif_jax.scoring import mean_defined
 
 Sample = Callable[[Array], tuple[Array, Array]]
 PerSample = Callable[[Any, Array], Any]
@@ -211,8 +212,8 @@ class Evaluator:
         cuts = np.cumsum([len(task.class_names) for task in self.tasks])[:-1]
         scalars = {}
         for measure, values in table.items():
-            means = [_mean(_mean(part, axis=1)) for part in np.split(values, cuts, axis=1)]
-            scalars[measure] = _mean(np.array(means))
+            means = [mean_defined(mean_defined(part, axis=1)) for part in np.split(values, cuts, axis=1)]
+            scalars[measure] = mean_defined(np.array(means))
             if len(self.tasks) > 1:
                 scalars |= {f"{measure}/{t.name}": mean for t, mean in zip(self.tasks, means, strict=True)}
         score = scalars["dice" if self._maps else "accuracy"]
@@ -225,18 +226,11 @@ class Evaluator:
         return {
             measure: {
                 name: float(mean)
-                for name, mean in zip(names, _mean(values, axis=0), strict=True)
+                for name, mean in zip(names, mean_defined(values, axis=0), strict=True)
                 if not np.isnan(mean)
             }
             for measure, values in table.items()
         }
-
-
-def _mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Mean of what is defined; NaN where nothing is."""
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0).sum(axis) / defined.sum(axis)
 
 
 def _ahead(results: Iterable[Any]) -> Iterator[Any]:

@@ -2,17 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fdif_jax.fitted_shape import Fit
-from fdif_jax.volumes import write_atomic
+from fdif_jax.viz import save_figure
 
 _FINE = 200  # points of the outline's mesh along each side of a panel
 _MASK, _SHAPE = "0.72", "tab:red"
@@ -39,9 +37,7 @@ def save_fits(fits: Sequence[Fit], path: str | os.PathLike, titles: Sequence[str
             _draw(panel, fit, axis)
     handles = [Patch(color=_MASK, label="mask"), Line2D([], [], color=_SHAPE, label="shape")]
     rows[-1].legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    picture = BytesIO()
-    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
-    write_atomic(path, picture.getvalue())
+    save_figure(figure, path)
 
 
 def _draw(panel: Axes, fit: Fit, axis: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fdif_jax.datasets import Case, _find_list, _read_document, read_volume
+from fdif_jax.datasets import Case, find_list, read_document, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.spaces import Space
 from fdif_jax.volumes import Volume
@@ -70,8 +70,8 @@ def load_conventions(path: str | os.PathLike) -> Conventions:
     Raises:
         FdifError: the document is missing or no such list, or its classes are not numbered 1, 2, …
     """
-    path = _find_list(Path(path))
-    document = _read_document(path)
+    path = find_list(Path(path))
+    document = read_document(path)
     try:
         labels = {
             int(key) if _is_id(key) else int(value): str(value) if _is_id(key) else key

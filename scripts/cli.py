@@ -1,6 +1,7 @@
 """The ``fdif`` command: finds the subcommand, reads its options, reports errors in one line."""
 
 import errno
+import functools
 import importlib
 import keyword
 import logging
@@ -100,6 +101,7 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@functools.cache  # once a process: hooks would be laid on hooks
 def _hush_background() -> None:
     """Keep what writes in the background from printing tracebacks beside the one line that tells what is wrong.
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tabs import open_page
 
 import fdif_jax as fd
 from fdif_jax import shapes
@@ -58,12 +59,7 @@ def page(mine) -> Path:
 
 def opened(browser, page: Path, width: int = 1000):
     """The page in a browser, and what it said or asked for."""
-    tab = browser.new_page(viewport={"width": width, "height": 800})
-    said: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: request.url.startswith(("data:", "file:")) or said.append(request.url))
-    tab.goto(page.as_uri())
+    tab, said = open_page(browser, page, width, 800)
     tab.wait_for_function("[...document.images].every(image => image.complete)")
     return tab, said
 

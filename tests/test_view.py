@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from tabs import open_page
 
 import fdif_jax as fd
 from fdif_jax.datasets import load_dataset
@@ -60,12 +61,7 @@ def choice(**changes) -> Choice:
 
 def opened(browser, page: Path):
     """The page in a browser, after it has drawn; fails if it says or asks anybody for anything."""
-    tab = browser.new_page(viewport={"width": 400, "height": 300})
-    said: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: request.url.startswith(("data:", "file:")) or said.append(request.url))
-    tab.goto(page.as_uri())
+    tab, said = open_page(browser, page, 400, 300)
     tab.wait_for_selector("canvas")
     tab.wait_for_timeout(700)
     return tab, said
