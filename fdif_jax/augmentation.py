@@ -1,4 +1,4 @@
-"""What happens to an image between its voxels and the network: normalisation, random looks and mirrorings; jittable."""
+"""What happens to an image between its voxels and the network: normalisation, random looks, turns and mirrorings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +28,11 @@ def random_intensity(key: jax.Array, image: Image) -> Image:
     """A random look of a normalised image, each change with probability 1/2.
 
     Gamma 0.7…1.5 over the image's own range, then contrast ×0.8…1.2, brightness ±0.1, and Gaussian noise of
-    a standard deviation up to 0.1.
+    a standard deviation up to 0.1. Channels have looks of their own.
     """
+    if image.ndim == 4:
+        keys = jax.random.split(key, image.shape[3]) if image.shape[3] > 1 else key[None]
+        return jax.vmap(random_intensity, (0, 3), 3)(keys, image)
     gamma_key, contrast_key, shift_key, noise_key, voxel_key = jax.random.split(key, 5)
     low, high = image.min(), image.max()
     span = jnp.maximum(high - low, 1e-6)
@@ -44,6 +47,29 @@ def _sometimes(key: jax.Array, low: Any, high: Any) -> Float[Array, ""]:
     """A number: uniform with probability 1/2, else 0."""
     toss, value = jax.random.split(key)
     return jnp.where(jax.random.bernoulli(toss), jax.random.uniform(value, minval=low, maxval=high), 0)
+
+
+def random_turn(key: jax.Array, spacing: Sequence[float], degrees: float, zoom: float) -> Float[Array, "3 3"]:
+    """A random rotation and scaling, as the matrix from a patch's voxels to the case's, both from their middles.
+
+    Args:
+        key: of the draw.
+        spacing: millimetres between voxels along each axis; the rotation is one in millimetres.
+        degrees: around each axis, uniform between so much to either side, with probability 1/2 for all three.
+        zoom: things are shown 1/zoom to zoom times as large, evenly in the logarithm, with probability 1/2.
+    """
+    turn_key, angle_key, zoom_key = jax.random.split(key, 3)
+    largest = jnp.where(jax.random.bernoulli(turn_key), jnp.deg2rad(degrees), 0)
+    angles = jax.random.uniform(angle_key, (3,), minval=-1, maxval=1) * largest
+    rotation = jnp.eye(3)
+    for axis in range(3):
+        cosine, sine = jnp.cos(angles[axis]), jnp.sin(angles[axis])
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        around = jnp.eye(3).at[a, a].set(cosine).at[b, b].set(cosine).at[a, b].set(-sine).at[b, a].set(sine)
+        rotation = jnp.matmul(rotation, around, precision="highest")
+    logarithm = _sometimes(zoom_key, -jnp.log(zoom), jnp.log(zoom))
+    widths = jnp.asarray(spacing, jnp.float32)
+    return rotation * widths / widths[:, None] * jnp.exp(-logarithm)
 
 
 def random_mirror(

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -69,15 +70,36 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
         Task(first, load_class_names(path)),
         *(Task(task, load_class_names(path, task)) for task in further),
     )
+    training, validation = list_cases(path)
+    for case in (*training, *validation):
+        _check_files(path, case)
+    return Dataset(tasks, training, validation)
+
+
+def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
+    """The training and the validation cases of a dataset as it lists them, their files looked for or not.
+
+    Raises:
+        FdifError: there is no list (`load_dataset`), or no training case in it.
+    """
+    path = find_list(Path(path))
+    document = read_document(path)
     if "training" in document:
-        dataset = Dataset(tasks, *load_decathlon(path))
+        training, validation = (_cases(path, document, split) for split in ("training", "validation"))
     elif "channel_names" in document:
-        dataset = Dataset(tasks, _nnunet_cases(path), _nnunet_validation(path))
+        training, validation = _nnunet_cases(path), _nnunet_validation(path)
     else:
         raise FdifError(f"{path}: has neither 'training' (Decathlon, MONAI) nor 'channel_names' (nnU-Net)")
-    if not dataset.training:
+    if not training:
         raise FdifError(f"{path}: lists no training case")
-    return dataset
+    return training, validation
+
+
+def _check_files(path: Path, case: Case) -> None:
+    further = (file for _, file in case.further_labels)
+    for file in (case.image, *case.further_images, case.label, *further):
+        if not file.is_file():
+            raise FdifError(f"{path}: case {case.id}: no such file: {file}")
 
 
 def find_list(path: Path) -> Path:
@@ -110,24 +132,25 @@ def _nnunet_validation(path: Path) -> list[Case]:
 
 
 def _nnunet_cases(path: Path) -> list[Case]:
-    """The cases of a raw dataset of nnU-Net, by the files of ``labelsTr``."""
+    """The cases of a raw dataset of nnU-Net, by the files of ``labelsTr`` and the first channels of ``imagesTr``."""
     folder, document = path.parent, read_document(path)
     ending, channels = document.get("file_ending", ".nii.gz"), document["channel_names"]
     if ending not in (".nii.gz", ".nii"):
         raise FdifError(f"{path}: file_ending is {ending}; volumes must be .nii.gz or .nii")
     tasks = _further_tasks(document)
     cases = []
-    for label in sorted((folder / "labelsTr").glob(f"[!.]*{ending}")):
-        name = label.name.removesuffix(ending)
+    labelled = {file.name.removesuffix(ending) for file in (folder / "labelsTr").glob(f"[!.]*{ending}")}
+    imaged = {
+        file.name.removesuffix(f"_0000{ending}") for file in (folder / "imagesTr").glob(f"[!.]*_0000{ending}")
+    }
+    for name in sorted(labelled | imaged):
+        label = folder / f"labelsTr/{name}{ending}"
         images = [folder / f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(len(channels))]
         further = tuple((task, folder / f"labelsTr_{task}" / label.name) for task in tasks)
-        for file in (*images, *(file for _, file in further)):
-            if not file.is_file():
-                raise FdifError(f"{label}: its case has no {file.relative_to(folder)}")
         cases.append(Case(images[0], label, name, further, tuple(images[1:])))
     count = document.get("numTraining", len(cases))
     if count != len(cases):
-        raise FdifError(f"{path}: numTraining is {count}, but labelsTr has {len(cases)} *{ending}")
+        raise FdifError(f"{path}: numTraining is {count}, but there are {len(cases)} cases of {ending} files")
     return cases
 
 
@@ -151,7 +174,10 @@ def load_decathlon(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
         raise FdifError(
             f"{path}: no key 'training'; a Decathlon list has 'training' and, if any, 'validation'"
         )
-    return _cases(path, document, "training"), _cases(path, document, "validation")
+    cases = _cases(path, document, "training"), _cases(path, document, "validation")
+    for case in itertools.chain(*cases):
+        _check_files(path, case)
+    return cases
 
 
 def load_class_names(path: str | os.PathLike, task: str | None = None) -> tuple[str, ...]:
@@ -206,8 +232,6 @@ def _case(path: Path, entry: Any, tasks: Sequence[str], where: str) -> Case:
     for key in ("image", "label", *(f"label_{task}" for task in tasks)):
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
             raise FdifError(f"{where} needs '{key}', the path of one NIfTI file")
-        if not (path.parent / entry[key]).is_file():
-            raise FdifError(f"{where} lists {entry[key]}, and there is no such file")
     image = path.parent / entry["image"]
     name = re.sub(r"\.(nii(\.gz)?|b2nd)$", "", image.name)
     further = tuple((task, path.parent / entry[f"label_{task}"]) for task in tasks)

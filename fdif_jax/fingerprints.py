@@ -7,9 +7,11 @@ methods); every choice says why it was made.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from fdif_jax.errors import FdifError
 from fdif_jax.normalisation import AsItIs, Normalisation, UnitRange, Window, ZScore, read_normalisation
@@ -21,6 +23,7 @@ VOXEL_BUDGET = 96**3
 _SAMPLED = 10_000  # foreground voxels of a case that intensities are measured on
 _WINDOW = (0.5, 99.5)  # percentiles
 _COARSE = 3  # an axis this many times coarser than the others is anisotropic
+_ORDERED = 2  # standard deviations that one class's centre is beyond another's where that is no chance
 _MOSTLY = 0.25  # zero voxels beyond this part are background that was cut out
 
 
@@ -33,14 +36,18 @@ class Fingerprint:
         shapes: voxels ``(N, 3)`` of the boxes that hold what is not 0 (`Scan.content`).
         foreground: intensities ``(C, M)`` of labelled voxels, up to 10,000 a case.
         zeros: part of the voxels that are exactly 0, ``(N, C)``.
+        centres: millimetres ``(N, K, 3)`` of every class's centre, NaN where a case has none of it.
         channel_names: C names.
+        class_names: K names.
     """
 
     spacings: np.ndarray
     shapes: np.ndarray
     foreground: np.ndarray
     zeros: np.ndarray
+    centres: np.ndarray
     channel_names: tuple[str, ...]
+    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,17 @@ def fingerprint(scans: Iterable[Scan], conventions: Conventions) -> Fingerprint:
     Raises:
         FdifError: there is no case, or one without a label.
     """
-    spacings, shapes, foreground, zeros = [], [], [], []
+    spacings, shapes, foreground, zeros, centres = [], [], [], [], []
+    classes = np.arange(1, len(conventions.class_names) + 1)
     for number, scan in enumerate(scans):
         if scan.label is None:
             raise FdifError(f"case {scan.id}: a fingerprint needs its label")
         spacings.append(scan.space.canonical.spacing)
         shapes.append([s.stop - s.start for s in scan.content])
         zeros.append((scan.image == 0).mean((0, 1, 2)))
+        with np.errstate(invalid="ignore"):
+            centre = ndimage.center_of_mass(np.ones(scan.label.shape, bool), scan.label, classes)
+        centres.append(np.asarray(centre) * spacings[-1])
         voxels = np.flatnonzero(scan.label > 0)
         drawn = np.random.default_rng(number).choice(voxels, min(_SAMPLED, len(voxels)), replace=False)
         foreground.append(scan.image.reshape(-1, scan.image.shape[3])[drawn])
@@ -106,7 +117,9 @@ def fingerprint(scans: Iterable[Scan], conventions: Conventions) -> Fingerprint:
         np.array(shapes),
         np.concatenate(foreground).T,
         np.array(zeros),
+        np.array(centres),
         conventions.channel_names,
+        conventions.class_names,
     )
 
 
@@ -210,6 +223,39 @@ def choose_patch(
     if np.prod((d, h, w)) < whole:
         why += f", and a patch has at most {budget:,} voxels"
     return (d, h, w), why
+
+
+def mirror_axes(measured: Fingerprint) -> tuple[tuple[int, ...], str]:
+    """Axes that patches may be mirrored along, and why.
+
+    Along an axis on which one class always lies beyond another, left from right or front from back, a mirrored patch
+    would show what is never seen, and take away what tells the two apart.
+    """
+    directions = ("left to right", "back to front", "bottom to top")
+    kept, why = [], []
+    for axis in range(3):
+        pair = _ordered(measured.centres[:, :, axis])
+        if pair is None:
+            kept.append(axis)
+            continue
+        first, second = (measured.class_names[c] for c in pair)
+        why.append(f"not along axis {axis} ({directions[axis]}), on which {first} lies before {second}")
+    return tuple(kept), "; ".join(why) or "no class always lies before another along any axis"
+
+
+def _ordered(centres: np.ndarray) -> tuple[int, int] | None:
+    """The pair of classes, lower first, whose order along an axis ``(N, K)`` is surest; None if none is sure."""
+    surest, found = float(_ORDERED), None
+    for a, b in combinations(range(centres.shape[1]), 2):
+        apart = centres[:, b] - centres[:, a]
+        apart = apart[~np.isnan(apart)]
+        if not apart.size or not apart.mean():
+            continue
+        deviation = apart.std(ddof=1) if apart.size > 1 else 0.0
+        sure = abs(apart.mean()) / max(deviation, 1e-6)
+        if sure > surest:
+            surest, found = sure, ((a, b) if apart.mean() > 0 else (b, a))
+    return found
 
 
 def _normalisation(

@@ -7,6 +7,8 @@ made. Value and gradient at 110 classes on 48³ voxels, two cores: 47 ms and 50 
 the textbook form takes 139 ms and 186 MiB.
 
 No sum here is a scatter-add, whose order a GPU does not fix: equal inputs give equal bits.
+
+Voxels of a negative label are nobody's: they count in no loss. Unsigned labels cannot have any, and cost nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,28 +38,43 @@ def _softmax_parts(logits):
 
 def _log_probability(logits, labels, total, shift):
     """Log-probability of every voxel's own label."""
-    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     return own - shift - jnp.log(total)
+
+
+def _mean(values, judged):
+    """Mean over the voxels that are judged, all of them if that is None; 0 if none is."""
+    if judged is None:
+        return values.mean()
+    return jnp.where(judged, values, 0).sum() / jnp.maximum(judged.sum(), 1)
+
+
+def _judged(labels):
+    """Which voxels ``(B, N)`` have a label; None where all must, by their type."""
+    if jnp.issubdtype(labels.dtype, jnp.unsignedinteger):
+        return None
+    return (labels >= 0).reshape(len(labels), -1)
 
 
 def cross_entropy(
     logits: Float[Array, "B ... C"], labels: Integer[Array, "B ..."], smoothing: float = 0.0
 ) -> Float[Array, ""]:
-    """Softmax cross-entropy, mean over all voxels, in nats.
+    """Softmax cross-entropy, mean over all labelled voxels, in nats.
 
     Args:
         logits: one score a class, class 0 the background.
-        labels: class ids below C; other ids are the caller's error.
+        labels: class ids below C; negative where nobody labelled.
         smoothing: part of a label that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567):
             the value of PyTorch's ``CrossEntropyLoss(label_smoothing=…)``.
     """
+    judged = _judged(labels)
     logits, labels = _flat(logits, labels)
     _, total, shift = _softmax_parts(logits)
     wanted = _log_probability(logits, labels, total, shift)
     if smoothing:
         every = logits.mean(-1) - shift - jnp.log(total)
         wanted = (1 - smoothing) * wanted + smoothing * every
-    return -wanted.mean()
+    return -_mean(wanted, judged)
 
 
 def dice_cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "B ..."]) -> Float[Array, ""]:
@@ -69,16 +86,18 @@ def dice_cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "
 
     Args:
         logits: one score a class, class 0 the background.
-        labels: class ids below C; other ids are the caller's error.
+        labels: class ids below C; negative where nobody labelled, which MONAI has no notion of.
     """
+    judged = _judged(labels)
     logits, labels = _flat(logits, labels)
     exponentials, total, shift = _softmax_parts(logits)
     log_probability = _log_probability(logits, labels, total, shift)
     own = labels[..., None] == jnp.arange(logits.shape[-1])
     overlap = jnp.where(own, jnp.exp(log_probability)[..., None], 0).sum(1)
-    mass = jnp.einsum("bnc,bn->bc", exponentials, 1 / total, precision="highest")
+    share = 1 / total if judged is None else judged / total
+    mass = jnp.einsum("bnc,bn->bc", exponentials, share, precision="highest")
     dice = (2 * overlap + _SMOOTH) / (mass + own.sum(1) + _SMOOTH)
-    return 1 - dice.mean() - log_probability.mean()
+    return 1 - dice.mean() - _mean(log_probability, judged)
 
 
 LOSSES = {"dice_ce": dice_cross_entropy, "ce": cross_entropy}

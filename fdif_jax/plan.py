@@ -1,5 +1,6 @@
 """What decides the updates of a training run, and the random streams of its seed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -8,7 +9,7 @@ import optax
 
 from fdif_jax.errors import FdifError
 
-_STREAMS = ("network", "cases")
+_STREAMS = ("network", "cases", "folds")
 _BEYOND_SAMPLES = 2**32 - 1  # what a stream's key is folded with, where a sample's is folded with its number
 
 RESERVED_SEEDS = 2**31
@@ -75,13 +76,23 @@ class Plan:
         """Steps done → learning rate: linear warm-up, then cosine decay to 0."""
         return optax.warmup_cosine_decay_schedule(0, self.learning_rate, self.warmup, self.steps)
 
-    def optimiser(self) -> optax.GradientTransformation:
-        """AdamW by the schedule (Loshchilov & Hutter 2019, arXiv 1711.05101), of clipped gradients."""
+    def optimiser(self, rates: Mapping[str, float]) -> optax.GradientTransformation:
+        """AdamW by the schedule (Loshchilov & Hutter 2019, arXiv 1711.05101), of clipped gradients.
+
+        Args:
+            rates: parts of the learning rate that weights have, by name; others have all of it.
+        """
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
-        return optax.chain(clip, optax.adamw(self.schedule, weight_decay=self.weight_decay))
+        adamw = optax.chain(clip, optax.adamw(self.schedule, weight_decay=self.weight_decay))
+        if not rates:
+            return adamw
+        slower = optax.stateless(
+            lambda changes, _: {name: rates.get(name, 1.0) * change for name, change in changes.items()}
+        )
+        return optax.chain(adamw, slower)
 
 
 def stream(seed: int, name: str) -> jax.Array:
-    """The key of a random stream of a seed beside its samples: network or cases."""
+    """The key of a random stream of a seed beside its samples: network, cases or folds."""
     beyond = jax.random.fold_in(jax.random.key(np.uint32(seed)), _BEYOND_SAMPLES)
     return jax.random.fold_in(beyond, _STREAMS.index(name))

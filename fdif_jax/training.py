@@ -45,6 +45,7 @@ def fit(
     validate_every: int = 0,
     checkpoint_every: int = 0,
     keep_every: int = 0,
+    patience: int = 0,
     log_every: int = 10,
     report: Callable[[int, Mapping[str, float]], None] = _no_report,
 ) -> Weights:
@@ -68,6 +69,7 @@ def fit(
         validate_every: 0 for never.
         checkpoint_every: 0 for only as said above.
         keep_every: checkpoints at multiples of so many steps are kept for good; 0 for none.
+        patience: stop early, after so many validations in a row that were no better than the best before; 0 for never.
         log_every: steps that one recorded loss is the mean of.
         report: called with the step and its measurements after every call of the jitted function.
 
@@ -88,7 +90,7 @@ def fit(
 
     with run.checkpoints(keep_every=keep_every) as checkpoints, _stop_requests() as stopped:
         done, state = run.resume(checkpoints, fresh_state(network, plan, devices))
-        if done == plan.steps:
+        if done == plan.steps or _no_better(run, patience):
             report(done, run.history[-1] if run.history else {})
             return state.result
         fed = done
@@ -116,7 +118,8 @@ def fit(
             if validate and validate_every and (done % validate_every == 0 or last):
                 validated = validate(state.result, done)
                 best = validated["score"] > run.best()
-            save = last or best or stopping or any(done % every == 0 for every in saves)
+            enough = bool(validated) and not best and _no_better(run, patience, now=1)
+            save = last or best or stopping or enough or any(done % every == 0 for every in saves)
             if save or validated or done % log_every == 0:
                 speed = plan.batch_size * len(losses) / seconds
                 measured = {"loss": float(np.mean(losses)), "volumes_per_second": round(speed, 3)}
@@ -129,7 +132,16 @@ def fit(
             report(done, measured)
             if stopping and not last:
                 raise KeyboardInterrupt
+            if enough:
+                break
     return state.result
+
+
+def _no_better(run: Run, patience: int, now: int = 0) -> bool:
+    """Whether the last ``patience`` validations, ``now`` of which is not recorded yet, were no better than the best."""
+    scores = [m["score"] for m in run.history if "score" in m]
+    since = len(scores) - 1 - int(np.argmax(scores)) if scores else 0
+    return 0 < patience <= since + now
 
 
 def _check_trace(trace: np.ndarray, first: int, plan: Plan, run: Run, checkpoints: Checkpoints) -> None:

@@ -1,6 +1,6 @@
 """The update: one step as a pure function of the state and its number, compiled for the devices at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,16 +34,26 @@ class Network(NamedTuple):
         apply: ``(weights, images) -> logits`` in inference; the finest ones if there are several.
         train: ``(weights, images, key) -> logits, statistics`` in training: what is omitted at random is drawn from
             ``key``; logits as the network gives them, a list with deep supervision; the new running statistics.
+        rates: parts of the learning rate that parameters have, by name; others have all of it.
     """
 
     weights: Weights
     parameters: tuple[str, ...]
     apply: Apply
     train: Callable[[Weights, Array, Array], tuple[Any, Weights]]
+    rates: Mapping[str, float] = {}
 
 
-def functional(model: nnx.Module) -> Network:
-    """The pure functions of a network; the network itself stays as it is."""
+def functional(
+    model: nnx.Module, *, frozen: Collection[str] = (), rates: Mapping[str, float] | None = None
+) -> Network:
+    """The pure functions of a network; the network itself stays as it is.
+
+    Args:
+        model: the network.
+        frozen: names of weights, running statistics among them, that stay as they are.
+        rates: see `Network`.
+    """
     graph, learnt, *rest = nnx.split(model, LEARNT, ...)
     flat = [(path, ".".join(map(str, path)), p) for path, p in nnx.to_flat_state(learnt)]
 
@@ -57,14 +67,17 @@ def functional(model: nnx.Module) -> Network:
 
     def train(named: Weights, images: Array, key: Array) -> tuple[Any, Weights]:
         network = merged(named)
-        return network(images, key=key), weights(network, nnx.BatchStat)
+        outputs = network(images, key=key)
+        statistics = weights(network, nnx.BatchStat)
+        return outputs, {name: value for name, value in statistics.items() if name not in frozen}
 
-    return Network(weights(model), tuple(weights(model, nnx.Param)), apply, train)
+    parameters = tuple(name for name in weights(model, nnx.Param) if name not in frozen)
+    return Network(weights(model), parameters, apply, train, rates or {})
 
 
 def fresh_state(network: Network, plan: Plan, devices: Devices) -> State:
     """The state before the first step, on the devices; the network's own weights stay as they are."""
-    moments = plan.optimiser().init({name: network.weights[name] for name in network.parameters})
+    moments = plan.optimiser(network.rates).init({name: network.weights[name] for name in network.parameters})
     average = network.weights if plan.ema else {}
     return devices.place(State(network.weights, moments, average))
 
@@ -87,7 +100,7 @@ def update_of(
         devices: where.
         fed: data has a row for every sample of the batch.
     """
-    optimiser, parts = plan.optimiser(), plan.accumulate
+    optimiser, parts = plan.optimiser(network.rates), plan.accumulate
     draw = devices.spread(make_batch, True, fed)
 
     def loss_of(parameters: Weights, statistics: Weights, batch: Batch, key: Array) -> tuple[Array, Weights]:

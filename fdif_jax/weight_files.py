@@ -20,6 +20,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.volumes import write_atomic
 
 # Where the training programs put a state dict, the most particular first.
+SUFFIXES = (".pth", ".pt", ".safetensors")
 _STATES = ("network_weights", "state_dict", "model_state_dict", "model", "net")
 # What else of a file says how its network is built: nnU-Net's plan, nnssl's.
 _PLANS = ("init_args", "nnssl_adaptation_plan")
@@ -52,7 +53,7 @@ def check_suffix(path: str | os.PathLike) -> str:
         FdifError: another suffix.
     """
     suffix = Path(path).suffix
-    if suffix not in (".pth", ".pt", ".safetensors"):
+    if suffix not in SUFFIXES:
         raise FdifError(f"{path}: a weights file ends in .pth, .pt or .safetensors")
     return suffix
 

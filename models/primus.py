@@ -114,6 +114,7 @@ class Primus(nnx.Module):
     input_weights: ClassVar[tuple[str, ...]] = ("down_projection.proj.weight",)
     encoder: ClassVar[tuple[str, ...]] = ("down_projection.", "register_tokens", "eva.")
     # All of the decoder: the channels of every stage follow from the number of logits.
+    levels: ClassVar[tuple[str, ...]] = (r"down_projection\.", r"eva\.blocks\.(\d+)\.", r"eva\.norm\.")
     head: ClassVar[tuple[str, ...]] = ("up_projection.",)
     # Those of the register tokens come before those of the grid.
     position_embeddings: ClassVar[tuple[str, ...]] = ("eva.pos_embed",)

@@ -229,6 +229,7 @@ class ResEncUNet(nnx.Module):
     )
     input_weights: ClassVar[tuple[str, ...]] = ("encoder.stem.convs.0.conv.weight",)
     encoder: Any = ("encoder.",)  # the class's; an instance has its encoder under this name
+    levels: ClassVar[tuple[str, ...]] = (r"encoder\.stem\.", r"encoder\.stages\.(\d+)\.")
     head: ClassVar[tuple[str, ...]] = ("decoder.seg_layers.",)
 
     def __init__(self, config: ResEncConfig, *, rngs: nnx.Rngs):

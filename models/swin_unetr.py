@@ -124,6 +124,7 @@ class SwinUNETR(nnx.Module):
         "encoder1.layer.conv3.conv.weight",  # not there where the image has feature_size channels
     )
     encoder: ClassVar[tuple[str, ...]] = ("swinViT.",)
+    levels: ClassVar[tuple[str, ...]] = (r"swinViT\.patch_embed\.", r"swinViT\.layers(\d+)")
     head: ClassVar[tuple[str, ...]] = ("out.",)
 
     def __init__(self, config: SwinUNETRConfig, *, rngs: nnx.Rngs):

@@ -100,6 +100,7 @@ class UNETR(nnx.Module):
     # The perceptron's: its input axis is a token's voxels, and within them their channels.
     flat_input_weights: ClassVar[tuple[str, ...]] = ("vit.patch_embedding.patch_embeddings.1.weight",)
     encoder: ClassVar[tuple[str, ...]] = ("vit.",)
+    levels: ClassVar[tuple[str, ...]] = (r"vit\.patch_embedding\.", r"vit\.blocks\.(\d+)\.", r"vit\.norm\.")
     head: ClassVar[tuple[str, ...]] = ("out.",)
     position_embeddings: ClassVar[tuple[str, ...]] = ("vit.patch_embedding.position_embeddings",)
 

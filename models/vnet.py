@@ -191,6 +191,7 @@ class VNet(nnx.Module):
     torch_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"\.norm\.", ".adn.N."),)
     input_weights: ClassVar[tuple[str, ...]] = ("in_tr.conv_block.conv.weight",)
     encoder: ClassVar[tuple[str, ...]] = ("in_tr.", "down_tr")
+    levels: ClassVar[tuple[str, ...]] = (r"in_tr\.", r"down_tr(\d+)\.")
     head: ClassVar[tuple[str, ...]] = ("out_tr.",)
 
     def __init__(self, config: VNetConfig, *, rngs: nnx.Rngs):

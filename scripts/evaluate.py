@@ -33,7 +33,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.scans import Conventions, check_same_grid, checked_label, load_conventions, space_of
 from fdif_jax.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.progress import progress_bar
+from fdif_jax.scripts.reading import each_good
 from fdif_jax.spaces import Space
 from fdif_jax.volumes import make_folder, write_atomic
 
@@ -154,32 +154,17 @@ def _pairs(config: Config) -> list[_Pair]:
 
 
 def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:
-    scored, skipped = [], 0
-    with progress_bar() as bar:
-        task = bar.add_task("comparing", total=len(pairs), measured="")
-        for pair in pairs:
-            bar.update(task, measured=pair.id)
-            try:
-                maps = _read(pair, conventions)
-                scores = score_case(
-                    maps.prediction,
-                    maps.label,
-                    maps.num_classes,
-                    spacing=maps.space.spacing,
-                    tolerance=config.tolerance,
-                )
-                scored.append(_Scored(pair, scores))
-            except FdifError as error:
-                if not config.skip_bad:
-                    raise
-                skipped += 1
-                bar.console.print(f"skipped: {error}", soft_wrap=True, highlight=False, markup=False)
-            bar.advance(task)
-    if not scored:
-        raise FdifError(f"{config.predictions}: no case could be scored")
-    if skipped:
-        print(f"skipped {skipped} of {len(pairs)} cases", file=sys.stderr)
-    return scored
+    def score(pair: _Pair) -> np.ndarray:
+        maps = _read(pair, conventions)
+        return score_case(
+            maps.prediction,
+            maps.label,
+            maps.num_classes,
+            spacing=maps.space.spacing,
+            tolerance=config.tolerance,
+        )
+
+    return [_Scored(*scored) for scored in each_good(pairs, score, "comparing", skip_bad=config.skip_bad)]
 
 
 def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:

@@ -31,6 +31,7 @@ from fdif_jax.interop import some
 from fdif_jax.models.recognise import Recognised, recognise
 from fdif_jax.runs import open_run, weights
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.initial_weights import token_grid_of
 from fdif_jax.scripts.network_options import parse_size
 from fdif_jax.transfer import Transfer, transfer
 from fdif_jax.weight_files import read_checkpoint
@@ -74,9 +75,7 @@ def run(config: Config) -> None:
     found = recognise(checkpoint, source=str(config.file), network=config.network, size=size)
     network = _asked(config, found)
     model = models.create(**network)
-    report = transfer(
-        model, found.state, source=str(config.file), token_grid=_token_grid(model, found.network.get("grid"))
-    )
+    report = transfer(model, found.state, source=str(config.file), token_grid=token_grid_of(found.network))
     if network == found.network and not config.partial and "nnssl_adaptation_plan" not in checkpoint.plans:
         _check_complete(config.file, network["name"], report)
     with open(config.file, "rb") as file:
@@ -110,14 +109,6 @@ def _asked(config: Config, found: Recognised) -> dict[str, Any]:
     if network["out_channels"] is None:
         raise FdifError(f"{config.file} has no output head; give --out-channels, classes and background")
     return network
-
-
-def _token_grid(model: Any, grid: list[int] | None) -> tuple[int, int, int] | None:
-    """Tokens along each axis of the file's own grid."""
-    if grid is None:
-        return None
-    d, h, w = (n * t // g for n, t, g in zip(grid, model.token_grid(), model.config.grid, strict=True))
-    return d, h, w
 
 
 def _check_complete(file: Path, network: str, report: Transfer) -> None:

@@ -157,7 +157,7 @@ def test_channels_of_nnunet_are_files(tmp_path):
     folder = tmp_path / "Dataset007_Balls"
     document = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(document | {"channel_names": {"0": "a", "1": "b"}}))
-    with pytest.raises(FdifError, match=r"its case has no imagesTr/case_00000_0001\.nii\.gz"):
+    with pytest.raises(FdifError, match=r"no such file: .*imagesTr/case_00000_0001\.nii\.gz"):
         FileSource(tmp_path, 1, 0)
     for i in range(7):
         write_nifti(folder / f"imagesTr/case_{i:05d}_0001.nii.gz", draw(i)[0].astype(np.int16) - 300)
@@ -272,7 +272,7 @@ def test_what_is_no_dataset(tmp_path):
     with pytest.raises(FdifError, match=r"several datasets \(Dataset007_Balls, Dataset012_More\)"):
         FileSource(tmp_path / "raw", 1, 0)
     (folder / "labelsTr/case_00006.nii.gz").unlink()
-    with pytest.raises(FdifError, match=r"numTraining is 7, but labelsTr has 6 \*\.nii\.gz"):
+    with pytest.raises(FdifError, match=r"numTraining is 7, but there are 6 cases of \.nii\.gz files"):
         FileSource(folder, 1, 0)
     document = json.loads((folder / "dataset.json").read_text())
     for change, words in (

@@ -1,165 +1,29 @@
-"""Fine-tuning: patches, sliding window against MONAI, loading pre-trained weights, and the whole command."""
+"""Fine-tuning: real scans of both layouts, loading pre-trained weights, cross-validation, and bad input."""
 
 import csv
-import itertools
+import gzip
 import json
 import shutil
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.inferers import sliding_window_inference
-from test_training import Net
 
-from fdif_jax import losses, models
-from fdif_jax.augmentation import normalise, random_intensity, random_mirror
+from fdif_jax import models
 from fdif_jax.checkpoints import State
-from fdif_jax.datasets import load_class_names
+from fdif_jax.datasets import list_cases, load_class_names
 from fdif_jax.errors import FdifError
-from fdif_jax.finetuning import SlidingWindow, patch_batch, patch_source, prepare_image, stack_cases
-from fdif_jax.plan import Plan
+from fdif_jax.fingerprints import fingerprint, mirror_axes
+from fdif_jax.interop import to_torch_state_dict
 from fdif_jax.runs import load_run, open_run, weights
-from fdif_jax.scripts import finetune
-from fdif_jax.training import fit
-from fdif_jax.updates import functional
+from fdif_jax.scans import load_conventions, read_scan
+from fdif_jax.scripts import cli, finetune
 
 DATA = Path(__file__).parent / "data" / "hippocampus"
 NETWORK = {"name": "resenc_unet", "in_channels": 1, "features": [4, 8], "dtype": "float32"}
-
-
-def _case(shape, seed=0):
-    rng = np.random.default_rng(seed)
-    label = np.zeros(shape, np.uint8)
-    label[1:4, 2:5, 1:3] = 1
-    label[1:4, 2:5, 3:5] = 2
-    return rng.standard_normal(shape).astype(np.float32), label
-
-
-# --------------------------------------------------------------------------------------------- augmentation
-
-
-def test_normalised_volumes_have_zero_mean_and_unit_variance():
-    images = np.random.default_rng(0).integers(0, 129, (2, 6, 5, 7)).astype(np.uint8)
-    images[1] = 40
-    result = np.asarray(normalise(images))
-    np.testing.assert_allclose(result[0], (images[0] - images[0].mean()) / images[0].std(), atol=1e-5)
-    assert abs(result[1]).max() < 0.1
-    assert (prepare_image(images[1]) == 0).all()
-    assert not np.asarray(normalise(np.zeros((1, 2, 2, 2), np.uint8))).any()
-    np.testing.assert_allclose(prepare_image(images[0]), result[0], atol=1e-5)
-    clipped = prepare_image(images[0], (20, 60))
-    np.testing.assert_allclose(np.ptp(clipped), 40 / images[0].clip(20, 60).std(), rtol=1e-5)
-
-
-def test_looks_keep_the_order_of_intensities_but_for_noise_and_differ_between_samples():
-    images = jnp.tile(jnp.linspace(-2, 2, 64).reshape(1, 4, 4, 4), (16, 1, 1, 1))
-    keys = jax.random.split(jax.random.key(0), len(images))
-    result = np.asarray(jax.vmap(random_intensity)(keys, images))
-    correlation = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(images, result, strict=True)]
-    assert np.isfinite(result).all() and min(correlation) > 0.95
-    assert len({a.tobytes() for a in result}) > 8
-    np.testing.assert_allclose(result[3], random_intensity(keys[3], images[3]), atol=1e-5)
-
-
-def test_mirroring_moves_image_and_label_together_along_the_given_axes_only():
-    images = jnp.arange(8 * 3 * 4 * 5, dtype=jnp.float32).reshape(8, 3, 4, 5)
-    keys = jax.random.split(jax.random.key(1), len(images))
-    mirror = jax.vmap(lambda key, image: random_mirror(key, image, image.astype(int), (0, 2)))
-    mirrored, labels = mirror(keys, images)
-    np.testing.assert_array_equal(mirrored, labels)
-    seen = set()
-    for before, after in zip(np.asarray(images), np.asarray(mirrored), strict=True):
-        flips = [f for f in ((), (0,), (2,), (0, 2)) if np.array_equal(after, np.flip(before, f))]
-        assert len(flips) == 1
-        seen.add(flips[0])
-    assert len(seen) > 2
-    np.testing.assert_array_equal(random_mirror(keys[0], images[0], labels[0], ())[0], images[0])
-
-
-# -------------------------------------------------------------------------------------------------- patches
-
-
-def test_patches_are_cut_from_one_place_of_image_and_label_and_half_are_centred_on_foreground():
-    patch = (5, 5, 5)
-    cases = []
-    for i, shape in enumerate([(20, 22, 24), (30, 12, 16)]):
-        label = np.zeros(shape, np.uint8)
-        label[10, 6, 8] = i + 1  # a single voxel, which chance alone would miss
-        image = np.arange(label.size, dtype=np.float32).reshape(shape) + 1e5 * (i + 1)
-        cases.append((image, label))
-    source = patch_source(stack_cases(cases, patch))
-    images, labels = jax.jit(patch_batch(patch, mirror_axes=(), augment=False))(
-        jax.random.split(jax.random.key(0), 400), source
-    )
-    centred = 0
-    for image, label in zip(np.asarray(images)[..., 0], np.asarray(labels), strict=True):
-        whole, truth = cases[int(image.min() // 1e5) - 1]
-        z, y, x = np.unravel_index(int(np.argmax(whole == image[0, 0, 0])), whole.shape)
-        at = np.s_[z : z + 5, y : y + 5, x : x + 5]
-        np.testing.assert_array_equal(whole[at], image)
-        np.testing.assert_array_equal(truth[at], label)
-        centred += label[2, 2, 2] > 0
-    assert 160 < centred < 240
-
-
-def test_a_case_smaller_than_the_patch_lies_in_its_middle_and_one_without_foreground_is_drawn_from():
-    image, label = np.ones((3, 9, 4), np.float32), np.zeros((3, 9, 4), np.uint8)
-    source = patch_source(stack_cases([(image, label)], (5, 5, 6)))
-    images, labels = patch_batch((5, 5, 6), augment=False)(jax.random.split(jax.random.key(0), 3), source)
-    assert images.shape == (3, 5, 5, 6, 1) and not np.asarray(labels).any()
-    assert (np.asarray(images)[:, 1:4, :, 1:5] == 1).all() and np.asarray(images).sum() == 3 * 3 * 5 * 4
-
-
-# ------------------------------------------------------------------------------------------- sliding window
-
-
-@pytest.mark.parametrize(("shape", "overlap"), [((13, 9, 17), 0.5), ((8, 8, 8), 0.25), ((5, 11, 8), 0.5)])
-def test_sliding_window_equals_monai(shape, overlap):
-    patch, (image, label) = (8, 8, 8), _case(shape)
-    network = functional(Net())
-    start, apply = network.weights, network.apply
-    stack = stack_cases([_case((10, 20, 6), 1), (image, label)], patch)
-    sliding = SlidingWindow(apply, stack, 3, patch, overlap=overlap, tile_batch=3)
-    logits = sliding.logits(start, 1)
-
-    def predictor(tiles):
-        result = apply(start, jnp.asarray(tiles.numpy()).transpose(0, 2, 3, 4, 1))
-        return torch.from_numpy(np.asarray(result).transpose(0, 4, 1, 2, 3).copy())
-
-    expected = sliding_window_inference(
-        torch.from_numpy(image)[None, None], patch, 2, predictor, overlap=overlap, mode="gaussian"
-    )
-    np.testing.assert_allclose(logits, expected[0].permute(1, 2, 3, 0).numpy(), atol=1e-4)
-    prediction, dice = sliding.predict(start, 1)
-    np.testing.assert_array_equal(prediction, logits.argmax(-1))
-    np.testing.assert_array_equal(dice, losses.dice_per_class(logits.argmax(-1), label, 3))
-    np.testing.assert_array_equal(sliding.dice(start)[1], dice)
-
-
-def test_fitting_two_cases_learns_them(tmp_path):
-    rng = np.random.default_rng(0)
-    cases = []
-    for _ in range(2):
-        _, label = _case((9, 10, 8))
-        label = np.roll(label, rng.integers(0, 4), axis=1)
-        cases.append((prepare_image(label * 40.0 + rng.standard_normal(label.shape)), label))
-    patch, plan = (8, 8, 8), Plan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
-    stack = stack_cases(cases, patch)
-    network = functional(Net(features=8))
-    with open_run(tmp_path / "run", {"network": {}}) as run:
-        trained = fit(
-            network, patch_batch(patch), patch_source(stack), plan, run, loss=losses.dice_cross_entropy
-        )
-    sliding = SlidingWindow(network.apply, stack, 3, patch)
-    assert (
-        float(losses.mean_dice(sliding.dice(trained)))
-        > 0.8
-        > float(losses.mean_dice(sliding.dice(network.weights)))
-    )
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -199,11 +63,14 @@ def _config(dataset, out, init="scratch", **changes):
 
 def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pretrained, tmp_path, capsys):
     out = tmp_path / "run"
-    finetune.run(_config(dataset, out, pretrained, save_predictions=True, cases=2))
+    config = _config(dataset, out, pretrained, save_predictions=True, cases=2, layer_decay=0.5)
+    finetune.run(config)
     printed = capsys.readouterr().out
     number = len(weights(models.create(**{**NETWORK, "out_channels": 3})))
     assert f"loaded {number - 2} of {number} tensors; left fresh 2 (decoder.seg_layers.0" in printed
     assert "Anterior" in printed and "mean" in printed
+    for reason in ("spacing 1 × 1 × 1 mm: that of all 2 cases", "channel MRI: z-score", "mirrored along"):
+        assert reason in printed
 
     document = json.loads(dataset.read_text())
     case = document["validation"][0]["image"].split("/")[-1].removesuffix(".nii.gz")
@@ -222,22 +89,141 @@ def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pr
     history = load_run(out).history
     assert [m["step"] for m in history] == [2, 4]
 
-    finetune.run(
-        _config(dataset, out, pretrained, save_predictions=True, cases=2)
-    )  # finished: only evaluates
+    finetune.run(config)  # finished: only evaluates
     assert load_run(out).history == history and json.loads((out / "metrics.json").read_text()) == metrics
     with pytest.raises(FdifError, match=r"training\.learning_rate is 0\.0001 there and 0\.01 here"):
-        finetune.run(_config(dataset, out, pretrained, cases=2, lr=1e-2))
+        finetune.run(_config(dataset, out, pretrained, cases=2, layer_decay=0.5, lr=1e-2))
+
+    cli.run(
+        "predict",
+        ["--model", str(out), "--input", str(dataset.parent / "imagesTr"), "--out", str(tmp_path / "p")],
+    )
+    again = nib.load(tmp_path / "p" / f"{case}.nii.gz")
+    np.testing.assert_array_equal(np.asarray(again.dataobj), a)  # what new scans get is what was scored
 
 
-def test_fewer_cases_are_among_more(dataset, tmp_path):
-    config = _config(DATA / "dataset.json", tmp_path)
-    chosen = [
-        {c.id for c in finetune.choose_cases(finetune.Config(**{**vars(config), "cases": n}))[0]}
-        for n in range(1, 9)
-    ]
-    assert [len(c) for c in chosen] == list(range(1, 9))
-    assert all(a < b for a, b in itertools.pairwise(chosen))
+# -------------------------------------------------------------------------------------------------- real scans
+
+
+@pytest.fixture(scope="module")
+def two_channels(tmp_path_factory):
+    """A raw dataset of nnU-Net's: two channels, wide oblique voxels, an ignore label, a class that most cases lack."""
+    root = tmp_path_factory.mktemp("nnunet") / "Dataset007_Made"
+    rng = np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    affine = nib.affines.from_matvec(
+        nib.eulerangles.euler2mat(0.2, 0.1, 0.3) @ np.diag([-1.0, 2.0, 1.5]), [10, -20, 30]
+    )
+    for number in range(4):
+        label = np.zeros((20, 12, 14), np.uint8)
+        label[4:12, 3:8, 4:9] = 1
+        label[13:17, 3:8, 4:9] = 2 * (number == 0)
+        label[:, :, 12:] = 3
+        for channel in range(2):
+            image = 100.0 * label + 20 * rng.standard_normal(label.shape)
+            nib.save(
+                nib.Nifti1Image(image.astype(np.float32), affine),
+                root / f"imagesTr/case_{number}_{channel:04d}.nii.gz",
+            )
+        nib.save(nib.Nifti1Image(label, affine), root / f"labelsTr/case_{number}.nii.gz")
+    document = {
+        "channel_names": {"0": "CT", "1": "noNorm"},
+        "labels": {"background": 0, "organ": 1, "tumour": 2, "ignore": 3},
+        "numTraining": 4,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps(document))
+    return root
+
+
+def test_folds_on_two_channels_from_a_pytorch_file_with_a_frozen_encoder(two_channels, tmp_path, capsys):
+    model = models.create(**NETWORK, out_channels=7, seed=3)
+    state = to_torch_state_dict(model)
+    torch.save({name: torch.from_numpy(value) for name, value in state.items()}, tmp_path / "weights.pth")
+    config = _config(
+        two_channels,
+        tmp_path / "folds",
+        tmp_path / "weights.pth",
+        patch=None,
+        steps=6,
+        folds=2,
+        patience=1,
+        val_every=1,
+        freeze_encoder=True,
+        lr=1e-9,  # so little that no validation is better than the first
+        cache=tmp_path / "cache",
+    )
+    finetune.run(config)
+    printed = capsys.readouterr().out
+    assert "1 -> 2 input channels: copied / 2" in printed and "left fresh" in printed
+    assert "channel CT: clipped to" in printed and "as its name says" in printed
+    assert len(list((tmp_path / "cache").iterdir())) == 8  # 4 cases by each fold's own window
+    validated = []
+    for fold in (0, 1):
+        run = load_run(tmp_path / "folds" / f"fold_{fold}")
+        validated += run.document["dataset"]["validation"]
+        assert run.document["cases"]["spacing"] == pytest.approx([1.0, 2.0, 1.5])
+        assert [m["step"] for m in run.history] == [1, 2]  # stopped early
+        assert run.document["inference"]["weights"] == "best"
+        trained = models.create(**run.network)
+        run.restore(trained)
+        kept = to_torch_state_dict(trained)["encoder.stem.convs.0.conv.weight"]
+        first = state["encoder.stem.convs.0.conv.weight"]
+        np.testing.assert_array_equal(kept, np.concatenate([first, first], axis=1) / 2)
+        dice = json.loads((run.path / "metrics.json").read_text())["dice"]
+        assert dice["organ"] is not None
+    assert sorted(validated) == [f"case_{n}" for n in range(4)]
+
+    for file in (
+        two_channels / "imagesTr"
+    ).iterdir():  # the label map needs them, so it is the cache that is read
+        assert file.is_file()
+    finetune.run(config)
+    out = tmp_path / "out"
+    cli.run(
+        "predict", ["--model", str(config.out), "--input", str(two_channels / "imagesTr"), "--out", str(out)]
+    )
+    assert len(list(out.glob("case_*.nii.gz"))) == 4
+
+
+def test_ignored_voxels_are_no_error_of_the_network(two_channels, tmp_path):
+    """Where nobody labelled, neither the loss nor Dice looks."""
+    finetune.run(_config(two_channels, tmp_path / "run", steps=40, lr=3e-2, val_every=40, patch=(16, 12, 12)))
+    dice = json.loads((tmp_path / "run" / "metrics.json").read_text())["dice"]
+    assert dice["organ"] > 0.8
+
+
+def test_without_a_list_of_validation_cases_a_part_of_the_training_cases_validates(dataset, tmp_path, capsys):
+    document = json.loads(dataset.read_text())
+    del document["validation"]
+    alone = dataset.with_name("alone.json")
+    alone.write_text(json.dumps(document))
+    chosen = finetune.choose_cases(_config(alone, tmp_path))
+    assert "one in 2 of the training cases validates" in capsys.readouterr().out
+    assert len(chosen.training) == len(chosen.validation) == 1
+    chosen = finetune.choose_cases(_config(alone, tmp_path, val_every=0))
+    assert len(chosen.training) == 2 and not chosen.validation
+
+
+def test_validating_on_training_cases_that_are_not_trained_on(tmp_path):
+    config = _config(DATA / "dataset.json", tmp_path, cases=3, val_from="training", val_cases=4)
+    chosen = finetune.choose_cases(config)
+    listed = {case.id for case in list_cases(DATA)[0]}
+    ids = [{case.id for case in cases} for cases in (chosen.training, chosen.validation)]
+    assert list(map(len, ids)) == [3, 4] and not ids[0] & ids[1] and ids[0] | ids[1] <= listed
+
+
+def test_hippocampi_are_mirrored_left_to_right_only():
+    """Anterior and posterior are told apart by the other two axes."""
+    conventions = load_conventions(DATA)
+    scans = (read_scan(case, conventions) for case in list_cases(DATA)[0])
+    axes, why = mirror_axes(fingerprint(scans, conventions))
+    assert axes == (0,)
+    assert "axis 1 (back to front), on which Posterior lies before Anterior" in why
+
+
+# ------------------------------------------------------------------------------------------------- bad input
 
 
 def test_labels_may_map_either_way_round(dataset):
@@ -263,16 +249,28 @@ def test_labels_that_number_no_classes_are_refused(tmp_path, labels, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cases": 9}, "--cases 9: .*lists 2 training cases"),
-        ({"val_cases": 2}, "--val-cases 2: .*lists 1 validation cases"),
+        ({"cases": 9}, "--cases 9: there are 2 training cases"),
+        ({"val_cases": 2}, "--val-cases 2: there are 1 validation cases"),
         ({"cases": -1}, "--cases must be 0"),
         ({"steps": 0}, "steps must be positive"),
         ({"patch": (16, 16, 15)}, "multiples of"),
         ({"patch": (0, 16, 16)}, "--patch must be"),
         ({"window": (5.0, 5.0)}, "--window must be"),
+        ({"spacing": (0.0, 1.0, 1.0)}, "spacing must be three positive numbers"),
         ({"mirror_axes": (0, 3)}, "--mirror-axes must be"),
-        ({"overlap": 1.0}, "overlap must be"),
+        ({"overlap": 1.0}, "--overlap must be"),
+        ({"rotate": -1.0}, "--rotate must be"),
+        ({"zoom": 0.5}, "--zoom must be"),
+        ({"foreground": 1.5}, "--foreground must be"),
+        ({"layer_decay": 0.0}, "--layer-decay must be"),
+        ({"freeze_encoder": True}, "random weights"),
+        ({"patience": 2, "val_every": 0}, "--patience counts validations"),
+        ({"fold": 1}, "of how many"),
+        ({"folds": 3}, "3 folds of 2 cases"),
+        ({"folds": 2, "fold": 2}, "fold 2 of 2"),
+        ({"val_from": "training", "val_cases": 2}, "cannot be had of 2"),
         ({"init": "nowhere"}, "nowhere is not a run directory"),
+        ({"init": "nowhere.pth"}, "no such file: nowhere.pth"),
         ({"val_every": -1}, "--val-every must be 0 or more"),
     ],
 )
@@ -294,38 +292,72 @@ def test_sizes_that_contradict_the_run_are_refused(dataset, pretrained, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def _break(dataset, tmp_path, damage):
+def _rewritten(path, change, affine=None):
+    image = nib.load(path)
+    array = change(np.asarray(image.dataobj).copy())
+    nib.save(nib.Nifti1Image(array, image.affine if affine is None else affine), path)
+
+
+def _with_nan(array):
+    array = array.astype(np.float32)
+    array[1, 2, 3] = np.nan
+    return array
+
+
+def _zero_spacing(image, label):
+    raw = nib.load(image)
+    header = raw.header.copy()
+    header["pixdim"][2] = 0
+    header.set_sform(np.diag([1.0, 0.0, 1.0, 1.0]), 1)
+    header.set_qform(None, 0)
+    contents = bytearray(nib.Nifti1Image(np.asarray(raw.dataobj), None, header).to_bytes())
+    image.unlink()
+    image.write_bytes(gzip.compress(bytes(contents)))
+
+
+BAD = {
+    "no image": (lambda image, label: image.unlink(), "no such file"),
+    "no label": (lambda image, label: label.unlink(), "no such file"),
+    "truncated": (lambda image, label: image.write_bytes(image.read_bytes()[:2000]), "truncated|damaged"),
+    "undeclared": (
+        lambda image, label: _rewritten(label, lambda a: a * 3),
+        "holds label [36], which its dataset",
+    ),
+    "shape": (lambda image, label: _rewritten(label, lambda a: a[1:]), "but .* has"),
+    "affine": (lambda image, label: _rewritten(label, lambda a: a, np.diag([1, 1, 2, 1])), "its affine lays"),
+    "nan": (lambda image, label: _rewritten(image, _with_nan), "NaN|finite"),
+    "empty": (lambda image, label: _rewritten(label, np.zeros_like), "labels no voxel"),
+    "2D": (lambda image, label: _rewritten(image, lambda a: a[:, :, 0]), "axes|2 voxels"),
+    "one voxel": (lambda image, label: _rewritten(image, lambda a: a[:1, :1, :1]), "at least 2 voxels|has"),
+    "zero spacing": (_zero_spacing, "spacing|affine|invert"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_case_is_one_line_that_names_its_file_and_the_others_go_on(dataset, tmp_path, fault, capsys):
+    damage, message = BAD[fault]
     root = tmp_path / "data"
     shutil.copytree(dataset.parent, root)
     document = json.loads((root / "dataset.json").read_text())
     damage(*(root / document["training"][0][key] for key in ("image", "label")))
-    return root / "dataset.json"
+    bad = document["training"][0]["image"].split("/")[-1].removesuffix(".nii.gz")
+    with pytest.raises(FdifError, match=rf"{bad}.*({message})"):
+        finetune.run(_config(root, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+    config = _config(root, tmp_path / "run", skip_bad=True)
+    chosen = finetune.choose_cases(config)
+    plan, _, chosen = finetune.plan_for(config, chosen, (2, 2, 2), None)
+    trained_on, _, chosen = finetune.read_prepared(config, chosen, plan)
+    assert len(trained_on) == 1 and chosen.skipped == (bad,)
+    assert f"skipped: {root}" in capsys.readouterr().err.replace("\n", "")
 
 
-def _truncate(image, label):
-    image.write_bytes(image.read_bytes()[:2000])
-
-
-def _relabel(image, label):
-    volume = np.asarray(nib.load(label).dataobj).copy()
-    volume[0, 0, 0] = 3
-    nib.save(nib.Nifti1Image(volume, np.eye(4)), label)
-
-
-def _crop(image, label):
-    nib.save(nib.Nifti1Image(np.asarray(nib.load(label).dataobj)[1:], np.eye(4)), label)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda image, label: image.unlink(), "no such file"),
-        (_truncate, "truncated"),
-        (_relabel, "holds label 3; 2 classes allow 0 to 2"),
-        (_crop, "but its image"),
-    ],
-)
-def test_damaged_cases_are_refused_by_name(dataset, tmp_path, damage, message):
-    broken = _break(dataset, tmp_path, damage)
-    with pytest.raises(FdifError, match=rf"hippocampus_\d+.*{message}"):
-        finetune.run(_config(broken, tmp_path / "run"))
+def test_no_good_case_is_an_error(dataset, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(dataset.parent, root)
+    for label in (root / "labelsTr").iterdir():
+        label.write_bytes(b"no volume")
+    with pytest.raises(FdifError, match="none of 2 cases is good"):
+        finetune.run(_config(root, tmp_path / "run", skip_bad=True))
+    assert not (tmp_path / "run").exists()

@@ -42,6 +42,30 @@ def test_cross_entropy_equals_pytorch():
     assert abs(float(losses.cross_entropy(logits, labels)) - expected.item()) < 1e-5
 
 
+def test_voxels_without_a_label_count_in_no_loss():
+    logits, labels = _batch(4)
+    labels = labels.astype(np.int8)
+    labels[np.random.default_rng(1).random(labels.shape) < 0.3] = -1
+    x, y = _to_torch(logits, labels)
+    expected = torch.nn.functional.cross_entropy(x, y[:, 0], ignore_index=-1)
+    assert abs(float(losses.cross_entropy(logits, labels)) - expected.item()) < 1e-5
+
+    judged = (y >= 0).float()
+    p = torch.softmax(x, 1) * judged
+    t = torch.nn.functional.one_hot(y[:, 0].clamp(min=0), 4).moveaxis(-1, 1) * judged
+    axes = (2, 3, 4)
+    dice = (2 * (p * t).sum(axes) + 1e-5) / (p.sum(axes) + t.sum(axes) + 1e-5)
+    both = 1 - dice.mean() + expected
+    both.backward()
+    value, gradient = jax.value_and_grad(losses.dice_cross_entropy)(logits, labels)
+    assert abs(float(value) - both.item()) < 1e-5
+    np.testing.assert_allclose(gradient, np.moveaxis(x.grad.numpy(), 1, -1), atol=1e-7)
+    assert not np.asarray(gradient)[labels < 0].any()
+    nobody = np.full_like(labels, -1)
+    for loss in losses.LOSSES.values():
+        assert np.isfinite(loss(logits, nobody))
+
+
 @pytest.mark.parametrize("loss", losses.LOSSES.values())
 def test_large_logits_neither_overflow_nor_give_nan(loss):
     labels = np.zeros((1, 2, 2, 2), np.uint8)

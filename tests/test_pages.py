@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from nnunet_client import decathlon_folder
 from pages import DOCS, blocks, run_here
+from test_experiment import calls  # noqa: F401 - a fixture
 
 import fdif_jax as fd
 from fdif_jax.bank import Bank
@@ -126,16 +127,22 @@ def test_recipes(capsys):
     assert len(fd.shipped_recipes()) == 5
 
 
-def test_fine_tune(capsys):
+def test_fine_tune(capsys, calls):
+    """The study's runs are made up (`test_experiment.calls`)."""
     decathlon_folder(Path.cwd())
-    tuned = "--steps 1 --val-every 0 --cases 2 --val-cases 1 --patch 16 16 16 --batch-size 1"
     small = {
         "--preset quick": f"--preset quick {FEW} {UNVALIDATED}",
         "--init scratch --size tiny": "--init scratch --size features=[4,8]",
-        "--cases 8 --steps 1000": tuned,
+        "--cases 8 --steps 1000": "--cases 8 --steps 1 --val-every 0 --val-cases 1 --batch-size 1",
+        "--cases 4 8 16 0 ": "--cases 2 4 0 ",
+        "--inits": "--tune-cases 2 --tune-val 2 --inits",
     }
     run_here("fine-tune.md", small, capsys)
     assert Path("runs/tuned/metrics.json").is_file() and Path("runs.png").is_file()
+    assert len(list(Path("predictions").iterdir())) == len(
+        list(Path("Task04_Hippocampus/imagesTr").iterdir())
+    )
+    assert "| cases |" in Path("study/table.md").read_text().lower() and calls()
 
 
 def test_anatomy(capsys):

@@ -1,0 +1,132 @@
+"""The cases of `fdif finetune`: which are trained on, what follows from them, and how they are read and kept."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fdif_jax.case_cache import CaseCache
+from fdif_jax.datasets import Case, list_cases
+from fdif_jax.errors import FdifError
+from fdif_jax.fingerprints import CasePlan, Fingerprint, fingerprint, mirror_axes, plan_cases
+from fdif_jax.models.nnunet import PlannedNetwork
+from fdif_jax.preparation import Prepared, prepare
+from fdif_jax.scans import Conventions, load_conventions, read_scan
+from fdif_jax.scripts.reading import each_good
+from fdif_jax.splits import HELD_OUT, apart, few, fold
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Cases to train and to validate on, what their files' numbers mean, and the ids of those that were bad."""
+
+    training: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    conventions: Conventions
+    skipped: tuple[str, ...] = ()
+
+
+def choose_cases(config: Any) -> Chosen:
+    """Training and validation cases, as ``config`` (of `fdif finetune`) asks for them.
+
+    Raises:
+        FdifError: there are not so many, or the dataset's list is none.
+    """
+    conventions = load_conventions(config.dataset)
+    training, validation = list_cases(config.dataset)
+    if config.folds:
+        training, validation = fold(training, config.folds, config.fold, config.seed)
+    elif config.val_from == "training":
+        training, validation = apart(training, config.cases, config.val_cases, config.seed)
+    elif not validation and config.val_every and len(training) > 1:
+        folds = min(HELD_OUT, len(training))
+        training, validation = fold(training, folds, 0, config.seed)
+        print(f"no validation cases are listed: one in {folds} of the training cases validates; see --folds")
+    for option, cases, wanted in (
+        ("--cases", training, config.cases),
+        ("--val-cases", validation, config.val_cases),
+    ):
+        if wanted > len(cases):
+            kind = "training" if option == "--cases" else "validation"
+            raise FdifError(f"{option} {wanted}: there are {len(cases)} {kind} cases in {config.dataset}")
+    if config.val_every and not validation:
+        raise FdifError(f"{config.dataset}: no case is left to validate on; --val-every 0 does without")
+    if config.val_from == "validation":
+        training = few(training, config.cases, config.seed)
+    return Chosen(tuple(training), tuple(validation[: config.val_cases or None]), conventions)
+
+
+def plan_for(
+    config: Any, chosen: Chosen, multiple: Sequence[int], like: PlannedNetwork | None
+) -> tuple[CasePlan, tuple[int, ...], Chosen]:
+    """How cases are prepared, and the axes to mirror along, printed with the reasons; the cases without bad ones.
+
+    Args:
+        config: of `fdif finetune`.
+        chosen: the cases.
+        multiple: what the network divides a patch by.
+        like: a planned network, whose patch is taken if none is given.
+    """
+    good: list[Case] = []
+
+    def scans():
+        read = each_good(
+            chosen.training,
+            lambda case: read_scan(case, chosen.conventions),
+            "measuring the training cases",
+            skip_bad=config.skip_bad,
+        )
+        for case, scan in read:
+            good.append(case)
+            yield scan
+
+    measured = fingerprint(scans(), chosen.conventions)
+    plan = plan_cases(
+        measured,
+        multiple,
+        spacing=config.spacing,
+        patch=config.patch or (like.patch if like else None),
+        window=config.window,
+        order=config.order,
+    )
+    axes, why = _mirroring(config, measured)
+    for line in (*plan.reasons, f"mirrored along {' and '.join(map(str, axes)) or 'no axis'}: {why}"):
+        print(line)
+    return plan, axes, _without(chosen, training=good)
+
+
+def _mirroring(config: Any, measured: Fingerprint) -> tuple[tuple[int, ...], str]:
+    if config.mirror_axes == "auto":
+        return mirror_axes(measured)
+    return (() if config.mirror_axes == "none" else tuple(config.mirror_axes)), "as given"
+
+
+def read_prepared(
+    config: Any, chosen: Chosen, plan: CasePlan
+) -> tuple[list[Prepared], list[Prepared], Chosen]:
+    """The training and the validation cases as the network sees them, and the files of those that are good."""
+    cache = CaseCache(config.cache, plan, chosen.conventions) if config.cache else None
+
+    def read(case: Case) -> Prepared:
+        def anew() -> Prepared:
+            return prepare(read_scan(case, chosen.conventions), plan)
+
+        return cache.get(case, anew) if cache else anew()
+
+    prepared: list[list[Prepared]] = []
+    good: list[list[Case]] = []
+    for cases, what in ((chosen.training, "training"), (chosen.validation, "validation")):
+        pairs = (
+            list(each_good(cases, read, f"preparing {what} cases", skip_bad=config.skip_bad)) if cases else []
+        )
+        good.append([case for case, _ in pairs])
+        prepared.append([ready for _, ready in pairs])
+    print(f"{len(good[0])} training and {len(good[1])} validation cases")
+    return prepared[0], prepared[1], _without(chosen, training=good[0], validation=good[1])
+
+
+def _without(chosen: Chosen, **good: Sequence[Case]) -> Chosen:
+    """Only the good cases of some lists; the ids of the others are noted."""
+    bad = [case.id for name, cases in good.items() for case in getattr(chosen, name) if case not in cases]
+    kept: dict[str, Any] = {name: tuple(cases) for name, cases in good.items()}
+    return dataclasses.replace(chosen, **kept, skipped=(*chosen.skipped, *bad))

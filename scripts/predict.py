@@ -1,0 +1,165 @@
+"""Label new scans with a fine-tuned network, or with an ensemble.
+
+--input is a folder of volumes (.nii.gz, .nii or .b2nd), or one of them. A case of several channels is one file of
+four axes, or nnU-Net's NAME_0000.nii.gz, NAME_0001.nii.gz, … --out gets NAME.nii.gz with the scan's grid, affine and
+header.
+
+Scans are prepared as the run prepared its training cases, and a window of its patch slides over them. --model RUN_DIR
+of a cross-validation is the ensemble of its folds; several --model are one ensemble. Logits are averaged over its
+networks, over mirrorings, and over the windows that a voxel is in.
+
+A scan whose prediction is in --out already is left out, so that the same command goes on where it stopped.
+
+Example:
+    fdif predict --model runs/tuned --input imagesTs --out predictions
+    fdif predict --model runs/a runs/b --input imagesTs --out predictions --mirror-axes 0 1 2 --which best
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fdif_jax import models
+from fdif_jax.checkpoints import Weights
+from fdif_jax.datasets import Case
+from fdif_jax.errors import FdifError
+from fdif_jax.prediction import Ensemble, encode_like, find_cases, load_ensemble, predict_case
+from fdif_jax.preparation import Prepared, prepare
+from fdif_jax.runs import weights
+from fdif_jax.scans import read_scan
+from fdif_jax.scripts import cli
+from fdif_jax.scripts.progress import progress_bar
+from fdif_jax.sliding_window import TiledNetwork
+from fdif_jax.updates import Apply, functional
+from fdif_jax.volumes import make_folder, write_atomic
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of ``fdif predict``."""
+
+    model: tuple[Path, ...]
+    """Run directories of `fdif finetune`."""
+    input: Path
+    """Folder of scans, or one scan."""
+    out: Path
+    """Folder to write the label maps to."""
+    which: Literal["last", "best"] | None = None
+    """Weights of the last step or of the best validation; what the run says if not given."""
+    overlap: float | None = None
+    """Part of a window's edge that neighbours share; the run's if not given."""
+    mirror_axes: Annotated[
+        tuple[int, ...] | Literal["none"] | None, tyro.conf.arg(metavar="none|AXIS ...")
+    ] = None
+    """Axes (0 left-right, 1 back-front, 2 down-up) to average mirrored predictions over; the run's if not given."""
+    tile_batch: int = 2
+    """Windows that the network sees at a time."""
+    overwrite: bool = False
+    """Predict scans again whose prediction is there."""
+    skip_bad: bool = False
+    """Go on without a scan that cannot be predicted, and say so."""
+
+
+def run(config: Config) -> None:
+    """Predict what is not there yet."""
+    ensemble = load_ensemble(config.model)
+    cases = find_cases(config.input, len(ensemble.conventions.channel_names), config.out)
+    if config.out.resolve() == cases[0].image.parent.resolve():
+        raise FdifError(f"--out {config.out}: holds the scans; give another folder")
+    missing = [case for case in cases if config.overwrite or not case.label.exists()]
+    kept = len(cases) - len(missing)
+    if kept:
+        print(f"{config.out}: {kept} of {len(cases)} are there already; --overwrite predicts them again")
+    skipped = _predict(ensemble, missing, config) if missing else 0
+    if skipped:
+        print(f"skipped {skipped} of {len(missing)} cases", file=sys.stderr)
+    if skipped == len(cases):
+        raise FdifError(f"{config.input}: no case could be predicted")
+    print(f"{config.out}: {len(missing) - skipped} label maps written")
+
+
+def load_members(ensemble: Ensemble, which: str | None) -> tuple[Apply, list[Weights]]:
+    """The network as a function of its weights and images, and the weights of every run."""
+    model, members = models.create(**ensemble.runs[0].network), []
+    for training_run, own in zip(ensemble.runs, ensemble.which, strict=True):
+        training_run.restore(model, which or own)
+        members.append(weights(model))
+    return functional(model).apply, members
+
+
+def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
+    plan, axes = ensemble.plan, config.mirror_axes
+    overlap = ensemble.overlap if config.overlap is None else config.overlap
+    mirror_axes = ensemble.mirror_axes if axes is None else () if axes == "none" else axes
+    apply, members = load_members(ensemble, config.which)
+    network = TiledNetwork(
+        apply,
+        members,
+        plan.patch,
+        in_channels=len(plan.channels),
+        overlap=overlap,
+        tile_batch=config.tile_batch,
+        mirror_axes=mirror_axes,
+    )
+    spacing, patch = (" × ".join(f"{n:.3g}" for n in numbers) for numbers in (plan.spacing, plan.patch))
+    said = [f"spacing {spacing} mm", f"patch {patch}", f"overlap {overlap:g}"]
+    said += [f"{len(members)} network{'s' * (len(members) > 1)}"]
+    said += [f"{2 ** len(mirror_axes)} mirrorings" if mirror_axes else "no mirroring"]
+    print(", ".join(said))
+    return network
+
+
+def _predict(ensemble: Ensemble, cases: Sequence[Case], config: Config) -> int:
+    """Predict and write; how many were skipped."""
+    network, skipped = _tiled(ensemble, config), 0
+    make_folder(config.out)
+    with progress_bar() as bar:
+        task = bar.add_task("predicting", total=len(cases), measured="")
+
+        def show(number: int, name: str, done: int, tiles: int) -> None:
+            bar.update(task, completed=number + done / tiles, measured=f"{name}, window {done} of {tiles}")
+
+        for number, (case, coming) in enumerate(_read_ahead(lambda case: _read(case, ensemble), cases)):
+            bar.update(task, measured=case.id)
+            try:
+                labels = predict_case(network, coming.result(), partial(show, number, case.id))
+                write_atomic(case.label, encode_like(case.image, labels))
+            except FdifError as error:
+                if not config.skip_bad:
+                    raise
+                skipped += 1
+                bar.console.print(f"skipped: {error}", soft_wrap=True, highlight=False, markup=False)
+            bar.update(task, completed=number + 1)
+    return skipped
+
+
+def _read(case: Case, ensemble: Ensemble) -> Prepared:
+    names = ensemble.conventions.channel_names
+    if case.further_images:
+        for name, path in zip(names, (case.image, *case.further_images), strict=False):
+            if not path.is_file():
+                raise FdifError(f"{path}: no such file; it would be the channel {name} of case {case.id}")
+    return prepare(read_scan(case, ensemble.conventions, labelled=False), ensemble.plan)
+
+
+def _read_ahead(
+    read: Callable[[Case], Prepared], cases: Sequence[Case]
+) -> Iterator[tuple[Case, "Future[Prepared]"]]:
+    """Every case and what was read of it; the next one is read while the caller is at this."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, cases[0])
+        for case, following in zip(cases, (*cases[1:], None), strict=True):
+            now = coming
+            if following is not None:
+                coming = reader.submit(read, following)
+            yield case, now
+
+
+if __name__ == "__main__":
+    cli.run("predict")
