@@ -1,7 +1,7 @@
 """The cases of `fdif finetune`: which are trained on, what follows from them, and how they are read and kept."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,19 @@ from fdif_jax.splits import HELD_OUT, apart, few, fold
 
 @dataclass(frozen=True)
 class Chosen:
-    """Cases to train and to validate on, what their files' numbers mean, and the ids of those that were bad."""
+    """Which cases are for what.
+
+    Attributes:
+        training: to train on.
+        validation: to validate on.
+        measured: that the plan follows from: those to train on; of a cross-validation all, so that its folds share it.
+        conventions: what the numbers in their files mean.
+        skipped: ids of those that were bad.
+    """
 
     training: tuple[Case, ...]
     validation: tuple[Case, ...]
+    measured: tuple[Case, ...]
     conventions: Conventions
     skipped: tuple[str, ...] = ()
 
@@ -33,7 +42,8 @@ def choose_cases(config: Any) -> Chosen:
         FdifError: there are not so many, or the dataset's list is none.
     """
     conventions = load_conventions(config.dataset)
-    training, validation = list_cases(config.dataset)
+    listed, validation = list_cases(config.dataset)
+    training = listed
     if config.folds:
         training, validation = fold(training, config.folds, config.fold, config.seed)
     elif config.val_from == "training":
@@ -53,7 +63,10 @@ def choose_cases(config: Any) -> Chosen:
         raise FdifError(f"{config.dataset}: no case is left to validate on; --val-every 0 does without")
     if config.val_from == "validation":
         training = few(training, config.cases, config.seed)
-    return Chosen(tuple(training), tuple(validation[: config.val_cases or None]), conventions)
+    measured = listed if config.folds else training
+    return Chosen(
+        tuple(training), tuple(validation[: config.val_cases or None]), tuple(measured), conventions
+    )
 
 
 def plan_for(
@@ -61,23 +74,25 @@ def plan_for(
 ) -> tuple[CasePlan, tuple[int, ...], Chosen]:
     """How cases are prepared, and the axes to mirror along, printed with the reasons; the cases without bad ones.
 
+    What the plan follows from are the training cases, or, of a cross-validation, all of them.
+
     Args:
         config: of `fdif finetune`.
         chosen: the cases.
         multiple: what the network divides a patch by.
         like: a planned network, whose patch is taken if none is given.
     """
-    good: list[Case] = []
+    bad = {case.id for case in chosen.measured}
 
     def scans():
         read = each_good(
-            chosen.training,
+            chosen.measured,
             lambda case: read_scan(case, chosen.conventions),
             "measuring the training cases",
             skip_bad=config.skip_bad,
         )
         for case, scan in read:
-            good.append(case)
+            bad.discard(case.id)
             yield scan
 
     measured = fingerprint(scans(), chosen.conventions)
@@ -92,7 +107,7 @@ def plan_for(
     axes, why = _mirroring(config, measured)
     for line in (*plan.reasons, f"mirrored along {' and '.join(map(str, axes)) or 'no axis'}: {why}"):
         print(line)
-    return plan, axes, _without(chosen, training=good)
+    return plan, axes, _without(chosen, bad)
 
 
 def _mirroring(config: Any, measured: Fingerprint) -> tuple[tuple[int, ...], str]:
@@ -114,19 +129,27 @@ def read_prepared(
         return cache.get(case, anew) if cache else anew()
 
     prepared: list[list[Prepared]] = []
-    good: list[list[Case]] = []
+    good: set[str] = set()
     for cases, what in ((chosen.training, "training"), (chosen.validation, "validation")):
         pairs = (
             list(each_good(cases, read, f"preparing {what} cases", skip_bad=config.skip_bad)) if cases else []
         )
-        good.append([case for case, _ in pairs])
+        good |= {case.id for case, _ in pairs}
         prepared.append([ready for _, ready in pairs])
-    print(f"{len(good[0])} training and {len(good[1])} validation cases")
-    return prepared[0], prepared[1], _without(chosen, training=good[0], validation=good[1])
+    print(f"{len(prepared[0])} training and {len(prepared[1])} validation cases")
+    bad = {case.id for case in (*chosen.training, *chosen.validation) if case.id not in good}
+    return prepared[0], prepared[1], _without(chosen, bad)
 
 
-def _without(chosen: Chosen, **good: Sequence[Case]) -> Chosen:
-    """Only the good cases of some lists; the ids of the others are noted."""
-    bad = [case.id for name, cases in good.items() for case in getattr(chosen, name) if case not in cases]
-    kept: dict[str, Any] = {name: tuple(cases) for name, cases in good.items()}
-    return dataclasses.replace(chosen, **kept, skipped=(*chosen.skipped, *bad))
+def _without(chosen: Chosen, bad: Collection[str]) -> Chosen:
+    """The cases but for some bad ones, whose ids are noted."""
+
+    def good(cases: Sequence[Case]) -> tuple[Case, ...]:
+        return tuple(case for case in cases if case.id not in bad)
+
+    return dataclasses.replace(
+        chosen,
+        training=good(chosen.training),
+        validation=good(chosen.validation),
+        skipped=(*chosen.skipped, *sorted(bad)),
+    )

@@ -158,7 +158,7 @@ def test_folds_on_two_channels_from_a_pytorch_file_with_a_frozen_encoder(two_cha
     printed = capsys.readouterr().out
     assert "1 -> 2 input channels: copied / 2" in printed and "left fresh" in printed
     assert "channel CT: clipped to" in printed and "as its name says" in printed
-    assert len(list((tmp_path / "cache").iterdir())) == 8  # 4 cases by each fold's own window
+    assert len(list((tmp_path / "cache").iterdir())) == 4  # folds share a plan, and so the cases
     validated = []
     for fold in (0, 1):
         run = load_run(tmp_path / "folds" / f"fold_{fold}")
@@ -175,11 +175,6 @@ def test_folds_on_two_channels_from_a_pytorch_file_with_a_frozen_encoder(two_cha
         assert dice["organ"] is not None
     assert sorted(validated) == [f"case_{n}" for n in range(4)]
 
-    for file in (
-        two_channels / "imagesTr"
-    ).iterdir():  # the label map needs them, so it is the cache that is read
-        assert file.is_file()
-    finetune.run(config)
     out = tmp_path / "out"
     cli.run(
         "predict", ["--model", str(config.out), "--input", str(two_channels / "imagesTr"), "--out", str(out)]

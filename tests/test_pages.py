@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nnunet_client import decathlon_folder
 from pages import DOCS, blocks, run_here
-from test_experiment import calls  # noqa: F401 - a fixture
+from test_experiment import calls  # noqa: F401
 
 import fdif_jax as fd
 from fdif_jax.bank import Bank
@@ -127,7 +127,7 @@ def test_recipes(capsys):
     assert len(fd.shipped_recipes()) == 5
 
 
-def test_fine_tune(capsys, calls):
+def test_fine_tune(capsys, calls):  # noqa: F811
     """The study's runs are made up (`test_experiment.calls`)."""
     decathlon_folder(Path.cwd())
     small = {
