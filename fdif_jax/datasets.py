@@ -42,6 +42,8 @@ class Dataset(NamedTuple):
     validation: list[Case]
 
 
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".b2nd")
+
 _LISTS = (
     "data/data.json",
     "data.json",
@@ -236,6 +238,26 @@ def _case(path: Path, entry: Any, tasks: Sequence[str], where: str) -> Case:
     name = re.sub(r"\.(nii(\.gz)?|b2nd)$", "", image.name)
     further = tuple((task, path.parent / entry[f"label_{task}"]) for task in tasks)
     return Case(image, path.parent / entry["label"], str(entry.get("id", name)), further)
+
+
+def find_volumes(folder: Path) -> dict[str, str]:
+    """Names, in order, and suffixes of the volumes in a folder.
+
+    Raises:
+        FdifError: there is no such folder, or two volumes differ in their suffixes only.
+    """
+    if not folder.is_dir():
+        raise FdifError(f"{folder}: no such folder")
+    found: dict[str, str] = {}
+    for file in sorted(path.name for path in folder.iterdir() if path.is_file()):
+        suffix = next((suffix for suffix in VOLUME_SUFFIXES if file.endswith(suffix)), None)
+        if suffix is None or file.startswith("."):
+            continue
+        name = file.removesuffix(suffix)
+        if name in found:
+            raise FdifError(f"{folder / file}: there is {name}{found[name]}, too; leave one of them out")
+        found[name] = suffix
+    return found
 
 
 def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
-from fdif_jax.datasets import Case, volume_type
+from fdif_jax.datasets import VOLUME_SUFFIXES, Case, find_volumes, volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.fingerprints import CasePlan
 from fdif_jax.preparation import Prepared
@@ -25,7 +25,6 @@ from fdif_jax.sliding_window import Report, TiledNetwork
 from fdif_jax.spaces import Shape, labels_of_scores
 from fdif_jax.volumes import DEFLATE_LEVEL, encode_nifti
 
-SUFFIXES = (".nii.gz", ".nii", ".b2nd")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a file of one channel
 _GZIP_MAGIC = b"\x1f\x8b"
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
@@ -146,7 +145,7 @@ def find_cases(source: Path, channels: int, out: Path) -> list[Case]:
     ]
     if not cases:
         raise FdifError(
-            f"{source}: {'holds' if source == folder else 'is'} no volume ({', '.join(SUFFIXES)})"
+            f"{source}: {'holds' if source == folder else 'is'} no volume ({', '.join(VOLUME_SUFFIXES)})"
         )
     return cases
 
@@ -154,7 +153,7 @@ def find_cases(source: Path, channels: int, out: Path) -> list[Case]:
 def _grouped(folder: Path, channels: int) -> Iterator[tuple[str, list[Path]]]:
     """Names of cases and their images."""
     numbered: dict[str, dict[str, str]] = {}  # of a case its channels' numbers and suffixes
-    for name, suffix in _volumes(folder).items():
+    for name, suffix in find_volumes(folder).items():
         path, match = folder / f"{name}{suffix}", _CHANNEL.fullmatch(name)
         if match and (channels == 1 or _has_one_channel(path)):
             numbered.setdefault(match[1], {})[match[2]] = suffix
@@ -171,20 +170,6 @@ def _grouped(folder: Path, channels: int) -> Iterator[tuple[str, list[Path]]]:
             yield from (
                 (f"{case}_{number}", [path]) for number, path in zip(sorted(suffixes), images, strict=True)
             )
-
-
-def _volumes(folder: Path) -> dict[str, str]:
-    """Names and suffixes of a folder's volumes, in order."""
-    found: dict[str, str] = {}
-    for file in sorted(path.name for path in folder.iterdir() if path.is_file()):
-        suffix = next((suffix for suffix in SUFFIXES if file.endswith(suffix)), None)
-        if suffix is None or file.startswith("."):
-            continue
-        name = file.removesuffix(suffix)
-        if name in found:
-            raise FdifError(f"{folder / file}: there is {name}{found[name]}, too; leave one of them out")
-        found[name] = suffix
-    return found
 
 
 def _has_one_channel(path: Path) -> bool:

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fdif_jax import viz
-from fdif_jax.datasets import read_volume
+from fdif_jax.datasets import VOLUME_SUFFIXES, find_volumes, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.scans import Conventions, check_same_grid, checked_label, load_conventions, space_of
 from fdif_jax.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
@@ -37,7 +37,6 @@ from fdif_jax.scripts.reading import each_good
 from fdif_jax.spaces import Space
 from fdif_jax.volumes import make_folder, write_atomic
 
-_SUFFIXES = (".nii.gz", ".nii", ".b2nd")
 _HEADINGS = {"dice": "Dice", "nsd": "NSD {tolerance:g} mm", "hd95": "HD95 mm"}
 
 
@@ -121,23 +120,14 @@ def _conventions(config: Config) -> Conventions | None:
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
-    """The volumes of a folder by name without suffix."""
-    if not folder.is_dir():
-        raise FdifError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return {
-        path.name.removesuffix(suffix): path
-        for path in files
-        for suffix in _SUFFIXES
-        if path.name.endswith(suffix)
-    }
+    return {name: folder / f"{name}{suffix}" for name, suffix in find_volumes(folder).items()}
 
 
 def _pairs(config: Config) -> list[_Pair]:
     predictions, labels = _volumes(config.predictions), _volumes(config.labels)
     images = _volumes(config.images) if config.images else {}
     if not predictions:
-        raise FdifError(f"{config.predictions}: holds no volume ({', '.join(_SUFFIXES)})")
+        raise FdifError(f"{config.predictions}: holds no volume ({', '.join(VOLUME_SUFFIXES)})")
     unpredicted = labels.keys() - predictions.keys()
     if unpredicted:
         print(f"{config.labels}: {len(unpredicted)} of {len(labels)} label maps have no prediction")
