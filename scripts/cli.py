@@ -65,7 +65,7 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """Parse ``arguments`` for one command and run it; leaves the process on bad input (status 2)."""
     module, to = module_of(command), "output"
     try:
-        config = _parsed(command, module, sys.argv[1:] if arguments is None else arguments)
+        config = parsed(command, module, sys.argv[1:] if arguments is None else arguments)
         to = getattr(config, "out", to)  # what is said to be full where the error has no name
         _keep_compiled_programs()
         absl.logging.set_verbosity(absl.logging.FATAL)  # the checkpoint library's remarks to developers
@@ -85,7 +85,7 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parsed(command: str, module: ModuleType, arguments: Sequence[str]) -> Any:
+def parsed(command: str, module: ModuleType, arguments: Sequence[str]) -> Any:
     """The options of a command; it may take the defaults of some from what else is asked for."""
     own = module.defaults(arguments) if hasattr(module, "defaults") else None
     given = {} if own is None else {"default": own}

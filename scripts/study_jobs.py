@@ -35,7 +35,7 @@ def checkpoints(run: Path) -> set[int]:
 
 
 def _parsed(name: str, arguments: Sequence[str]) -> Any:
-    return cli._parsed(name, cli.module_of(name), arguments)
+    return cli.parsed(name, cli.module_of(name), arguments)
 
 
 class Jobs:

@@ -160,7 +160,7 @@ def test_commands_of_the_page_on_performance_are_accepted():
         if language == "sh":
             for line in code.splitlines():
                 _, command, *arguments = shlex.split(line, comments=True)
-                cli._parsed(command, cli.module_of(command), arguments)
+                cli.parsed(command, cli.module_of(command), arguments)
 
 
 def test_the_table_of_recipes_is_right():

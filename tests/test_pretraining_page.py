@@ -112,7 +112,7 @@ def _source(config):
 @pytest.mark.parametrize("arguments", [pytest.param(a, id=a[-1]) for a in _pretrainings()])
 def test_every_pretraining_of_the_page_is_possible(arguments, tmp_path):
     """Options, plan, network and scenes are checked as the command checks them; nothing is trained."""
-    config = cli._parsed("pretrain", pretrain, arguments)
+    config = cli.parsed("pretrain", pretrain, arguments)
     plan = plan_of(config, config.steps, config.seed)
     parts = max(config.devices, 1) * config.accumulate
     assert plan.batch_size % parts == 0
@@ -130,7 +130,7 @@ def test_presets_on_the_page_are_those_that_are_shipped():
     )
     assert {row[0] for row in rows} == {path.stem for path in SHIPPED.glob("*.toml")}
     for name, network, recipe, edge, batch, steps in rows:
-        config = cli._parsed("pretrain", pretrain, ["--preset", name, "--out", "run"])
+        config = cli.parsed("pretrain", pretrain, ["--preset", name, "--out", "run"])
         assert (config.network, config.recipe, config.batch_size) == (network, recipe, int(batch))
         assert config.steps == int(steps.replace(",", ""))
         assert _source(replace(config, **CHANGES_NO_SCENE)).grid[0] == int(edge)
