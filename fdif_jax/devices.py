@@ -175,6 +175,10 @@ class Devices:
         """Arrays on every device."""
         return jax.tree.map(lambda a: jax.device_put(a, self.copied), tree)
 
+    def gather(self, tree: Any) -> Any:
+        """Whole arrays on the host, in every process, which all must ask for them."""
+        return jax.tree.map(np.asarray, jax.jit(lambda arrays: arrays, out_shardings=self.copied)(tree))
+
     def divide(self, rows: Any) -> Any:
         """This process's rows of a batch (host arrays) as global arrays, divided over the devices."""
         return jax.tree.map(lambda a: jax.make_array_from_process_local_data(self.by_rows, a), rows)

@@ -28,6 +28,7 @@ from flax import nnx
 from fdif_jax import models
 from fdif_jax.classes import Task
 from fdif_jax.datasets import Case
+from fdif_jax.devices import is_first_process
 from fdif_jax.errors import FdifError
 from fdif_jax.fingerprints import CasePlan
 from fdif_jax.layer_rates import encoder_weights, layer_rates
@@ -214,16 +215,16 @@ def _train(config: Config) -> None:
                 opened,
                 loss=Segmentation((Task("class", class_names),), config.loss).loss,
                 devices=devices,
-                validate=lambda weights, _: referee.measure(weights),
+                validate=lambda weights, _: referee.measure(devices.gather(weights)),
                 validate_every=config.val_every if ready.validated_on else 0,
                 checkpoint_every=config.checkpoint_every,
                 keep_every=config.keep_every,
                 patience=config.patience,
                 report=bar.show,
             )
-        if config.patience:
-            trained = {name: jnp.asarray(value) for name, value in opened.weights("best").items()}
-        referee.report(opened, trained, ready.mirror_axes, save_predictions=config.save_predictions)
+        judged: Any = opened.weights("best") if config.patience else devices.gather(trained)
+        if is_first_process():
+            referee.report(opened, judged, ready.mirror_axes, save_predictions=config.save_predictions)
 
 
 def _prepare(config: Config, initial: Initial | None) -> _Prepared:

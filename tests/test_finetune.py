@@ -4,6 +4,9 @@ import csv
 import gzip
 import json
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -100,6 +103,37 @@ def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pr
     )
     again = nib.load(tmp_path / "p" / f"{case}.nii.gz")
     np.testing.assert_array_equal(np.asarray(again.dataobj), a)  # what new scans get is what was scored
+
+
+@pytest.mark.slow
+def test_two_processes_with_divided_weights_equal_one(dataset, tmp_path):
+    """And so do two devices of one."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def begin(name, *more):
+        options = "--init scratch --size features=[4,8] --patch 16 16 16 --steps 4 --val-every 2 --lr 1e-2"
+        command = [sys.executable, "-m", "fdif_jax.scripts.finetune", str(dataset), *options.split(), *more]
+        return subprocess.Popen(
+            [*command, "--out", str(tmp_path / name)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    pair = [begin("two", "--distributed", f"localhost:{port},{i}/2", "--shard-weights") for i in range(2)]
+    for process in (*pair, begin("one"), begin("devices", "--devices", "2")):
+        said, _ = process.communicate()
+        assert process.returncode == 0, said[-2000:]
+    results = []
+    for name in ("one", "two", "devices"):
+        history = load_run(tmp_path / name).history
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        results.append(([m["loss"] for m in history], metrics["mean_dice"]))
+    for losses, dice in results[1:]:
+        np.testing.assert_allclose(losses, results[0][0], rtol=1e-3)
+        assert dice == pytest.approx(results[0][1], abs=0.02)
 
 
 # -------------------------------------------------------------------------------------------------- real scans
