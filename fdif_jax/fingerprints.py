@@ -147,17 +147,16 @@ def plan_cases(
     Raises:
         FdifError: no patch is within the budget, or what is given is impossible.
     """
-    reasons = ["spacing: as given"]
+    why = "as given"
     if spacing is None:
         spacing, why = _spacing(measured)
-        reasons = [f"spacing {_mm(spacing)}: {why}"]
     _check_spacing(spacing)
+    reasons = [f"spacing {_mm(spacing)}: {why}"]
+    why = "as given"
     if patch is None:
         shapes = [shape_at(n, s, spacing) for n, s in zip(measured.shapes, measured.spacings, strict=True)]
         patch, why = choose_patch(np.median(shapes, axis=0).tolist(), spacing, multiple, budget)
-        reasons.append(f"patch {' × '.join(map(str, patch))}: {why}")
-    else:
-        reasons.append("patch: as given")
+    reasons.append(f"patch {' × '.join(map(str, patch))}: {why}")
     channels = []
     for channel, name in enumerate(measured.channel_names):
         chosen, why = _normalisation(measured, channel, window)

@@ -109,7 +109,7 @@ def test_plans_of_nnunet_say_network_and_patch(plans, tmp_path):
             cases=1, val_cases=1,
         )
     )  # fmt: skip
-    assert load_run(tmp_path / "tuned").document["training"]["patch"] == [16, 24, 32]
+    assert load_run(tmp_path / "tuned").document["cases"]["patch"] == [16, 24, 32]
 
 
 SMALL = {

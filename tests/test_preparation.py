@@ -12,7 +12,7 @@ from test_spaces import SHAPES, affines
 
 from fdif_jax.datasets import Case, load_dataset
 from fdif_jax.errors import FdifError
-from fdif_jax.fingerprints import CasePlan, Fingerprint, choose_patch, fingerprint, plan_cases
+from fdif_jax.fingerprints import CasePlan, Fingerprint, choose_patch, fingerprint, mirror_axes, plan_cases
 from fdif_jax.normalisation import AsItIs, UnitRange, Window, ZScore, read_normalisation
 from fdif_jax.preparation import prepare
 from fdif_jax.scans import Conventions, Scan, load_conventions, read_scan
@@ -135,7 +135,7 @@ def test_normalisations_travel_as_plain_data():
 # ----------------------------------------------------------------------------------------------------- plans
 
 
-def measured(spacings, shapes, name="MRI", foreground=None, zeros=0.0):
+def measured(spacings, shapes, name="MRI", foreground=None, zeros=0.0, centres=None):
     count = len(spacings)
     foreground = np.random.default_rng(0).normal(100, 20, 5000) if foreground is None else foreground
     return Fingerprint(
@@ -143,7 +143,9 @@ def measured(spacings, shapes, name="MRI", foreground=None, zeros=0.0):
         np.array(shapes),
         np.asarray(foreground, np.float32)[None],
         np.full((count, 1), zeros),
+        np.zeros((count, 2, 3)) if centres is None else np.asarray(centres, float),
         (name,),
+        ("left", "right"),
     )
 
 
@@ -199,7 +201,7 @@ def test_target_spacing_is_the_median_but_finer_along_a_coarse_axis():
     assert plan_cases(measured(spacings, tall), (4, 4, 4)).spacing == (0.8, 0.8, 6.0)
     plan = plan_cases(measured(spacings, shapes), (4, 4, 4), spacing=(1, 1, 2), patch=(8, 8, 8))
     assert plan.spacing == (1, 1, 2) and plan.patch == (8, 8, 8)
-    assert plan.reasons[:2] == ("spacing: as given", "patch: as given")
+    assert plan.reasons[:2] == ("spacing 1 × 1 × 2 mm: as given", "patch 8 × 8 × 8: as given")
 
 
 @given(
@@ -255,3 +257,22 @@ def test_a_fingerprint_needs_a_case_and_its_label():
 def test_an_impossible_spacing_is_refused_before_it_is_used():
     with pytest.raises(FdifError, match="spacing must be three positive"):
         plan_cases(measured([(1, 1, 1)], [(9, 9, 9)]), (1, 1, 1), spacing=(1.0, 0.0, 1.0))
+
+
+def test_no_mirroring_along_an_axis_on_which_one_class_lies_before_another():
+    spacings, shapes, nan = [(1.0, 1.0, 1.0)] * 4, [(9, 9, 9)] * 4, [np.nan] * 3
+    apart = [[(10, 5, 5), (30 + i, 5 + i, 5 - i)] for i in (-2, -1, 1, 2)]
+    assert mirror_axes(measured(spacings, shapes, centres=apart)) == (
+        (1, 2),
+        "not along axis 0 (left to right), on which left lies before right",
+    )
+    turned = [pair if i % 2 else pair[::-1] for i, pair in enumerate(apart)]
+    everywhere = ((0, 1, 2), "no class always lies before another along any axis")
+    assert mirror_axes(measured(spacings, shapes, centres=turned)) == everywhere
+    lacking = [[(10, 5, 5), nan], *apart[1:3], [nan, nan]]
+    assert mirror_axes(measured(spacings, shapes, centres=lacking))[0] == (1, 2)
+    never_both = [[(10, 5, 5), nan], [nan, (30, 5, 5)]] * 2
+    assert mirror_axes(measured(spacings, shapes, centres=never_both)) == everywhere
+    assert (
+        mirror_axes(measured(spacings[:1], shapes[:1], centres=apart[:1]))[0] == ()
+    )  # one case could be any
