@@ -34,6 +34,7 @@ from fdif_jax.scans import Conventions, check_same_grid, checked_label, load_con
 from fdif_jax.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.reading import each_good
+from fdif_jax.scripts.recipe_options import Flag
 from fdif_jax.spaces import Space
 from fdif_jax.volumes import make_folder, write_atomic
 
@@ -58,7 +59,7 @@ class Config:
     """Millimetres that two surfaces may be apart and still agree, in NSD."""
     worst: int = 3
     """Pictures of how many cases, by mean Dice."""
-    skip_bad: bool = False
+    skip_bad: Flag = False
     """Go on without a case that cannot be scored, and say so."""
 
 

@@ -35,6 +35,7 @@ from fdif_jax.runs import weights
 from fdif_jax.scans import read_scan
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.progress import progress_bar
+from fdif_jax.scripts.recipe_options import Flag
 from fdif_jax.sliding_window import TiledNetwork
 from fdif_jax.updates import Apply, functional
 from fdif_jax.volumes import make_folder, write_atomic
@@ -60,9 +61,9 @@ class Config:
     """Axes (0 left-right, 1 back-front, 2 down-up) to average mirrored predictions over; the run's if not given."""
     tile_batch: int = 2
     """Windows that the network sees at a time."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Predict scans again whose prediction is there."""
-    skip_bad: bool = False
+    skip_bad: Flag = False
     """Go on without a scan that cannot be predicted, and say so."""
 
 
