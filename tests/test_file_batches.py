@@ -272,6 +272,9 @@ def test_what_is_no_dataset(tmp_path):
     with pytest.raises(FdifError, match=r"several datasets \(Dataset007_Balls, Dataset012_More\)"):
         FileSource(tmp_path / "raw", 1, 0)
     (folder / "labelsTr/case_00006.nii.gz").unlink()
+    with pytest.raises(FdifError, match=r"case case_00006: no such file: .*labelsTr/case_00006\.nii\.gz"):
+        FileSource(folder, 1, 0)
+    (folder / "imagesTr/case_00006_0000.nii.gz").unlink()
     with pytest.raises(FdifError, match=r"numTraining is 7, but there are 6 cases of \.nii\.gz files"):
         FileSource(folder, 1, 0)
     document = json.loads((folder / "dataset.json").read_text())
