@@ -78,9 +78,11 @@ def run_all(
     active: dict[Job, tuple[subprocess.Popen, set[int], float]] = {}
     failures: dict[Job, FdifError] = {}
     succeeded = False
-    with _stop_requests():
+    with _stop_requests() as asked:
         try:
             while waiting or active:
+                if asked:
+                    raise KeyboardInterrupt
                 while waiting and free:
                     share, job = free.pop(0), waiting.pop(0)
                     active[job] = (_start(job, share, at_once), share, time.monotonic())
@@ -156,14 +158,22 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal what Ctrl-C is; a `nohup` keeps its meaning."""
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+def _stop_requests() -> Iterator[list[int]]:
+    """Notes Ctrl-C, SIGTERM and a closed terminal in a list, so that no process is begun and then forgotten; a second
+    one interrupts at once. A `nohup` keeps its meaning."""
+    asked: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     previous = {number: handler for number, handler in previous.items() if handler != signal.SIG_IGN}
+
+    def note(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
     for number in previous:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, note)
     try:
-        yield
+        yield asked
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
