@@ -27,6 +27,7 @@ def ran(folder: Path) -> set[str]:
 PAGE = ("view/torus.html", "views.png", "rough/torus_slices.png", "view/scenes_1.png", "hippocampus.ply")
 
 
+@pytest.mark.slow
 def test_the_page_on_viewing(folder):
     (folder / "examples" / "organs.py").write_text(SHAPES.replace("def ring", "def vertebra"))
     tiny = "--resolution 24 --size 24"
