@@ -154,13 +154,21 @@ def test_anatomy(capsys):
     assert Bank.load("bank.npz").organs
 
 
-def test_commands_of_the_page_on_performance_are_accepted():
-    """They measure a GPU for minutes: their options are read, and that is all."""
-    for language, _, code in blocks((DOCS / "performance.md").read_text()):
+@pytest.mark.parametrize("page", [DOCS / "performance.md", DOCS / "results.md"], ids=lambda page: page.stem)
+def test_commands_of_pages_of_measurements_are_accepted(page):
+    """They take a GPU's minutes or hours: their options are read, and that is all."""
+    accepted = 0
+    for language, _, code in blocks(page.read_text()):
         if language == "sh":
-            for line in code.splitlines():
+            for line in (
+                code.replace("\\\n", " ")
+                .replace("examples/study.toml", str(DOCS / "examples/study.toml"))
+                .splitlines()
+            ):
                 _, command, *arguments = shlex.split(line, comments=True)
                 cli.parsed(command, cli.module_of(command), arguments)
+                accepted += 1
+    assert accepted
 
 
 def test_the_table_of_recipes_is_right():
