@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from fdif_jax.fingerprints import CasePlan
 from fdif_jax.preparation import Prepared, Way
 from fdif_jax.scans import Conventions
 from fdif_jax.spaces import Space
+from fdif_jax.volumes import make_folder, write_atomic
 
 
 class CaseCache:
@@ -24,7 +25,7 @@ class CaseCache:
         """Keep cases in ``folder``, which is made if it is not there."""
         self._folder = folder
         self._how = [replace(plan, reasons=()).to_dict(), asdict(conventions)]
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
 
     def get(self, case: Case, prepare: Callable[[], Prepared]) -> Prepared:
         """The case from its file; where there is none, or it is damaged, prepared anew and kept.
@@ -53,21 +54,16 @@ class CaseCache:
 
 
 def _write(path: Path, prepared: Prepared) -> None:
-    way = prepared.way
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            np.savez(
-                file,
-                image=prepared.image,
-                label=np.zeros(0) if prepared.label is None else prepared.label,
-                box=[[s.start, s.stop] for s in way.box],
-                shapes=[way.resampled, way.padded, way.source.shape],
-                affine=way.source.affine,
-            )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    way, contents = prepared.way, BytesIO()
+    np.savez(
+        contents,
+        image=prepared.image,
+        label=np.zeros(0) if prepared.label is None else prepared.label,
+        box=[[s.start, s.stop] for s in way.box],
+        shapes=[way.resampled, way.padded, way.source.shape],
+        affine=way.source.affine,
+    )
+    write_atomic(path, contents.getbuffer())
 
 
 def _read(path: Path, name: str) -> Prepared:

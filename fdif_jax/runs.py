@@ -28,9 +28,10 @@ from flax import nnx
 from fdif_jax.checkpoints import UNSCORED, Checkpoints, State, Weights, check_same_network
 from fdif_jax.devices import is_first_process, wait_for_all
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.volumes import write_atomic
+from fdif_jax.volumes import write_atomic, write_json
 
 RUN, METRICS, CHECKPOINTS, LOCK = "run.json", "metrics.jsonl", "checkpoints", ".lock"
+SCORES = "metrics.json"  # of a fine-tuning, when it is over
 _ORIGIN = ("versions", "command", "devices", "processes")  # what may differ where a run goes on
 _PACKAGES = ("fdif-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -169,7 +170,7 @@ def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[R
     with open(path / LOCK, "w") as lock:
         _hold(lock, path)
         if not begun:
-            write_atomic(path / RUN, (json.dumps(wanted | _origin(), indent=1) + "\n").encode())
+            write_json(path / RUN, wanted | _origin())
         wait_for_all("the run is open")
         yield load_run(path)
 

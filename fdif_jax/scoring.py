@@ -34,8 +34,7 @@ def score_case(
     """
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
-    judged = label >= 0
-    prediction, label = (np.where(judged, volume, 0) for volume in (prediction, label))
+    prediction, label = where_labelled(prediction, label)
     box = _content((prediction > 0) | (label > 0))
     prediction, label = prediction[box], label[box]
     surfaces = {"spacing": spacing}
@@ -47,6 +46,12 @@ def score_case(
         ],
         axis=1,
     )
+
+
+def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps with background where the label is below 0, so that nothing is compared there."""
+    judged = label >= 0
+    return np.where(judged, prediction, 0), np.where(judged, label, 0)
 
 
 def dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:

@@ -8,6 +8,11 @@ import numpy as np
 from fdif_jax.scoring import mean_defined
 
 
+def mean_of_cases(dice: Mapping[str, float]) -> float:
+    """Mean of the Dice of every case; NaN if no case has a foreground."""
+    return float(mean_defined(np.array(list(dice.values()))))
+
+
 @dataclass(frozen=True)
 class Result:
     """What one fine-tuning came to.
@@ -29,7 +34,7 @@ class Result:
     @property
     def mean(self) -> float:
         """Mean Dice over the validation cases."""
-        return float(mean_defined(np.array(list(self.dice.values()))))
+        return mean_of_cases(self.dice)
 
 
 @dataclass(frozen=True)

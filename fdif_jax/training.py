@@ -20,6 +20,7 @@ from fdif_jax.devices import Devices, any_process
 from fdif_jax.errors import FdifError
 from fdif_jax.plan import Plan
 from fdif_jax.runs import Run
+from fdif_jax.signals import handled
 from fdif_jax.updates import Loss, MakeBatch, Network, compiled, fresh_state, update_of
 
 # XLA runs convolutions inside a loop on one core of a CPU (3.4 times slower on two cores), so there a call is
@@ -168,16 +169,10 @@ def _stop_requests() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number, frame):
         caught.append(number)
         signal.signal(number, previous[number])
 
-    for number in previous:
-        signal.signal(number, note)
-    try:
+    with handled(note, signal.SIGINT, signal.SIGTERM) as previous:
         yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -154,8 +154,7 @@ def save_panels(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathL
         axes.set(xlabel="step", ylabel=title)
         if title == "score":
             axes.set_ylim(0, 1)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes)
     handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     if handles:
         figure.legend(
@@ -169,3 +168,9 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
     write_atomic(path, picture.getvalue())
+
+
+def plain_axes(axes: Axes) -> None:
+    """A faint grid, and no frame above and on the right."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

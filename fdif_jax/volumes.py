@@ -1,10 +1,15 @@
 """NIfTI volumes in and out: one pass, no needless copies, files that are whole or not there."""
 
+import csv
+import io
+import json
 import os
 import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -63,6 +68,18 @@ def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write plain data as `write_atomic` does."""
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows of fields, the first one their names, as `write_atomic` does; None is an empty field."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomic(path, text.getvalue().encode())
 
 
 def encode_nifti(

@@ -13,10 +13,8 @@ Example:
     fdif evaluate predictions labelsTs --images imagesTs --tolerance 2 --out scores.csv --skip-bad
 """
 
-import csv
-import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +34,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.reading import each_good
 from fdif_jax.scripts.recipe_options import Flag
 from fdif_jax.spaces import Space
-from fdif_jax.volumes import make_folder, write_atomic
+from fdif_jax.volumes import make_folder, write_csv
 
 _HEADINGS = {"dice": "Dice", "nsd": "NSD {tolerance:g} mm", "hd95": "HD95 mm"}
 
@@ -103,7 +101,7 @@ def run(config: Config) -> None:
     for row, case in zip(table, scored, strict=True):
         row[: len(case.scores)] = case.scores
     make_folder(config.out.parent)
-    write_atomic(config.out, _csv(scored, names, table).encode())
+    write_csv(config.out, _rows(scored, names, table))
     Console(width=118, highlight=False).print(_summary(names, table, config.tolerance))
     pictures = _draw_worst(scored, table, conventions, config)
     print(f"{config.out}: {len(scored)} cases" + (f"; worst cases in {pictures}" if pictures else ""))
@@ -173,14 +171,11 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
 # --------------------------------------------------------------------------------------------------- what is told
 
 
-def _csv(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "class", "dice", "nsd", "hd95_mm"])
+def _rows(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) -> Iterator[Sequence[str]]:
+    yield "case", "class", "dice", "nsd", "hd95_mm"
     for case, rows in zip(scored, table, strict=True):
         for name, values in zip(names, rows, strict=True):
-            writer.writerow([case.pair.id, name, *("" if np.isnan(v) else f"{v:.6g}" for v in values)])
-    return text.getvalue()
+            yield case.pair.id, name, *("" if np.isnan(v) else f"{v:.6g}" for v in values)
 
 
 def _summary(names: Sequence[str], table: np.ndarray, tolerance: float) -> Table:

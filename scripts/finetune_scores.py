@@ -1,10 +1,6 @@
 """How good a fine-tuned network is: Dice in the middle of training, and the report at its end."""
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +9,17 @@ from rich.table import Table
 
 from fdif_jax.checkpoints import Weights
 from fdif_jax.datasets import Case, read_volume
+from fdif_jax.losses import mean_dice
 from fdif_jax.prediction import encode_like, predict_case
 from fdif_jax.preparation import Prepared
-from fdif_jax.runs import Run
+from fdif_jax.runs import SCORES, Run
 from fdif_jax.scans import checked_label
-from fdif_jax.scoring import dice, mean_defined
+from fdif_jax.scoring import dice, mean_defined, where_labelled
 from fdif_jax.scripts.finetune_cases import Chosen
 from fdif_jax.scripts.progress import progress_bar
 from fdif_jax.scripts.watching import write_pictures
 from fdif_jax.sliding_window import TiledNetwork
-from fdif_jax.volumes import write_atomic
+from fdif_jax.volumes import make_folder, write_atomic, write_csv, write_json
 
 
 class Referee:
@@ -36,7 +33,7 @@ class Referee:
         """Mean Dice, quickly: on the prepared cases and without mirroring."""
         network = self._network.of([weights])
         scores = np.stack([self._dice(network.labels(case.image), case.label) for case in self._cases])
-        mean = _mean_dice(scores)
+        mean = float(mean_dice(scores))
         return {"dice": mean, "score": 0.0 if np.isnan(mean) else mean}
 
     def report(
@@ -50,7 +47,9 @@ class Referee:
             print(f"{run.path}: trained, without validation")
             return
         network, rows = self._network.of([weights], mirror_axes), []
-        names = self._chosen.conventions.class_names
+        names, folder = self._chosen.conventions.class_names, run.path / "predictions"
+        if save_predictions:
+            make_folder(folder)
         with progress_bar() as bar:
             task = bar.add_task("evaluating", total=len(self._cases), measured="")
             for number, (case, prepared) in enumerate(zip(self._chosen.validation, self._cases, strict=True)):
@@ -62,33 +61,31 @@ class Referee:
                     first = image if image.ndim == 3 else image[..., 0]
                     pictures = write_pictures(run, (first, np.maximum(label, 0), prediction), names)
                 if save_predictions:
-                    (run.path / "predictions").mkdir(exist_ok=True)
-                    write_atomic(
-                        run.path / "predictions" / f"{case.id}.nii.gz", encode_like(case.image, prediction)
-                    )
+                    write_atomic(folder / f"{case.id}.nii.gz", encode_like(case.image, prediction))
                 bar.advance(task)
         self._write(run, np.stack(rows), names)
-        print(f"{run.path}: metrics.json, dice.csv, " + ", ".join(path.name for path in pictures))
+        print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))
 
     def _label(self, case: Case) -> np.ndarray:
         return checked_label(case.label, read_volume(case.label).array, self._chosen.conventions)
 
     def _dice(self, prediction: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         assert label is not None  # validation cases are labelled
-        judged = label >= 0
-        predicted, labelled = (np.where(judged, volume, 0) for volume in (prediction, label))
-        return dice(predicted, labelled, len(self._chosen.conventions.class_names) + 1)
+        return dice(*where_labelled(prediction, label), len(self._chosen.conventions.class_names) + 1)
 
     def _write(self, run: Run, scores: np.ndarray, names: Sequence[str]) -> None:
         ids = [case.id for case in self._cases]
         per_class, per_case = mean_defined(scores), mean_defined(scores, axis=1)
         metrics = {
-            "mean_dice": _plain(_mean_dice(scores)),
+            "mean_dice": _plain(mean_dice(scores)),
             "dice": dict(zip(names, _plain(per_class), strict=True)),
             "cases": dict(zip(ids, _plain(per_case), strict=True)),
         }
-        write_atomic(run.path / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
-        _write_csv(run.path / "dice.csv", ids, names, scores, per_case)
+        write_json(run.path / SCORES, metrics)
+        rows = (
+            [name, *_plain(row), _plain(mean)] for name, row, mean in zip(ids, scores, per_case, strict=True)
+        )
+        write_csv(run.path / "dice.csv", [["case", *names, "mean"], *rows])
         table = Table(title=f"Dice of {len(ids)} validation cases")
         table.add_column("class")
         table.add_column("Dice", justify="right")
@@ -97,24 +94,8 @@ class Referee:
         Console().print(table)
 
 
-def _mean_dice(scores: np.ndarray) -> float:
-    """Over the classes that are in a case's label or prediction, then over the cases."""
-    return float(mean_defined(mean_defined(scores, axis=1)))
-
-
 def _plain(values: Any) -> Any:
     """As JSON holds it: rounded, and None for what is nowhere."""
     if np.ndim(values):
         return [_plain(value) for value in np.asarray(values)]
     return None if np.isnan(values) else round(float(values), 6)
-
-
-def _write_csv(
-    path: Path, ids: Sequence[str], names: Sequence[str], scores: np.ndarray, means: np.ndarray
-) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", *names, "mean"])
-    for name, row, mean in zip(ids, scores, means, strict=True):
-        writer.writerow([name, *_plain(row), _plain(mean)])
-    write_atomic(path, text.getvalue().encode())

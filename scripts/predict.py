@@ -34,7 +34,7 @@ from fdif_jax.preparation import Prepared, prepare
 from fdif_jax.runs import weights
 from fdif_jax.scans import read_scan
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.progress import progress_bar
+from fdif_jax.scripts.progress import progress_bar, say
 from fdif_jax.scripts.recipe_options import Flag
 from fdif_jax.sliding_window import TiledNetwork
 from fdif_jax.updates import Apply, functional
@@ -135,7 +135,7 @@ def _predict(ensemble: Ensemble, cases: Sequence[Case], config: Config) -> int:
                 if not config.skip_bad:
                     raise
                 skipped += 1
-                bar.console.print(f"skipped: {error}", soft_wrap=True, highlight=False, markup=False)
+                say(bar, f"skipped: {error}")
             bar.update(task, completed=number + 1)
     return skipped
 

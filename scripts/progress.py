@@ -14,3 +14,8 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=Console(stderr=True))
+
+
+def say(bar: Progress, text: str) -> None:
+    """Print a line above the bar as it is."""
+    bar.console.print(text, soft_wrap=True, highlight=False, markup=False)

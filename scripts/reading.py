@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from fdif_jax.errors import FdifError
-from fdif_jax.scripts.progress import progress_bar
+from fdif_jax.scripts.progress import progress_bar, say
 
 Item = TypeVar("Item", bound=Any)  # what has an id
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ def each_good(
                 if not skip_bad:
                     raise
                 skipped += 1
-                bar.console.print(f"skipped: {error}", soft_wrap=True, highlight=False, markup=False)
+                say(bar, f"skipped: {error}")
             else:
                 yield case, result
             bar.advance(task)

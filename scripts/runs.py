@@ -29,7 +29,7 @@ from fdif_jax import viz
 from fdif_jax.errors import FdifError
 from fdif_jax.runs import METRICS, RUN, load_run
 from fdif_jax.scripts import cli
-from fdif_jax.volumes import write_atomic
+from fdif_jax.volumes import write_json
 
 _SCORES = ("dice", "nsd", "accuracy")
 _OWN_COLUMNS = (
@@ -119,7 +119,7 @@ def run(config: Config) -> None:
         rows = [
             {name: value for name, value in vars(entry).items() if name != "history"} for entry in entries
         ]
-        write_atomic(config.json, (json.dumps(rows, indent=1) + "\n").encode())
+        write_json(config.json, rows)
         print(f"table: {config.json}")
 
 

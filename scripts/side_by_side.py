@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fdif_jax.errors import FdifError
 from fdif_jax.runs import METRICS
+from fdif_jax.signals import handled
 from fdif_jax.volumes import make_folder
 
 _POLL_SECONDS = 0.2
@@ -162,21 +163,15 @@ def _stop_requests() -> Iterator[list[int]]:
     """Notes Ctrl-C, SIGTERM and a closed terminal in a list, so that no process is begun and then forgotten; a second
     one interrupts at once. A `nohup` keeps its meaning."""
     asked: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    previous = {number: handler for number, handler in previous.items() if handler != signal.SIG_IGN}
 
     def note(number, frame):
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
 
-    for number in previous:
-        signal.signal(number, note)
-    try:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with handled(note, *(number for number in numbers if signal.getsignal(number) != signal.SIG_IGN)):
         yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _failure(job: Job, status: int) -> FdifError:

@@ -17,15 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fdif_jax.errors import FdifError
-from fdif_jax.runs import METRICS
-from fdif_jax.scoring import mean_defined
-from fdif_jax.studies import Result
-from fdif_jax.volumes import make_folder, write_atomic
+from fdif_jax.runs import METRICS, SCORES
+from fdif_jax.studies import Result, mean_of_cases
+from fdif_jax.volumes import make_folder, write_json
 
-STUDY, TUNED, SCORES = "study.json", "tuned.json", "metrics.json"
+STUDY, TUNED = "study.json", "tuned.json"
 SCRATCH, RECIPE = "scratch", "recipe "
 _GROWING = ("inits", "cases", "seeds")
 
@@ -168,11 +165,6 @@ def save_study(folder: Path, study: Study) -> None:
     write_json(folder / STUDY, dataclasses.asdict(study))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write plain data; ``path`` is complete or as it was."""
-    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
 def pretraining_folder(folder: Path, init: str) -> Path:
     """The run directory of an initialisation that the study pre-trains."""
     return folder / "pretrain" / init
@@ -218,7 +210,7 @@ def load_scores(run: Path) -> dict[str, float]:
 
 def mean_score(run: Path) -> float:
     """Mean Dice of a finished fine-tuning; NaN if no case has a foreground."""
-    return float(mean_defined(np.array(list(load_scores(run).values()))))
+    return mean_of_cases(load_scores(run))
 
 
 def load_results(folder: Path, study: Study) -> list[Result]:

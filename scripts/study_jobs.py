@@ -10,6 +10,7 @@ from rich.progress import Progress
 from fdif_jax.errors import FdifError
 from fdif_jax.runs import CHECKPOINTS
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.progress import say
 from fdif_jax.scripts.side_by_side import Job, run_all
 from fdif_jax.scripts.study import (
     TUNED,
@@ -22,9 +23,9 @@ from fdif_jax.scripts.study import (
     mean_score,
     pretraining_folder,
     tuning_folder,
-    write_json,
 )
 from fdif_jax.scripts.study_report import read_report, write_tables
+from fdif_jax.volumes import write_json
 
 _TUNING_SEED = 1_000_000  # the first of those that tune, apart from the study's
 
@@ -170,12 +171,12 @@ class Conductor:
     ) -> dict[Job, FdifError]:
         def finished(job: Job, seconds: float) -> None:
             dice = f"Dice {mean_score(job.directory):.4f}, " if is_finished(job.directory) else ""
-            self._say(f"{job.name}: {dice}{seconds / 60:.1f} minutes")
+            say(self._bar, f"{job.name}: {dice}{seconds / 60:.1f} minutes")
             self._count([job])
             after_each()
 
         def failed(job: Job, error: FdifError) -> None:
-            self._say(f"failed: {error}")
+            say(self._bar, f"failed: {error}")
             self._count([job])
 
         self._count(done)
@@ -183,9 +184,6 @@ class Conductor:
         return run_all(
             waiting, self._at_once, finished=finished, failed=failed, running=self._show, keep_on=keep_on
         )
-
-    def _say(self, text: str) -> None:
-        self._bar.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def _count(self, jobs: Sequence[Job]) -> None:
         self._over += sum(job.steps for job in jobs)

@@ -1,10 +1,8 @@
 """What a study came to: a table in the terminal and in Markdown, every number as CSV and JSON, and two plots."""
 
-import csv
 import dataclasses
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +17,10 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from fdif_jax.errors import FdifError
-from fdif_jax.scripts.study import Study, load_results, load_tuned, write_json
+from fdif_jax.scripts.study import Study, load_results, load_tuned
 from fdif_jax.studies import Result, Summary, summarise
-from fdif_jax.viz import save_figure
-from fdif_jax.volumes import write_atomic
+from fdif_jax.viz import plain_axes, save_figure
+from fdif_jax.volumes import write_atomic, write_csv, write_json
 
 CSV, JSON, MARKDOWN, DICE, CURVES = "results.csv", "results.json", "table.md", "dice.png", "curves.png"
 
@@ -64,7 +62,7 @@ def read_report(folder: Path, study: Study) -> Report:
 
 def write_tables(report: Report) -> list[str]:
     """Write what can be read; the names of the files."""
-    write_atomic(report.folder / CSV, _csv(report.results).encode())
+    write_csv(report.folder / CSV, _rows(report.results))
     write_json(report.folder / JSON, _document(report))
     write_atomic(report.folder / MARKDOWN, _markdown(report).encode())
     return [CSV, JSON, MARKDOWN]
@@ -174,15 +172,11 @@ def _markdown(report: Report) -> str:
     return "\n".join(text)
 
 
-def _csv(results: Sequence[Result]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["init", "cases", "seed", "case", "dice"])
+def _rows(results: Sequence[Result]) -> Iterator[Sequence[Any]]:
+    yield "init", "cases", "seed", "case", "dice"
     for result in results:
         for name, dice in result.dice.items():
-            row = [result.init, result.cases, result.seed, name]
-            writer.writerow([*row, "" if math.isnan(dice) else f"{dice:.6g}"])
-    return text.getvalue()
+            yield result.init, result.cases, result.seed, name, "" if math.isnan(dice) else f"{dice:.6g}"
 
 
 def _document(report: Report) -> dict[str, Any]:
@@ -239,7 +233,7 @@ def _dice_figure(report: Report) -> Figure:
     axes.set_xlim(study.cases[0] / 1.25, study.cases[-1] * 1.25)
     axes.minorticks_off()
     axes.set(xlabel="labelled training cases", ylabel="mean Dice", title=_title(study))
-    _finish(axes)
+    plain_axes(axes)
     axes.legend(frameon=False, loc="best")
     return figure
 
@@ -264,7 +258,7 @@ def _curves_figure(report: Report) -> Figure:
         axes.set_title("1 case" if number == 1 else f"{number} cases", fontsize=11)
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("step")
-        _finish(axes)
+        plain_axes(axes)
     for axes in panels.flat[len(numbers) :]:
         axes.set_visible(False)
     for axes in panels[:, 0]:
@@ -294,8 +288,3 @@ def _draw_curve(
         )
     marker = "o" if len(steps) < 12 else None
     return axes.plot(steps, mean, marker=marker, markersize=3.5, **style)[0]
-
-
-def _finish(axes: Axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
