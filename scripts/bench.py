@@ -1,9 +1,10 @@
-"""Measure on this machine: the renderer, a step of pre-training, or the networks beside their PyTorch originals.
+"""Measure on this machine: the renderer, a step of pre-training, the networks beside their PyTorch originals, a GPU.
 
 Example:
     fdif bench render
     fdif bench training --preset quick
     fdif bench networks --networks resenc_unet --json networks.json
+    fdif bench gpu --out gpu
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from fdif_jax.scripts import bench_networks, bench_render, bench_training, cli
+from fdif_jax.scripts.benchmarks.gpu import programme
 from fdif_jax.scripts.presets import preset_of
 
 Config = (
@@ -27,6 +29,10 @@ Config = (
         bench_networks.Config,
         tyro.conf.subcommand("networks", description=bench_networks.__doc__),
     ]
+    | Annotated[
+        programme.Config,
+        tyro.conf.subcommand("gpu", description=programme.__doc__),
+    ]
 )
 
 
@@ -35,9 +41,13 @@ def defaults(arguments: Sequence[str]) -> bench_training.Config | None:
     return preset_of(arguments, bench_training.of_preset) if arguments[:1] == ["training"] else None
 
 
-def run(config: bench_render.Config | bench_training.Config | bench_networks.Config) -> None:
+def run(
+    config: bench_render.Config | bench_training.Config | bench_networks.Config | programme.Config,
+) -> None:
     """Measure what the configuration is of."""
-    if isinstance(config, bench_networks.Config):
+    if isinstance(config, programme.Config):
+        programme.run(config)
+    elif isinstance(config, bench_networks.Config):
         bench_networks.run(config)
     elif isinstance(config, bench_training.Config):
         bench_training.run(config)

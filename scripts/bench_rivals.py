@@ -45,17 +45,26 @@ def from_files(training: Training, config: Any) -> Iterator[Steps]:
 class TorchSteps:
     """The PyTorch original in training, from the same weights, on the first batch of scenes, which it keeps in memory.
 
+    On a GPU its weights and images are in channels-last layout, which PyTorch advises for convolutions there.
+
     Attributes:
+        batch: images ``(B, C, D, H, W)`` and labels ``(B, T, D, H, W)`` on the device.
+        feed: where the batches come from instead, host tensors like these; None for ``batch`` again and again.
         first_loss: the loss of the very first step, once there was a turn.
+
+    Args:
+        training: what is trained.
+        device: "cpu" or "cuda"; where JAX computes if not given.
+        compiled: by `torch.compile`.
 
     Raises:
         FdifError: PyTorch or what the original needs is not there, or sees no GPU where JAX does.
     """
 
-    def __init__(self, training: Training):
+    def __init__(self, training: Training, device: str | None = None, compiled: bool = False):
         self._torch = torch = bench_networks.torch_or_error()
         self._training, self._loss = training, torch_loss(training.source.objective)
-        self._device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        self._device = device or ("cpu" if jax.default_backend() == "cpu" else "cuda")
         if self._device == "cuda" and not torch.cuda.is_available():
             raise FdifError(
                 "--from torch: JAX computes on an accelerator, and PyTorch sees none; install its CUDA build"
@@ -67,7 +76,9 @@ class TorchSteps:
         weights = {name: torch.from_numpy(a) for name, a in interop.to_torch_state_dict(model).items()}
         self._net = bench_networks.torch_twin(model)
         self._net.load_state_dict(weights, strict=True)
-        self._net.to(self._device).train()
+        self._layout = torch.channels_last_3d if self._device == "cuda" else torch.contiguous_format
+        self._net.to(self._device, memory_format=self._layout).train()
+        self._call = torch.compile(self._net) if compiled else self._net
         learnt = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
         self._optimiser = torch.optim.AdamW(self._net.parameters(), **learnt)
         averaged = torch.optim.swa_utils
@@ -79,8 +90,10 @@ class TorchSteps:
         keys = jax.vmap(lambda n: sample_key(plan.seed, n))(jnp.arange(plan.batch_size, dtype=jnp.uint32))
         images, labels = map(np.asarray, jax.jit(training.source.make_batch)(keys, None))
         labels = labels[:, None] if labels.ndim == 4 else labels
-        self._images = torch.from_numpy(np.moveaxis(images, -1, 1).copy()).to(self._device)
-        self._labels = torch.from_numpy(labels.astype(np.int64)).to(self._device)
+        self.batch = self._on_device(
+            torch.from_numpy(np.moveaxis(images, -1, 1).copy()), torch.from_numpy(labels.astype(np.int64))
+        )
+        self.feed: Iterator[tuple[Any, Any]] | None = None
         self.first_loss: float | None = None
 
     def __call__(self, turn: int) -> float:
@@ -94,6 +107,14 @@ class TorchSteps:
         self.first_loss = value if self.first_loss is None else self.first_loss
         return (time.perf_counter() - start) / count
 
+    def peak_bytes(self) -> int | None:
+        """The most memory that PyTorch has held on the GPU; None on a CPU."""
+        return self._torch.cuda.max_memory_allocated() if self._device == "cuda" else None
+
+    def _on_device(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        images = images.to(self._device, memory_format=self._layout, non_blocking=True)
+        return images, labels.to(self._device, non_blocking=True)
+
     def _step(self) -> Any:
         torch, plan, bfloat16 = (
             self._torch,
@@ -102,11 +123,10 @@ class TorchSteps:
         )
         self._optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self._device)
-        for images, labels in zip(
-            self._images.chunk(plan.accumulate), self._labels.chunk(plan.accumulate), strict=True
-        ):
+        batch = self._on_device(*next(self.feed)) if self.feed else self.batch
+        for images, labels in zip(*(array.chunk(plan.accumulate) for array in batch), strict=True):
             with torch.autocast(self._device, torch.bfloat16, enabled=bfloat16):
-                outputs = self._net(images)
+                outputs = self._call(images)
             value = self._loss(outputs, labels) / plan.accumulate
             value.backward()
             total += value.detach()

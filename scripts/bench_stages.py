@@ -115,7 +115,7 @@ def measure_stages(program: Program, workers: int, runs: int, samples: int) -> t
         for kept in ("structures", "displacements", "mappers")
     }
     rates = measure_rates(workers, runs)
-    work = _counted(program, plan, samples)
+    work = counted_work(program, plan, samples)
     voxels = math.prod(grid)
     # A voxel's intensity and bits, written once and read once, and the label and the grey level.
     moved = voxels * (2 * 4 + 2 * 4 * len(planes) + 1 + labels.shape[1])
@@ -187,7 +187,7 @@ def measure_rates(workers: int, runs: int) -> Rates:
     )
 
 
-def _counted(program: Program, plan: Tiling, samples: int) -> dict[str, tuple[float, float]]:
+def counted_work(program: Program, plan: Tiling, samples: int) -> dict[str, tuple[float, float]]:
     """Operations (flops, transcendentals) a sample of each part of a tile's visit, averaged over samples."""
     renderer = program.renderer
 

@@ -1,0 +1,106 @@
+"""Part `rivals`: the PyTorch original's training step, from memory and from files, compiled and not."""
+
+import gc
+import itertools
+import os
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fdif_jax.scripts.bench_rivals import TorchSteps
+from fdif_jax.scripts.benchmarks.gpu.figures import Figures
+from fdif_jax.scripts.benchmarks.gpu.sizes import Size
+from fdif_jax.scripts.benchmarks.gpu.steps import config_of
+from fdif_jax.scripts.prepared import Training, prepare
+from fdif_jax.volumes import read_nifti, write_nifti
+
+_CASES = 16  # of the dataset that is read
+
+
+def measure(size: Size, figures: Figures) -> None:
+    """Every network by PyTorch: automatic mixed precision, channels last; then with `torch.compile`."""
+    for compiled in (False, True)[: 1 + size.compile_torch]:
+        for name, options in size.networks.items():
+            what = f"{name} compiled" if compiled else name
+            with figures.attempt(what):
+                figures.add(what, _measured(options, size, figures, compiled))
+            _forget()
+
+
+def _measured(options: tuple[str, ...], size: Size, figures: Figures, compiled: bool) -> dict[str, Any]:
+    training = prepare(config_of(options, size.batch))
+    steps = TorchSteps(training, device="cuda" if torch.cuda.is_available() else "cpu", compiled=compiled)
+    if compiled:
+        steps(0)  # compiles, on the CPU for the most part
+    with figures.alone():
+        figure = {"batch": size.batch, "memory": _seconds(steps, size)}
+        if not compiled:
+            figure["files"] = _from_files(training, steps, size, figures.folder)
+    return figure | {"peak_bytes": steps.peak_bytes(), "first_loss": steps.first_loss}
+
+
+def _seconds(steps: TorchSteps, size: Size) -> dict[str, float]:
+    steps(0)
+    seconds = [steps(turn) for turn in range(1, size.runs + 1)]
+    median = statistics.median(seconds)
+    return {
+        "seconds": median,
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "volumes_per_second": size.batch / median,
+    }
+
+
+def _from_files(training: Training, steps: TorchSteps, size: Size, folder: Path) -> dict[str, float]:
+    """The same from compressed files that workers of a loader read ahead, as trainers do."""
+    files = _dataset(steps, folder / "rival_files")
+    feed = _loaded(files, size.batch)
+    steps.feed = feed
+    try:
+        return _seconds(steps, size)
+    finally:
+        steps.feed = None
+
+
+def _dataset(steps: TorchSteps, folder: Path) -> list[tuple[Path, Path]]:
+    """The batch that stays in memory, volume by volume, as often as needed, as NIfTI files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = (array.cpu().numpy()[:, 0] for array in steps.batch)
+    files = []
+    for i in range(_CASES):
+        image, label = folder / f"image_{i}.nii.gz", folder / f"label_{i}.nii.gz"
+        grey = np.clip(images[i % len(images)] * 40 + 64, 0, 128).astype(np.uint8)
+        write_nifti(image, grey)
+        write_nifti(label, labels[i % len(labels)].astype(np.uint8))
+        files.append((image, label))
+    return files
+
+
+def _loaded(files: list[tuple[Path, Path]], batch: int) -> Iterator[tuple[Any, Any]]:
+    class Cases(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 100_000
+
+        def __getitem__(self, index: int) -> tuple[Any, Any]:
+            image, label = (read_nifti(path).array for path in files[index % len(files)])
+            grey = image.astype(np.float32)
+            grey = (grey - grey.mean()) / max(grey.std(), 1e-6)
+            return torch.from_numpy(grey[None]), torch.from_numpy(label[None].astype(np.int64))
+
+    workers = min(8, os.cpu_count() or 1)
+    loader = torch.utils.data.DataLoader(
+        Cases(), batch, num_workers=workers, pin_memory=torch.cuda.is_available(), prefetch_factor=4
+    )
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+def _forget() -> None:
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

@@ -1,0 +1,75 @@
+"""How large the GPU programme measures: at the sizes of the literature, or so small that a CPU runs it in a test."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the parts of the programme measure.
+
+    Attributes:
+        edge: of the cubic grid, in voxels.
+        objects: in a scene.
+        scenes: compared with the CPU's, of every recipe.
+        recipes: that are compared.
+        batches: scenes rendered at once.
+        runs: of each measurement; medians are reported.
+        kernel: how the tile kernel runs, as `fdif_jax.compile` takes it.
+        networks: for each network the options of `fdif bench training` that ask for it.
+        batch: volumes of a training step.
+        largest: the largest batch that is tried.
+        compile_torch: also measure `torch.compile`.
+        pretrain: options of `fdif pretrain` for the weights that are brought back.
+    """
+
+    edge: int
+    objects: int
+    scenes: int
+    recipes: tuple[str, ...]
+    batches: tuple[int, ...]
+    runs: int
+    kernel: str
+    networks: dict[str, tuple[str, ...]]
+    batch: int
+    largest: int
+    compile_torch: bool
+    pretrain: tuple[str, ...]
+
+
+FULL = Size(
+    edge=96,
+    objects=20,
+    scenes=64,
+    recipes=("fdif", "fdif_exact", "avs_db", "anatomy", "anatomy_fdif"),
+    batches=(1, 4, 16, 64),
+    runs=5,
+    kernel="on",
+    networks={
+        "swin_unetr": ("--preset", "fdif-swinunetr"),
+        "resenc_unet": ("--preset", "fdif-resencl"),
+        "primus": ("--preset", "fdif-primusm"),
+    },
+    batch=2,
+    largest=32,
+    compile_torch=True,
+    pretrain=("--preset", "gpu-resenc"),
+)
+
+_TINY = ("--grid", "32", "32", "32", "--max-objects", "3", "--min-objects", "1", "--primitives", "sphere")
+
+TOY = Size(
+    edge=16,
+    objects=3,
+    scenes=2,
+    recipes=("fdif", "anatomy"),
+    batches=(1, 2),
+    runs=1,
+    kernel="interpret",
+    networks={"resenc_unet": ("--network", "resenc_unet", "--size", "features=[4,8]", *_TINY)},
+    batch=2,
+    largest=4,
+    compile_torch=False,
+    pretrain=("--network", "resenc_unet", "--size", "features=[4,8]", *_TINY),
+)
+
+SIZES = {"full": FULL, "toy": TOY}
