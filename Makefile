@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 DEMO ?= demo
 
-.PHONY: demo test test-all lint docs docs-pictures clean
+.PHONY: demo test test-all lint docs docs-pictures gpu clean
 
 demo: $(VENV)/.installed
 	sh scripts/demo.sh $(BIN)/fdif $(DEMO)
@@ -21,6 +21,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Everything that only an accelerator can tell, in 8 minutes; HALF=1 and HALF=2 are two calls of 4. Needs no network:
+# the machine's own Python, and .wheels/ (scripts/gpu_wheels.sh) for what it lacks.
+GPU ?= gpu
+HALF ?= 0
+gpu:
+	PYTHON=$(PYTHON) sh scripts/gpu.sh --out $(GPU) --half $(HALF) --minutes $(if $(filter 0,$(HALF)),8,4)
 
 # The site of docs/, in site/, with the gallery of all classes in it.
 docs: $(VENV)/.installed-docs

@@ -27,8 +27,9 @@ from fdif_jax.replay import render_scenes
 from fdif_jax.scene import Scene, SceneObject
 from fdif_jax.vocabulary import NONE, Vocabulary, resolve
 
-Kernel = Literal["off", "on", "interpret"]
+Kernel = Literal["auto", "off", "on", "interpret"]
 Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
+Batch = tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]
 
 LOOK = 7  # what the random stream of looks is folded with; the streams of a scene are splits of its key
 
@@ -38,20 +39,21 @@ def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) 
     return jax.random.fold_in(jax.random.key(seed), index)
 
 
-def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "off") -> "World":
+def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> "World":
     """Turn a recipe into a program. XLA compiles each of its functions on first use.
 
     Args:
         recipe: what to draw.
-        kernel: "on" renders batches by one GPU kernel (`fdif_jax.kernel`), "interpret" by the same without a GPU,
-            slowly. Equal to the renderer's volumes but for rounding.
+        kernel: "on" renders by one GPU kernel (`fdif_jax.kernel`), "interpret" by the same without a GPU, slowly, "off"
+            by `Renderer`. "auto" renders by the kernel on a CUDA device, where it serves the recipe. Both give the same
+            volumes but for rounding.
 
     Raises:
         FdifError: the recipe asks for something that is not there, or the kernel for a mixture.
     """
     if not isinstance(recipe, Mixture):
         return Program(recipe, kernel)
-    if kernel != "off":
+    if kernel not in ("auto", "off"):
         raise FdifError("the kernel renders one recipe; compile the parts of a mixture by themselves")
     return MixedProgram(recipe)
 
@@ -88,7 +90,7 @@ class World:
         """
         raise NotImplementedError
 
-    def batch(self, keys: jax.Array) -> tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
+    def batch(self, keys: jax.Array) -> Batch:
         """Samples of several keys, one after another: never under `vmap`, which would run every branch."""
         return lax.map(self.sample, keys)
 
@@ -110,7 +112,7 @@ class Program(World):
     """A compiled `Recipe`; ``kernel`` as in `compile`."""
 
     recipe: Recipe
-    kernel: Kernel = "off"
+    kernel: Kernel = "auto"
 
     def __post_init__(self) -> None:
         tasks_of(self.recipe, self.classes)  # what cannot be labelled is an error now
@@ -176,15 +178,35 @@ class Program(World):
             pose_key, self, Table(count, branch, row, inverse, displacement, mapper, label)
         )
 
+    @cached_property
+    def uses_kernel(self) -> bool:
+        """Whether there is a GPU for which the kernel is compiled."""
+        if self.kernel == "auto":
+            return jax.default_backend() == "gpu" and TileKernel.refusal(self.renderer) is None
+        return self.kernel != "off"
+
     def sample(self, key: jax.Array) -> Volumes:
         """Image (uint8, 0 … 128) and label (uint8 or uint16) of a random scene."""
+        if not self.uses_kernel:
+            return self._scanned(key)
+        image, label = self.batch(key[None])
+        return image[0], label[0]
+
+    def batch(self, keys: jax.Array) -> Batch:
+        """Samples of several keys: one after another, or side by side by the kernel."""
+        if not self.uses_kernel:
+            return lax.map(self._scanned, keys)
+        if self.kernel == "auto":  # the same program may be compiled for a CPU, too
+            return lax.platform_dependent(
+                keys, cuda=self._side_by_side, default=partial(lax.map, self._scanned)
+            )
+        return self._side_by_side(keys)
+
+    def _scanned(self, key: jax.Array) -> Volumes:
         image, label = self.renderer.intensities(self.draw(key))
         return _seen(self.recipe.look, key, image, label), label
 
-    def batch(self, keys: jax.Array) -> tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
-        """Samples of several keys: one after another, or side by side by the kernel."""
-        if self.kernel == "off":
-            return super().batch(keys)
+    def _side_by_side(self, keys: jax.Array) -> Batch:
         render = TileKernel(self.renderer, interpret=self.kernel == "interpret")
         images, labels = render.intensities(jax.vmap(self.draw)(keys))
         return jax.vmap(partial(_seen, self.recipe.look))(keys, images, labels), labels

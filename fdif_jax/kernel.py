@@ -89,6 +89,15 @@ class TileKernel:
     renderer: Renderer
     interpret: bool = False
 
+    @staticmethod
+    def refusal(renderer: Renderer) -> str | None:
+        """Why the kernel cannot render what ``renderer`` does; None where it can."""
+        if renderer.partial_volume:
+            return "the kernel cannot antialias; leave out partial_volume, or the kernel"
+        if not all(map(_is_formula, renderer.structures)):
+            return "the kernel renders formulas only; render organs, masks and meshes without it"
+        return None
+
     def intensities(self, tables: Table) -> tuple[Float[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
         """Images (float32, 0 … 128) and labels of tables with a leading batch axis, as `Renderer.intensities`.
 
@@ -96,13 +105,9 @@ class TileKernel:
             FdifError: a shape looks up more than its own numbers, as organs and meshes do; or partial volume, which
                 compares a voxel with its neighbours.
         """
-        if self.renderer.partial_volume:
-            raise FdifError("the kernel cannot antialias; leave out partial_volume, or the kernel")
-        for structure in self.renderer.structures:
-            if not _is_formula(structure):
-                raise FdifError(
-                    "the kernel renders formulas only; render organs, masks and meshes without it"
-                )
+        refusal = self.refusal(self.renderer)
+        if refusal is not None:
+            raise FdifError(refusal)
         renderer, grid = self.renderer, self.renderer.grid
         tiles = tuple(-(-edge // n) for edge, n in zip(grid, TILE, strict=True))
         z, y, x = (count * n for count, n in zip(tiles, TILE, strict=True))

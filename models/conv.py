@@ -81,9 +81,9 @@ def conv_folded(
 ) -> Float[Array, "B d h w O"]:
     """The same convolution as one in 2D: depth slices become the batch, depth taps become input channels."""
     kd, kh, kw, _, features = weight.shape
-    taps = [_tap(x, 1, i, kd, strides[0]) for i in range(kd)]
+    taps = [tap(x, 1, i, kd, strides[0]) for i in range(kd)]
     flat = weight.transpose(1, 2, 0, 3, 4).reshape(kh, kw, -1, features)
-    return _conv_slices(jnp.concatenate(taps, axis=-1), flat, strides[1:])
+    return conv_slices(jnp.concatenate(taps, axis=-1), flat, strides[1:])
 
 
 def conv_spread(
@@ -92,8 +92,8 @@ def conv_spread(
     """The same convolution as one in 2D: depth taps become output channels, which are shifted and summed."""
     kd, kh, kw, channels, _ = weight.shape
     flat = weight.transpose(1, 2, 3, 0, 4).reshape(kh, kw, channels, -1)
-    terms = jnp.split(_conv_slices(x, flat, strides[1:]), kd, axis=-1)
-    return sum(_tap(term, 1, i, kd, strides[0]) for i, term in enumerate(terms))  # type: ignore[return-value]
+    terms = jnp.split(conv_slices(x, flat, strides[1:]), kd, axis=-1)
+    return sum(tap(term, 1, i, kd, strides[0]) for i, term in enumerate(terms))  # type: ignore[return-value]
 
 
 def conv_gathered(
@@ -102,11 +102,11 @@ def conv_gathered(
     """The same convolution as one matmul: the taps of an axis become channels, one axis after another."""
     for axis in (3, 2, 1):  # so that the taps end up in the weight's own order
         kernel, stride = weight.shape[axis - 1], strides[axis - 1]
-        x = jnp.concatenate([_tap(x, axis, i, kernel, stride) for i in range(kernel)], axis=-1)
+        x = jnp.concatenate([tap(x, axis, i, kernel, stride) for i in range(kernel)], axis=-1)
     return x @ weight.reshape(-1, weight.shape[-1])
 
 
-def _tap(
+def tap(
     x: Float[Array, "B D H W C"], axis: int, i: int, kernel: int, stride: int
 ) -> Float[Array, "B d h w C"]:
     """What tap ``i`` of a kernel sees along an axis, zero beyond the ends."""
@@ -116,7 +116,7 @@ def _tap(
     return lax.slice_in_dim(jnp.pad(x, padding), i, i + last, stride, axis=axis)
 
 
-def _conv_slices(
+def conv_slices(
     x: Float[Array, "B D H W C"], weight: Float[Array, "kh kw C O"], strides: tuple[int, ...]
 ) -> Float[Array, "B D h w O"]:
     """Convolve every depth slice in 2D."""

@@ -166,6 +166,13 @@ def measure_parts(training: Training, steps: Steps, runs: int) -> tuple[dict[str
     return parts, Memory(planned.argument_size_in_bytes, results, planned.temp_size_in_bytes, reached)
 
 
+def compile_parts(training: Training) -> None:
+    """Compile all that `measure_parts` runs, so that it finds the programs in JAX's cache on disk."""
+    Steps(training)
+    _programs(training)
+    _compiled_step(training, training.plan)
+
+
 def _programs(training: Training) -> tuple[dict[str, Any], dict[str, Callable[[int], Any]]]:
     """Generating, the forward pass, and both passes, each compiled; and a call of each, of a step's number."""
     network, plan, devices = training.network, training.plan, training.devices

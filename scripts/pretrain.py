@@ -55,6 +55,8 @@ class Config(TrainingOptions, RecipeOptions):
     """What part of its usual extent a volume that is classified covers."""
     data: Path | None = None
     """Train on this dataset (MONAI or nnU-Net layout) instead of a recipe."""
+    kernel: Literal["auto", "on", "off"] = "auto"
+    """Render scenes by the GPU kernel; auto does so on a CUDA device, where it serves the recipe."""
     steps: int = 30_000
     """Updates; the learning rate reaches 0 at the last."""
     val_samples: int = 8

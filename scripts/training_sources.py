@@ -64,7 +64,7 @@ def scenes(config: Any, like: PlannedNetwork | None) -> Source:
     recipe = recipe_of(config)
     if config.grid is None and like:
         recipe = recipe.replace(grid=like.patch)
-    program = fd.compile(recipe)
+    program = fd.compile(recipe, kernel=config.kernel)
     if len(program.tasks) > 1 and config.network == "vnet":
         raise FdifError(
             "--multi-task: vnet has no layer before its head that every task could share; take another"

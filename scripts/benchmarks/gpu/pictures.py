@@ -15,12 +15,16 @@ def draw(folder: Path) -> None:
     matplotlib.use("agg")
     rates, steps, rivals = (read(folder, name) for name in ("rates", "steps", "rivals"))
     if rates:
-        _draw_rates(folder / "pictures" / "rates.png", rates, read(folder, "machine"), read(folder, "reference"))
+        _draw_rates(
+            folder / "pictures" / "rates.png", rates, read(folder, "machine"), read(folder, "reference")
+        )
     if steps:
         _draw_steps(folder / "pictures" / "steps.png", steps, rivals)
 
 
-def _draw_rates(path: Path, rates: dict[str, Any], machine: dict[str, Any], reference: dict[str, Any]) -> None:
+def _draw_rates(
+    path: Path, rates: dict[str, Any], machine: dict[str, Any], reference: dict[str, Any]
+) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
@@ -50,7 +54,7 @@ def _draw_steps(path: Path, steps: dict[str, Any], rivals: dict[str, Any]) -> No
 
     rows: list[tuple[str, dict[str, float]]] = []
     for name, row in steps.items():
-        if "seconds" in row and isinstance(row["seconds"], dict):
+        if isinstance(row.get("seconds"), dict):
             rows.append((f"{name}, fdif-jax", {part: row["seconds"][part] for part in _PARTS}))
             for rival in (name, f"{name} compiled"):
                 for how in ("memory", "files"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fdif_jax.scripts import cli, export, pretrain
 from fdif_jax.scripts.bench_parts import Steps
-from fdif_jax.scripts.benchmarks.gpu.figures import Figures
+from fdif_jax.scripts.benchmarks.gpu.figures import Figures, read
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.prepared import prepare
 
@@ -16,11 +16,13 @@ _USED = 0.85  # of the time goes into steps, the rest into validation and writin
 def measure(size: Size, figures: Figures, seconds: float) -> None:
     """Pre-train for about ``seconds`` and export the weights.
 
-    The number of steps follows from a measured rate and is written down: with it, the same command makes the weights again.
+    The number of steps follows from a measured rate and is written down; with it the same command makes them again.
     """
     out = figures.folder / "pretrained"
     with figures.alone():
-        config = cli.parsed("pretrain", pretrain, [*size.pretrain, "--out", str(out)])
+        kernel = read(figures.folder, "steps").get(next(iter(size.networks)), {}).get("kernel", "auto")
+        asked = [*size.pretrain, "--kernel", kernel, "--out", str(out)]
+        config = cli.parsed("pretrain", pretrain, asked)
         steps_file = figures.folder / "pretraining_steps.json"
         if steps_file.exists():  # a run that was cut off goes on
             steps = json.loads(steps_file.read_text())

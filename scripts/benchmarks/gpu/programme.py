@@ -1,10 +1,11 @@
 """Run the GPU programme: everything that only an accelerator can tell, in one go and in few minutes.
 
 Parts, each a process of its own, whose failure or end by the clock stops no other:
-    machine      versions, clocks, bandwidth, rates of matrix products and of plain arithmetic
+    machine      versions, clocks, bandwidth; rates of matrix products and of plain arithmetic
     reference    64 scenes of every recipe on the CPU, and the work in a scene
     rates        volumes a second by the kernel, the branch-free form and the scan, by batch
     equality     the accelerator's volumes beside the CPU's and the published ones
+    layers       forms of convolution and attention beside each other and PyTorch's
     steps        a training step of SwinUNETR-48, ResEnc-L and Primus-M by part, at batch 2 and the largest that fits
     rivals       the same by PyTorch, from memory and from files, compiled and not
     pretraining  weights pre-trained in the time that is left, exported
@@ -28,8 +29,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import tyro
-
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.scripts.benchmarks.gpu import figures
 from fdif_jax.scripts.benchmarks.gpu.pictures import draw
@@ -48,6 +47,7 @@ PARTS = {
     "reference": Part(1, on_cpu=True),
     "rates": Part(1),
     "equality": Part(1),
+    "layers": Part(2),
     "steps": Part(2),
     "rivals": Part(2, on_cpu=True),  # so that JAX takes no memory from PyTorch
     "pretraining": Part(2),
@@ -120,11 +120,22 @@ class Running:
         if PARTS[name].on_cpu:
             environment["JAX_PLATFORMS"] = "cpu"
         left = [str(until - self._start)] if name == _LAST else []
-        command = [sys.executable, "-m", "fdif_jax.scripts.benchmarks.gpu.part", name, str(config.out), config.size]
+        command = [
+            sys.executable,
+            "-m",
+            "fdif_jax.scripts.benchmarks.gpu.part",
+            name,
+            str(config.out),
+            config.size,
+        ]
         self._log = (config.out / f"{name}.log").open("a")
         print(f"{name}: started", flush=True)
         self._process = subprocess.Popen(
-            command + left, stdout=self._log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command + left,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
 
     def over(self) -> bool:

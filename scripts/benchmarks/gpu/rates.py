@@ -15,6 +15,7 @@ import fdif_jax as fd
 from fdif_jax.algebra import move
 from fdif_jax.renderer import BITS, INTENSITY_TOP, Renderer, Table
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
+from fdif_jax.scripts.benchmarks.gpu.profile import kernels_of
 from fdif_jax.scripts.benchmarks.gpu.reference import recipe_of
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 
@@ -32,7 +33,7 @@ def measure(size: Size, figures: Figures) -> None:
     # An intensity and a word of bits are written and read once, a grey level and a label written.
     figures.add("bytes", voxels * (2 * 4 + 2 * 4 * -(-size.objects // BITS) + 2))
     kernel = fd.compile(recipe, kernel=size.kernel)  # type: ignore[arg-type]
-    scan = fd.compile(recipe)
+    scan = fd.compile(recipe, kernel="off")
     ways: dict[str, Batch] = {
         "kernel": kernel.batch,
         "branch-free": lambda keys: branch_free(scan.renderer, jax.vmap(scan.draw)(keys)),
@@ -43,8 +44,11 @@ def measure(size: Size, figures: Figures) -> None:
         for count in size.batches:
             name = f"{way} {count}"
             with figures.attempt(name):
-                figure = _measured(batch, count, size.runs, figures)
+                figure, compiled = _measured(batch, count, size.runs, figures)
                 figures.add(name, figure)
+                if count == size.batches[-1]:
+                    with figures.attempt(f"profile {way}"), figures.alone():
+                        figures.add(f"profile {way}", kernels_of(lambda c=compiled: _seconds(c, 1, 99)))
                 if figure["seconds_a_call"] > _SLOW:
                     break
 
@@ -59,7 +63,9 @@ def branch_free(renderer: Renderer, tables: Table) -> tuple[jax.Array, jax.Array
             image, planes = carry
             i, branch, row, inverse, displacement, mapper = o
             local = move(inverse, p)
-            d = lax.switch(branch, [lambda row, at, s=s: s.unpack(row)(at) for s in renderer.structures], row, local)
+            d = lax.switch(
+                branch, [lambda row, at, s=s: s.unpack(row)(at) for s in renderer.structures], row, local
+            )
             d = d + lax.switch(displacement, fields, p)
             inside = (d <= 0) & (i < table.number)
             image = image + jnp.where(i < table.number, lax.switch(mapper, mappers, d), 0)
@@ -70,12 +76,14 @@ def branch_free(renderer: Renderer, tables: Table) -> tuple[jax.Array, jax.Array
         empty = jnp.zeros(renderer.grid), jnp.zeros((-(-objects // BITS), *renderer.grid), jnp.uint32)
         rows = (jnp.arange(objects), table.branch, table.row, table.inverse, table.displacement, table.mapper)
         (image, planes), volumes = lax.scan(draw, empty, rows)
-        return jnp.clip(image, 0, INTENSITY_TOP).astype(jnp.uint8), renderer.paint(planes, volumes, table.label)
+        return jnp.clip(image, 0, INTENSITY_TOP).astype(jnp.uint8), renderer.paint(
+            planes, volumes, table.label
+        )
 
     return jax.vmap(one)(tables)
 
 
-def _measured(batch: Batch, count: int, runs: int, figures: Figures) -> dict[str, Any]:
+def _measured(batch: Batch, count: int, runs: int, figures: Figures) -> tuple[dict[str, Any], Any]:
     made = jax.jit(lambda start: batch(_keys(start, count)))
     start = time.perf_counter()
     compiled = made.lower(np.uint32(0)).compile()
@@ -86,7 +94,7 @@ def _measured(batch: Batch, count: int, runs: int, figures: Figures) -> dict[str
         calls = max(1, min(200, round(_TURN / once)))
         seconds = [_seconds(compiled, calls, run) for run in range(1, runs + 1)] if once < _SLOW else [once]
     median = statistics.median(seconds)
-    return {
+    figure = {
         "volumes_per_second": count / median,
         "seconds_a_call": median,
         "fastest": min(seconds),
@@ -94,6 +102,7 @@ def _measured(batch: Batch, count: int, runs: int, figures: Figures) -> dict[str
         "compile_seconds": compile_seconds,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
     }
+    return figure, compiled
 
 
 def _keys(start: jax.Array, count: int) -> jax.Array:

@@ -34,8 +34,9 @@ def measure(size: Size, figures: Figures) -> None:
     for name in size.recipes:
         with figures.attempt(name):
             program = fd.compile(recipe_of(name, size))
+            indices = range(size.scenes)
             with ThreadPoolExecutor() as pool:
-                drawn = list(pool.map(lambda i: jax.device_get(program.sample_at(0, i)), range(size.scenes)))
+                drawn = list(pool.map(lambda i, p=program: jax.device_get(p.sample_at(0, i)), indices))
             path = volumes_of(figures.folder, name)
             images, labels = (np.stack(arrays) for arrays in zip(*drawn, strict=True))
             part = path.with_name(f"part_{path.name}")

@@ -16,6 +16,8 @@ class Size:
         runs: of each measurement; medians are reported.
         kernel: how the tile kernel runs, as `fdif_jax.compile` takes it.
         networks: for each network the options of `fdif bench training` that ask for it.
+        convolutions: edge, channels, features and stride of the convolutions that are measured alone.
+        attention: tokens, heads, channels of a head, likewise.
         batch: volumes of a training step.
         largest: the largest batch that is tried.
         compile_torch: also measure `torch.compile`.
@@ -30,6 +32,8 @@ class Size:
     runs: int
     kernel: str
     networks: dict[str, tuple[str, ...]]
+    convolutions: tuple[tuple[int, int, int, int], ...]
+    attention: tuple[int, int, int]
     batch: int
     largest: int
     compile_torch: bool
@@ -49,6 +53,17 @@ FULL = Size(
         "resenc_unet": ("--preset", "fdif-resencl"),
         "primus": ("--preset", "fdif-primusm"),
     },
+    convolutions=(
+        (96, 32, 32, 1),
+        (96, 48, 48, 1),
+        (96, 96, 48, 1),
+        (48, 64, 64, 1),
+        (24, 128, 128, 1),
+        (12, 256, 256, 1),
+        (6, 320, 320, 1),
+        (96, 32, 64, 2),
+    ),
+    attention=(1728, 12, 72),
     batch=2,
     largest=32,
     compile_torch=True,
@@ -66,6 +81,8 @@ TOY = Size(
     runs=1,
     kernel="interpret",
     networks={"resenc_unet": ("--network", "resenc_unet", "--size", "features=[4,8]", *_TINY)},
+    convolutions=((8, 4, 8, 1),),
+    attention=(8, 2, 4),
     batch=2,
     largest=4,
     compile_torch=False,

@@ -1,14 +1,16 @@
-"""Part `steps`: a training step of each network by part, at the batch that is asked for and at the largest that fits."""
+"""Part `steps`: a training step of each network by part, at one batch and at the largest that fits."""
 
 import dataclasses
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 
 from fdif_jax.scripts import bench, bench_training, cli
-from fdif_jax.scripts.bench_parts import Steps, in_turns, measure_parts
+from fdif_jax.scripts.bench_parts import Steps, compile_parts, in_turns, measure_parts
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
+from fdif_jax.scripts.benchmarks.gpu.profile import kernels_of
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.prepared import Training, prepare
 
@@ -21,18 +23,41 @@ def config_of(options: tuple[str, ...], batch: int) -> bench_training.Config:
 
 
 def measure(size: Size, figures: Figures) -> None:
-    """Each network at the batch of the programme; then each at the largest batch."""
+    """Each network at the batch of the programme; then each at the largest batch.
+
+    Programs are compiled side by side while other parts measure, and measured alone.
+    """
+    with ThreadPoolExecutor() as pool:
+        kernels = dict(
+            zip(
+                size.networks,
+                pool.map(lambda name: _compiled(name, size, figures), size.networks),
+                strict=True,
+            )
+        )
     for name, options in size.networks.items():
-        with figures.attempt(name), figures.alone():
-            training = prepare(config_of(options, size.batch))
-            figures.add(name, _by_part(training, size))
+        with figures.attempt(name):
+            training = prepare(config_of((*options, "--kernel", kernels[name]), size.batch))
+            steps = Steps(training)
+            with figures.alone():
+                figures.add(name, {"kernel": kernels[name], **_by_part(training, steps, size)})
+                with figures.attempt(f"{name} profile"):
+                    figures.add(f"{name} profile", kernels_of(lambda steps=steps: steps(99)))
     for name, options in size.networks.items():
-        with figures.attempt(f"{name} largest"), figures.alone():
+        with figures.attempt(f"{name} largest"):
             figures.add(f"{name} largest", _largest(name, options, size, figures))
 
 
-def _by_part(training: Training, size: Size) -> dict[str, Any]:
-    steps = Steps(training)
+def _compiled(name: str, size: Size, figures: Figures) -> str:
+    """Compile a network's programs; which kernel they took, "off" where the GPU's failed."""
+    for kernel in ("auto", "off"):
+        with figures.attempt(f"{name} compiled, kernel {kernel}"):
+            compile_parts(prepare(config_of((*size.networks[name], "--kernel", kernel), size.batch)))
+            return kernel
+    return "off"
+
+
+def _by_part(training: Training, steps: Steps, size: Size) -> dict[str, Any]:
     parts, memory = measure_parts(training, steps, size.runs)
     medians = {name: statistics.median(part.seconds) for name, part in parts.items()}
     return {
@@ -59,9 +84,10 @@ def _largest(name: str, options: tuple[str, ...], size: Size, figures: Figures) 
         held is None or memory["arguments"] + 2 * batch * a_volume < _ROOM * held
     ):
         batch *= 2
-    training = prepare(config_of(options, batch))
+    training = prepare(config_of((*options, "--kernel", known["kernel"]), batch))
     steps = Steps(training)
-    seconds = in_turns({"step": steps}, size.runs)["step"]
+    with figures.alone():
+        seconds = in_turns({"step": steps}, size.runs)["step"]
     median = statistics.median(seconds)
     return {
         "batch": batch,
