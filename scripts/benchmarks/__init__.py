@@ -1,0 +1,1 @@
+"""What `fdif bench` measures."""
