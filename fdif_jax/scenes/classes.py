@@ -16,7 +16,7 @@ from fdif_jax.rendering.renderer import Structure
 from fdif_jax.scenes.recipe import Recipe
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.vocabulary import unions
-from fdif_jax.vocabulary.vocabulary import NONE, Family, Range, resolve
+from fdif_jax.vocabulary.vocabulary import NONE, Family, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,7 @@ def classes_of(recipe: Recipe) -> tuple[ObjectClass, ...]:
     Without the augmentation flags a class is a combination: first primitive × mapper without displacement,
     then primitive × displacement × mapper, then union × mapper. With a flag that factor leaves the class.
     """
-    vocabulary = resolve(recipe.vocabulary)
-    families = vocabulary.select(recipe.primitives, recipe.categories)
+    families = recipe.resolved.select(recipe.primitives, recipe.categories)
     rng = np.random.default_rng(recipe.class_seed)
     if recipe.num_classes:
         chosen = rng.choice(len(families), recipe.num_classes, replace=False)

@@ -25,7 +25,7 @@ from fdif_jax.scenes.recipe import Mixture, Recipe
 from fdif_jax.scenes.replay import render_scenes
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.vocabulary import unions
-from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary, resolve
+from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
 
 Kernel = Literal["off", "on", "interpret"]
 Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
@@ -113,22 +113,27 @@ class Program(World):
     kernel: Kernel = "off"
 
     def __post_init__(self) -> None:
-        tasks_of(self.recipe, self.classes)  # what cannot be labelled is an error now
+        _ = self._labels  # what cannot be labelled is an error now
 
-    @cached_property
+    @property
     def vocabulary(self) -> Vocabulary:
         """What the recipe's names mean."""
-        return resolve(self.recipe.vocabulary)
+        return self.recipe.resolved
 
     @cached_property
     def classes(self) -> tuple[ObjectClass, ...]:
         """What an object can be."""
         return classes_of(self.recipe)
 
+    @cached_property
+    def _labels(self) -> tuple[tuple[Task, ...], np.ndarray]:
+        """The label maps, and the id of each class in each of them, ``(classes, T)``."""
+        return tasks_of(self.recipe, self.classes)
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The label maps; several with ``multi_task``."""
-        return tasks_of(self.recipe, self.classes)[0]
+        return self._labels[0]
 
     @cached_property
     def _displacement_names(self) -> list[str]:
@@ -171,7 +176,7 @@ class Program(World):
         family = jnp.asarray([self.families.members.index(c.family) for c in self.classes])[drawn]
         branch, row = self.families.draw(jax.random.split(shape_key, size), family, self.renderer.width)
         inverse = jnp.broadcast_to(jnp.eye(3, 4), (size, 3, 4))
-        label = jnp.asarray(tasks_of(recipe, self.classes)[1], jnp.int32)[drawn]
+        label = jnp.asarray(self._labels[1], jnp.int32)[drawn]
         return placement.place(
             pose_key, self, Table(count, branch, row, inverse, displacement, mapper, label)
         )
@@ -200,7 +205,7 @@ class Program(World):
     def scene(self, key: jax.Array) -> Scene:
         """The sample of a key as a scene document (jitted)."""
         table = jax.tree.map(np.asarray, self._jitted_draw(key))
-        ids = [tuple(row) for row in tasks_of(self.recipe, self.classes)[1].tolist()]
+        ids = [tuple(row) for row in self._labels[1].tolist()]
         objects = []
         for i in range(int(table.number)):
             shape = self.families.structures[table.branch[i]].unpack(table.row[i])

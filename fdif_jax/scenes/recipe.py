@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -114,9 +115,19 @@ class Recipe(World):
                 "multi_task excludes mapper_as_augmentation and displacement_as_augmentation: "
                 "it labels what they would draw at random; switch them off"
             )
-        self._check_names(resolve(self.vocabulary))
+        self._check_names()
 
-    def _check_names(self, vocabulary: Vocabulary) -> None:
+    @cached_property
+    def resolved(self) -> Vocabulary:
+        """What the recipe's names mean, from the sources of ``vocabulary``, read once."""
+        return resolve(self.vocabulary)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The keys alone: a vocabulary holds functions, and is resolved again where the recipe arrives."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def _check_names(self) -> None:
+        vocabulary = self.resolved
         selected = vocabulary.select(self.primitives, self.categories)
         if self.num_classes > len(selected):
             raise FdifError(f"num_classes ({self.num_classes}) exceeds the {len(selected)} classes selected")
@@ -131,7 +142,7 @@ class Recipe(World):
                 raise FdifError(f"{key} names {next(n for n in names if names.count(n) > 1)!r} twice")
 
     def _identity(self) -> Any:
-        return [self.to_dict(), resolve(self.vocabulary).digest]
+        return [self.to_dict(), self.resolved.digest]
 
 
 @dataclasses.dataclass(frozen=True)

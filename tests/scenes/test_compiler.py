@@ -1,8 +1,11 @@
 """The compiler: draws follow the specification, fast equals plain rendering, nothing depends on batching."""
 
+import dataclasses
 import os
+import pickle
 import subprocess
 import sys
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +15,11 @@ import pytest
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.rendering.renderer import Structure
+from fdif_jax.scenes import classes
 from fdif_jax.scenes.classes import classes_of
 from fdif_jax.scenes.placement import draw_pose
 from fdif_jax.scenes.replay import render_scene_reference
+from fdif_jax.vocabulary.vocabulary import resolve
 
 SMALL = {"grid": [20, 24, 28], "min_objects": 6, "max_objects": 12}
 
@@ -61,6 +66,31 @@ def test_a_document_renders_to_the_volumes_it_was_drawn_with(program):
     again_image, again_label = program.render(program.scene_at(1, 2))
     assert (np.asarray(label) == again_label).mean() >= 0.9999
     assert (np.abs(np.asarray(image, int) - again_image) <= 1).mean() >= 0.9999
+
+
+def test_a_recipe_is_resolved_once_on_its_way_to_samples_and_documents(monkeypatch):
+    recipe = fd.load_recipe("fdif").replace(**SMALL)
+    counts = Counter()
+
+    def counted(name, function):
+        def call(*arguments):
+            counts[name] += 1
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr("fdif_jax.scenes.recipe.resolve", counted("vocabulary", resolve))
+    for name in ("classes_of", "tasks_of"):
+        monkeypatch.setattr(f"fdif_jax.scenes.compiler.{name}", counted(name, getattr(classes, name)))
+    program = fd.compile(dataclasses.replace(recipe, grid=(12, 12, 12)))
+    assert len(program.tasks) == 1 and len(program.classes) == program.num_classes
+    jax.eval_shape(program.sample, jax.random.key(0))
+    program.scene_at(0, 0)
+    assert program.recipe.digest() and counts == {"vocabulary": 1, "classes_of": 1, "tasks_of": 1}
+
+    copy = pickle.loads(pickle.dumps(program.recipe))
+    assert copy == program.recipe and copy.digest() == program.recipe.digest()
+    assert counts["vocabulary"] == 2  # functions do not travel
 
 
 def test_smaller_objects_and_later_equals_win():
