@@ -14,9 +14,9 @@ import matplotlib.image
 import numpy as np
 
 import fdif_jax as fd
-from fdif_jax.camera import Camera
-from fdif_jax.surfaces import Region, Samples
-from fdif_jax.tracing import trace
+from fdif_jax.viewing.camera import Camera
+from fdif_jax.viewing.surfaces import Region, Samples
+from fdif_jax.viewing.tracing import trace
 
 REACH = 27.0  # voxels from the middle of a picture to its edge
 PIXELS = 162

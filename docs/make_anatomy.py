@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import fdif_jax as fd
-from fdif_jax.organ_masks import load_names
+from fdif_jax.anatomy.organ_masks import load_names
 
 SCENES = 5
 

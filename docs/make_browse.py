@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from fdif_jax.datasets import load_dataset
+from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.scripts.browse import Cases, server_of
 
 WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]

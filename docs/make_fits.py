@@ -19,16 +19,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import fdif_jax as fd
-from fdif_jax.camera import Camera
 from fdif_jax.errors import FdifError
-from fdif_jax.fit_picture import save_fits
-from fdif_jax.fitted_family import write_family
-from fdif_jax.fitted_shape import Fit
-from fdif_jax.fitting import Fitter
-from fdif_jax.mask_targets import Mask
+from fdif_jax.fitting.fit_picture import save_fits
+from fdif_jax.fitting.fitted_family import write_family
+from fdif_jax.fitting.fitted_shape import Fit
+from fdif_jax.fitting.fitter import Fitter
+from fdif_jax.fitting.mask_targets import Mask
+from fdif_jax.io.nifti import write_atomic
 from fdif_jax.shapes.user_files import vocabulary_of
-from fdif_jax.tracing import Solid, trace
-from fdif_jax.volumes import write_atomic
+from fdif_jax.viewing.camera import Camera
+from fdif_jax.viewing.tracing import Solid, trace
 
 ORGANS = Path(__file__).parent / "examples" / "organs.py"
 LABELS = {

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.camera import Camera
-from fdif_jax.scripts.view_targets import displaced, drawn, sampled
-from fdif_jax.tracing import trace
-from fdif_jax.view_pictures import colour_of
+from fdif_jax.scripts.jobs.view_targets import displaced, drawn, sampled
+from fdif_jax.viewing.camera import Camera
+from fdif_jax.viewing.tracing import trace
+from fdif_jax.viewing.view_pictures import colour_of
 
 PIXELS, RESOLUTION, EDGE = 200, 64, 96
 GRID = fd.Grid(EDGE, EDGE, EDGE)

@@ -21,8 +21,8 @@ def on_config(config: Any) -> None:
     _folder = tempfile.TemporaryDirectory(prefix="fdif-api-")
     package = Path(_folder.name, "fdif_jax")
     package.mkdir()
-    for module in (ROOT / "fdif_jax").glob("*.py"):
-        (package / module.name).symlink_to(module)
+    for part in (ROOT / "fdif_jax").iterdir():
+        (package / part.name).symlink_to(part)
     for part in ("shapes", "models", "scripts"):
         (package / part).symlink_to(ROOT / part)
     config["plugins"]["mkdocstrings"].config.handlers["python"]["paths"] = [_folder.name]

@@ -9,7 +9,13 @@ Example:
     >>> image, label = program.sample_at(seed=0, index=0)
 """
 
-from fdif_jax.algebra import (
+from fdif_jax.errors import FdifError
+from fdif_jax.rendering.look import Look
+from fdif_jax.scenes.compiler import MixedProgram, Program, World, compile, sample_key
+from fdif_jax.scenes.documents import Scene, SceneObject, load_scenes, save_scenes
+from fdif_jax.scenes.recipe import Mixture, Part, Recipe, load_recipe, shipped_recipes
+from fdif_jax.scenes.replay import render_scenes
+from fdif_jax.sdf.algebra import (
     bend,
     difference,
     displace,
@@ -27,17 +33,11 @@ from fdif_jax.algebra import (
     twist,
     union,
 )
-from fdif_jax.authoring import displacement, family, mapper
-from fdif_jax.compiler import MixedProgram, Program, World, compile, sample_key
-from fdif_jax.errors import FdifError
-from fdif_jax.grid import Grid
-from fdif_jax.lifts import extrude, revolve
-from fdif_jax.look import Look
-from fdif_jax.recipe import Mixture, Part, Recipe, load_recipe, shipped_recipes
-from fdif_jax.replay import render_scenes
-from fdif_jax.scene import Scene, SceneObject, load_scenes, save_scenes
-from fdif_jax.shape import Box, Point, Profile, Shape, node, static
-from fdif_jax.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.lifts import extrude, revolve
+from fdif_jax.sdf.shape import Box, Point, Profile, Shape, node, static
+from fdif_jax.vocabulary.authoring import displacement, family, mapper
+from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
 __version__ = "0.1.0"
 

@@ -17,10 +17,10 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 
-from fdif_jax.augmentation import normalise
-from fdif_jax.compiler import World, compile
+from fdif_jax.batches.augmentation import normalise
 from fdif_jax.errors import FdifError
-from fdif_jax.recipe import Mixture, Recipe, load_recipe
+from fdif_jax.scenes.compiler import World, compile
+from fdif_jax.scenes.recipe import Mixture, Recipe, load_recipe
 
 try:
     import torch

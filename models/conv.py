@@ -62,8 +62,9 @@ from fdif_jax.models.initialisers import HE, Initialiser
 
 Triple = tuple[int, int, int]
 
-# Where `conv_gathered` is the fastest form.
+# Where `conv_gathered` is the fastest form on a CPU, and `conv_spread` on a GPU.
 _FEW_VOXELS, _MANY_CHANNELS = 256, 128
+_WIDE_ON_GPU = 48
 
 
 def conv_direct(
@@ -139,9 +140,10 @@ def conv3d(
     """
     if weight.shape[:3] == strides == (1, 1, 1):
         return x @ weight[0, 0, 0]
-    if jax.default_backend() != "cpu":
-        return conv_direct(x, weight, strides)
     channels, features = weight.shape[3:]
+    if jax.default_backend() != "cpu":
+        wide = channels >= _WIDE_ON_GPU and strides[0] == 1
+        return (conv_spread if wide else conv_folded)(x, weight, strides)
     if any(n < k for n, k in zip(x.shape[2:4], weight.shape[1:3], strict=True)) or (
         math.prod(x.shape[:4]) <= _FEW_VOXELS and channels >= _MANY_CHANNELS
     ):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.torch_checkpoints import NnunetNetwork
+from fdif_jax.weights.nnunet_files import NnunetNetwork
 
 if TYPE_CHECKING:
     from fdif_jax.models.primus import PrimusConfig

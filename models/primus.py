@@ -20,12 +20,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.interop import TorchBuffer
 from fdif_jax.models.conv import ConvTranspose, PatchConv, Triple
 from fdif_jax.models.eva import Eva, EvaConfig, whole
 from fdif_jax.models.layers import LayerNorm
 from fdif_jax.models.nnunet import primus_network
-from fdif_jax.torch_checkpoints import NnunetNetwork
+from fdif_jax.weights.nnunet_files import NnunetNetwork
+from fdif_jax.weights.state_dicts import TorchBuffer
 
 # S, B, M and L are the paper's; tiny is ours, for small machines.
 PRESETS: dict[str, dict[str, int]] = {

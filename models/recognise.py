@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.interop import some
 from fdif_jax.models import NETWORKS, primus, vit
 from fdif_jax.models.nnunet import inherited
-from fdif_jax.weight_files import Checkpoint
+from fdif_jax.weights.files import Checkpoint
+from fdif_jax.weights.state_dicts import some
 
 
 class Recognised(NamedTuple):
@@ -116,7 +116,7 @@ def recognise(
     """The network that a file's weights are of.
 
     Args:
-        checkpoint: what `fdif_jax.weight_files.read_checkpoint` gave.
+        checkpoint: what `fdif_jax.weights.files.read_checkpoint` gave.
         source: the file, for errors.
         network: registry name, if it is known.
         size: options that are known; they go before what the file tells.

@@ -25,7 +25,7 @@ from fdif_jax.models.conv import AvgPool, Conv, ConvTranspose, Triple
 from fdif_jax.models.initialisers import LEAKY_SLOPE
 from fdif_jax.models.layers import InstanceNorm, call
 from fdif_jax.models.nnunet import resenc_network
-from fdif_jax.torch_checkpoints import NnunetNetwork
+from fdif_jax.weights.nnunet_files import NnunetNetwork
 
 # nnU-Net's planner (ResEncUNetPlanner) starts at 32 features, doubles to at most 320, and adds stages until a patch
 # is less than eight voxels wide: 4 stages for a patch of 40³, 5 for 64³ and 96³, 6 for 128³ to 256³. Its presets M, L

@@ -20,11 +20,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
-from fdif_jax.interop import TorchBuffer
 from fdif_jax.models.conv import PatchConv, Triple
 from fdif_jax.models.initialisers import TORCH, small_normal
 from fdif_jax.models.layers import LayerNorm, Linear, call, drop_path, dropout, split
 from fdif_jax.models.unetr_blocks import UnetrBasicBlock
+from fdif_jax.weights.state_dicts import TorchBuffer
 
 STAGES = 4
 APART = -100.0

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from fdif_jax.bank import RELATIONS, Bank, build_bank
+from fdif_jax.anatomy.bank import RELATIONS, Bank, build_bank
+from fdif_jax.anatomy.organ_masks import load_names
 from fdif_jax.errors import FdifError
-from fdif_jax.organ_masks import load_names
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.progress import progress_bar
+from fdif_jax.scripts.console.progress import progress_bar
 
 
 @dataclass(frozen=True)

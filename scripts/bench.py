@@ -12,22 +12,23 @@ from typing import Annotated
 
 import tyro
 
-from fdif_jax.scripts import bench_networks, bench_render, bench_training, cli
+from fdif_jax.scripts import cli
+from fdif_jax.scripts.benchmarks import networks, render, training
 from fdif_jax.scripts.benchmarks.gpu import programme
-from fdif_jax.scripts.presets import preset_of
+from fdif_jax.scripts.options.presets import preset_of
 
 Config = (
     Annotated[
-        bench_render.Config,
-        tyro.conf.subcommand("render", description=bench_render.__doc__),
+        render.Config,
+        tyro.conf.subcommand("render", description=render.__doc__),
     ]
     | Annotated[
-        bench_training.Config,
-        tyro.conf.subcommand("training", description=bench_training.__doc__),
+        training.Config,
+        tyro.conf.subcommand("training", description=training.__doc__),
     ]
     | Annotated[
-        bench_networks.Config,
-        tyro.conf.subcommand("networks", description=bench_networks.__doc__),
+        networks.Config,
+        tyro.conf.subcommand("networks", description=networks.__doc__),
     ]
     | Annotated[
         programme.Config,
@@ -36,23 +37,23 @@ Config = (
 )
 
 
-def defaults(arguments: Sequence[str]) -> bench_training.Config | None:
+def defaults(arguments: Sequence[str]) -> training.Config | None:
     """The options of the preset that is asked for, of what has presets."""
-    return preset_of(arguments, bench_training.of_preset) if arguments[:1] == ["training"] else None
+    return preset_of(arguments, training.of_preset) if arguments[:1] == ["training"] else None
 
 
 def run(
-    config: bench_render.Config | bench_training.Config | bench_networks.Config | programme.Config,
+    config: render.Config | training.Config | networks.Config | programme.Config,
 ) -> None:
     """Measure what the configuration is of."""
     if isinstance(config, programme.Config):
         programme.run(config)
-    elif isinstance(config, bench_networks.Config):
-        bench_networks.run(config)
-    elif isinstance(config, bench_training.Config):
-        bench_training.run(config)
+    elif isinstance(config, networks.Config):
+        networks.run(config)
+    elif isinstance(config, training.Config):
+        training.run(config)
     else:
-        bench_render.run(config)
+        render.run(config)
 
 
 if __name__ == "__main__":

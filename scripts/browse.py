@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 import tyro
 
-from fdif_jax.datasets import Case, Dataset, load_dataset, load_labels, read_volume, volume_type
+from fdif_jax.datasets.reader import Case, Dataset, load_dataset, load_labels, read_volume, volume_type
 from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import encode_nifti
 from fdif_jax.scripts import cli
-from fdif_jax.volumes import encode_nifti
 
 LOOPBACK = "127.0.0.1"
 _WEB = Path(__file__).parent / "web"

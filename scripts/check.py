@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.table import Table
 
 import fdif_jax as fd
-from fdif_jax.authoring import place_of
-from fdif_jax.classes import Families
 from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import make_folder
+from fdif_jax.scenes.classes import Families
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.progress import progress_bar
-from fdif_jax.shape_checks import Findings, check_displacement, check_mapper, examine
-from fdif_jax.shape_sheet import save_sheet
+from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.shapes import sphere
-from fdif_jax.user_catalogue import load_catalogue
-from fdif_jax.volumes import make_folder
+from fdif_jax.viewing.shape_sheet import save_sheet
+from fdif_jax.vocabulary.authoring import place_of
+from fdif_jax.vocabulary.shape_checks import Findings, check_displacement, check_mapper, examine
+from fdif_jax.vocabulary.user_files import load_catalogue
 
 _WIDTH = 118
 

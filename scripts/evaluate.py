@@ -25,16 +25,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fdif_jax import viz
-from fdif_jax.datasets import VOLUME_SUFFIXES, find_volumes, read_volume
+from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, read_volume
 from fdif_jax.errors import FdifError
-from fdif_jax.scans import Conventions, check_same_grid, checked_label, load_conventions, space_of
-from fdif_jax.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
+from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
+from fdif_jax.io.nifti import make_folder, write_csv
+from fdif_jax.preprocessing.scans import (
+    Conventions,
+    check_same_grid,
+    checked_label,
+    load_conventions,
+    space_of,
+)
+from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.reading import each_good
-from fdif_jax.scripts.recipe_options import Flag
-from fdif_jax.spaces import Space
-from fdif_jax.volumes import make_folder, write_csv
+from fdif_jax.scripts.console.reading import each_good
+from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.viewing import viz
 
 _HEADINGS = {"dice": "Dice", "nsd": "NSD {tolerance:g} mm", "hd95": "HD95 mm"}
 

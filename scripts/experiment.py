@@ -29,15 +29,13 @@ from pathlib import Path
 
 import tyro
 
-from fdif_jax.datasets import list_cases
+from fdif_jax.datasets.reader import list_cases
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.recipe import load_recipe, shipped_recipes
-from fdif_jax.runs import load_run
+from fdif_jax.scenes.recipe import load_recipe, shipped_recipes
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.progress import progress_bar
-from fdif_jax.scripts.recipe_options import Flag
-from fdif_jax.scripts.side_by_side import Job
-from fdif_jax.scripts.study import (
+from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.jobs.side_by_side import Job
+from fdif_jax.scripts.jobs.study import (
     RECIPE,
     SCRATCH,
     Study,
@@ -46,8 +44,10 @@ from fdif_jax.scripts.study import (
     load_study,
     save_study,
 )
-from fdif_jax.scripts.study_jobs import Conductor, Jobs, checkpoints
-from fdif_jax.scripts.study_report import read_report, show, write_plots, write_tables
+from fdif_jax.scripts.jobs.study_jobs import Conductor, Jobs, checkpoints
+from fdif_jax.scripts.jobs.study_report import read_report, show, write_plots, write_tables
+from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.training.runs import load_run
 
 _JUDGED = ("val_every", "val_from", "val_cases", "folds", "fold", "patience")
 _OWN = {  # options of the commands that are the study's

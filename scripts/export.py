@@ -26,13 +26,14 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from fdif_jax import interop, models
+from fdif_jax import models
 from fdif_jax.errors import FdifError
-from fdif_jax.runs import Run, load_run
 from fdif_jax.scripts import cli
-from fdif_jax.torch_checkpoints import NnunetNetwork, nnssl_checkpoint, nnunet_checkpoint
-from fdif_jax.transfer import carry
-from fdif_jax.weight_files import check_suffix, save_weights
+from fdif_jax.training.runs import Run, load_run
+from fdif_jax.weights import state_dicts
+from fdif_jax.weights.files import check_suffix, save_weights
+from fdif_jax.weights.nnunet_files import NnunetNetwork, nnssl_checkpoint, nnunet_checkpoint
+from fdif_jax.weights.transfer import carry
 
 _FEWEST = 2  # background and one class: what a network is written for that knows no number of its own
 
@@ -67,7 +68,7 @@ def run(config: Config) -> None:
     nnunet = _nnunet(model, form, training_run) if form in ("nnunet", "nnssl") else None
     training_run.restore(model, which=config.which)
     model = _adapted(config, form, training_run, model)
-    state = interop.to_torch_state_dict(model)
+    state = state_dicts.to_torch_state_dict(model)
     contents: dict[str, Any] = state
     if form == "nnunet":
         contents = nnunet_checkpoint(state)

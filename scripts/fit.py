@@ -18,16 +18,16 @@ from tyro.conf import Positional
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
-from fdif_jax.fit_picture import save_fits
-from fdif_jax.fitted_shape import Fit
-from fdif_jax.fitting import Fitter
-from fdif_jax.mask_targets import Mask
+from fdif_jax.fitting.fit_picture import save_fits
+from fdif_jax.fitting.fitted_shape import Fit
+from fdif_jax.fitting.fitter import Fitter
+from fdif_jax.fitting.mask_targets import Mask
+from fdif_jax.io.nifti import make_folder, write_atomic
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.progress import progress_bar
-from fdif_jax.scripts.recipe_options import Flag
-from fdif_jax.scripts.shape_names import find_family
-from fdif_jax.vocabulary import Family
-from fdif_jax.volumes import make_folder, write_atomic
+from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.shapes.shape_names import find_family
+from fdif_jax.vocabulary.vocabulary import Family
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from fdif_jax.errors import FdifError
-from fdif_jax.fitted_family import write_family
-from fdif_jax.mask_targets import Mask
+from fdif_jax.fitting.fitted_family import write_family
+from fdif_jax.fitting.mask_targets import Mask
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.fit import fitted, fitter_of
-from fdif_jax.scripts.recipe_options import Flag
-from fdif_jax.scripts.shape_names import find_family
+from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.shapes.shape_names import find_family
 
 
 @dataclass(frozen=True)

@@ -26,20 +26,20 @@ from matplotlib.figure import Figure
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.authoring import Sampler
-from fdif_jax.camera import Camera
 from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import make_folder, write_atomic
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.formulas import formula_of
-from fdif_jax.scripts.progress import progress_bar
-from fdif_jax.scripts.shape_names import find_vocabulary
-from fdif_jax.scripts.view_targets import code_of, displaced, drawn, sampled, words_of
-from fdif_jax.surfaces import Samples
-from fdif_jax.tracing import Colour, trace
-from fdif_jax.user_catalogue import describe
-from fdif_jax.view_pictures import colour_of, encode
-from fdif_jax.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
-from fdif_jax.volumes import make_folder, write_atomic
+from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.jobs.view_targets import code_of, displaced, drawn, sampled, words_of
+from fdif_jax.shapes.formulas import formula_of
+from fdif_jax.shapes.shape_names import find_vocabulary
+from fdif_jax.viewing.camera import Camera
+from fdif_jax.viewing.surfaces import Samples
+from fdif_jax.viewing.tracing import Colour, trace
+from fdif_jax.viewing.view_pictures import colour_of, encode
+from fdif_jax.vocabulary.authoring import Sampler
+from fdif_jax.vocabulary.user_files import describe
+from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
 SAMPLES, FINE_SAMPLES = 48, 96  # along each edge, to find where a shape is, and to draw from them
 QUALITY = 82  # of the pictures, as WebP has it

@@ -28,17 +28,18 @@ import jax
 import numpy as np
 
 import fdif_jax as fd
-from fdif_jax import classification, viz
-from fdif_jax.b2nd import read_b2nd
-from fdif_jax.classification import ClassificationLayout
-from fdif_jax.dataset_writer import Report, write_dataset
-from fdif_jax.datasets import read_volume
+from fdif_jax.datasets import classification
+from fdif_jax.datasets.classification import ClassificationLayout
+from fdif_jax.datasets.layouts import Plan
+from fdif_jax.datasets.reader import read_volume
+from fdif_jax.datasets.sources import RenderedSource
+from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
-from fdif_jax.layouts import Plan
+from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.format_options import FormatOptions, Job, job_of
-from fdif_jax.scripts.progress import progress_bar
-from fdif_jax.sources import RenderedSource
+from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.options.format import FormatOptions, Job, job_of
+from fdif_jax.viewing import viz
 
 
 @dataclass(frozen=True)

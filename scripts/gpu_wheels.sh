@@ -9,7 +9,7 @@ most=60 # MiB
 
 # What fdif-jax imports, and what that needs; then what PyTorch's originals are built from.
 packages="nibabel tyro docstring-parser typeguard isal tomli-w platformdirs tensorboardX trimesh libigl grain array-record
-portpicker filelock monai dynamic-network-architectures"
+portpicker filelock monai dynamic-network-architectures==0.4.4 timm==1.0.22"
 
 platforms=""
 for version in 2_28 2_27 2_26 2_24 2_17 2_12 2_5; do

@@ -25,16 +25,16 @@ import tyro
 from flax import nnx
 
 from fdif_jax import models
-from fdif_jax.checkpoints import State
 from fdif_jax.errors import FdifError
-from fdif_jax.interop import some
 from fdif_jax.models.recognise import Recognised, recognise
-from fdif_jax.runs import open_run, weights
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.initial_weights import token_grid_of
-from fdif_jax.scripts.network_options import parse_size
-from fdif_jax.transfer import Transfer, transfer
-from fdif_jax.weight_files import read_checkpoint
+from fdif_jax.scripts.jobs.initial_weights import token_grid_of
+from fdif_jax.scripts.options.network import parse_size
+from fdif_jax.training.checkpoints import State
+from fdif_jax.training.runs import open_run, weights
+from fdif_jax.weights.files import read_checkpoint
+from fdif_jax.weights.state_dicts import some
+from fdif_jax.weights.transfer import Transfer, transfer
 
 _OWN = "(default: the file's)"
 _Channels = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OWN)]

@@ -27,18 +27,18 @@ from typing import Literal
 import jax
 import tyro
 
-from fdif_jax.checkpoints import Weights
-from fdif_jax.devices import OneEach, is_first_process
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation import Evaluator
-from fdif_jax.runs import open_run
+from fdif_jax.evaluation.evaluator import Evaluator
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.prepared import prepare
-from fdif_jax.scripts.presets import preset_of
-from fdif_jax.scripts.recipe_options import RecipeOptions
-from fdif_jax.scripts.training_options import TrainingOptions
-from fdif_jax.scripts.watching import Watch
-from fdif_jax.training import fit
+from fdif_jax.scripts.console.watching import Watch
+from fdif_jax.scripts.jobs.prepared import prepare
+from fdif_jax.scripts.options.presets import preset_of
+from fdif_jax.scripts.options.recipe import RecipeOptions
+from fdif_jax.scripts.options.training import TrainingOptions
+from fdif_jax.training.checkpoints import Weights
+from fdif_jax.training.devices import OneEach, is_first_process
+from fdif_jax.training.loop import fit
+from fdif_jax.training.runs import open_run
 
 
 @dataclass(frozen=True, kw_only=True)

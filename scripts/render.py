@@ -12,9 +12,9 @@ from tyro.conf import Positional
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import make_folder, write_nifti
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.shape_names import find_vocabulary
-from fdif_jax.volumes import make_folder, write_nifti
+from fdif_jax.shapes.shape_names import find_vocabulary
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fdif_jax import viz
 from fdif_jax.errors import FdifError
-from fdif_jax.runs import METRICS, RUN, load_run
+from fdif_jax.io.nifti import write_json
 from fdif_jax.scripts import cli
-from fdif_jax.volumes import write_json
+from fdif_jax.training.runs import METRICS, RUN, load_run
+from fdif_jax.viewing import viz
 
 _SCORES = ("dice", "nsd", "accuracy")
 _OWN_COLUMNS = (

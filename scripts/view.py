@@ -23,15 +23,15 @@ import trimesh
 from tyro.conf import Positional
 
 import fdif_jax as fd
-from fdif_jax import viz
-from fdif_jax.camera import Camera
 from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import make_folder, write_atomic
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.view_targets import Choice, Thing, View, views_of
-from fdif_jax.surfaces import check_mesh_name, write_mesh, write_page
-from fdif_jax.tracing import Colour, trace
-from fdif_jax.view_pictures import encode, save_sheet, save_slices
-from fdif_jax.volumes import make_folder, write_atomic
+from fdif_jax.scripts.jobs.view_targets import Choice, Thing, View, views_of
+from fdif_jax.viewing import viz
+from fdif_jax.viewing.camera import Camera
+from fdif_jax.viewing.surfaces import check_mesh_name, write_mesh, write_page
+from fdif_jax.viewing.tracing import Colour, trace
+from fdif_jax.viewing.view_pictures import encode, save_sheet, save_slices
 
 POLL = 0.3  # seconds between looks at a watched file
 SHEET_COLUMNS = 4

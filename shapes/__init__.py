@@ -7,8 +7,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from fdif_jax.lifts import extrude, linear_taper, neck_taper, no_taper, revolve
-from fdif_jax.shape import Shape
+from fdif_jax.sdf.lifts import extrude, linear_taper, neck_taper, no_taper, revolve
+from fdif_jax.sdf.shape import Shape
 from fdif_jax.shapes import documents
 from fdif_jax.shapes.avs_db import avs_db
 from fdif_jax.shapes.displacements import DISPLACEMENTS
@@ -24,7 +24,7 @@ from fdif_jax.shapes.solids import (
     sphere,
     torus,
 )
-from fdif_jax.vocabulary import Vocabulary
+from fdif_jax.vocabulary.vocabulary import Vocabulary
 
 __all__ = [
     "avs_db",

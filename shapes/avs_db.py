@@ -17,14 +17,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.grid import Grid
-from fdif_jax.shape import Box, Coordinate, Distance, Point, Profile, Scalar, Shape, node
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Profile, Scalar, Shape, node
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.documents import Reader
 from fdif_jax.shapes.families import POLYGONS
 from fdif_jax.shapes.mappers import MAPPERS
 from fdif_jax.shapes.profiles import Polygon
-from fdif_jax.vocabulary import Family, Range, Vocabulary
+from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 PUBLISHED_EDGE = 96
 MOST_VERTICES = 9

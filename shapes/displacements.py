@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from fdif_jax.shape import Coordinate, Distance, Point
-from fdif_jax.vocabulary import Displacement
+from fdif_jax.sdf.shape import Coordinate, Distance, Point
+from fdif_jax.vocabulary.vocabulary import Displacement
 
 Scaled = Callable[[Coordinate, Coordinate, Coordinate], Distance]
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.lifts import Extruded, Revolved, Taper, linear_taper, neck_taper, no_taper
-from fdif_jax.shape import Profile, Shape
+from fdif_jax.sdf.lifts import Extruded, Revolved, Taper, linear_taper, neck_taper, no_taper
+from fdif_jax.sdf.shape import Profile, Shape
 from fdif_jax.shapes.profiles import Circle, Polygon, Star, circle, polygon, star
 from fdif_jax.shapes.solids import Cone, Octahedron, Sphere
 

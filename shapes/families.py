@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fdif_jax.grid import Grid
-from fdif_jax.lifts import Extruded, Revolved, Taper, extrude
-from fdif_jax.shape import Profile, Scalar, Shape
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.lifts import Extruded, Revolved, Taper, extrude
+from fdif_jax.sdf.shape import Profile, Scalar, Shape
 from fdif_jax.shapes.profiles import Circle, Polygon, Star
 from fdif_jax.shapes.solids import OCTAHEDRON_FACTOR, PUBLISHED_OCTAHEDRON_FACTOR, Cone, Octahedron, Sphere
-from fdif_jax.vocabulary import Draw, Family, Range
+from fdif_jax.vocabulary.vocabulary import Draw, Family, Range
 
 POLYGONS = {
     3: "triangle",

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from fdif_jax.shape import Distance
-from fdif_jax.vocabulary import Mapper
+from fdif_jax.sdf.shape import Distance
+from fdif_jax.vocabulary.vocabulary import Mapper
 
 TOP = 128.0
 

@@ -20,8 +20,8 @@ import numpy as np
 from scipy import ndimage, spatial, special
 
 from fdif_jax.errors import FdifError
-from fdif_jax.sampled import Sampled
-from fdif_jax.volumes import read_nifti
+from fdif_jax.io.nifti import read_nifti
+from fdif_jax.sdf.sampled import Sampled
 
 SMOOTH = 0.7  # voxels; more loses corners, less leaves stairs
 MARGIN = 2  # samples around the inside

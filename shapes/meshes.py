@@ -21,14 +21,14 @@ import platformdirs
 import trimesh
 from scipy import sparse
 
-from fdif_jax.algebra import Scaled
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.grid import Grid
-from fdif_jax.sampled import Library, Member, Sampled, inside_box
-from fdif_jax.shape import Shape
+from fdif_jax.io.nifti import write_atomic
+from fdif_jax.sdf.algebra import Scaled
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.sampled import Library, Member, Sampled, inside_box
+from fdif_jax.sdf.shape import Shape
 from fdif_jax.shapes.masks import Outline, outline_of_mask
-from fdif_jax.vocabulary import Family, Range, Vocabulary
-from fdif_jax.volumes import write_atomic
+from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 MESHES = (".stl", ".obj", ".ply")
 MASKS = (".nii.gz", ".nii")

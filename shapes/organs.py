@@ -1,4 +1,4 @@
-"""Organs as shapes: a bank of them (`fdif_jax.bank`) is a vocabulary, one class an organ.
+"""Organs as shapes: a bank of them (`fdif_jax.anatomy.bank`) is a vocabulary, one class an organ.
 
 All organs share one structure. Which one it is, is a number among its parameters, so that a hundred organs are one
 branch of a renderer. `torso` is the vocabulary of the bank that comes with the package.
@@ -16,15 +16,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from fdif_jax.algebra import move
-from fdif_jax.anatomy import Atlas, Waves, draw_waves
-from fdif_jax.bank import Bank
+from fdif_jax.anatomy.bank import Bank
+from fdif_jax.anatomy.placement import Atlas, Waves, draw_waves
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.grid import Grid
-from fdif_jax.shape import Box, Distance, Point, Scalar, Shape, length, node, static
+from fdif_jax.sdf.algebra import move
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, static
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.mappers import MAPPERS
-from fdif_jax.vocabulary import Family, Range, Vocabulary
+from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 SIZE = Range(0.15, 0.40)  # half the longest edge of an organ's box over the grid's shortest edge
 WAVE = 0.06  # amplitude of an organ's own deformation over half its longest edge

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fdif_jax.shape import Coordinate, Distance, Profile, Scalar, length, node, root, signed, static
+from fdif_jax.sdf.shape import Coordinate, Distance, Profile, Scalar, length, node, root, signed, static
 
 
 @node

@@ -4,8 +4,8 @@ import math
 
 import jax.numpy as jnp
 
-from fdif_jax.lifts import Revolved, revolve
-from fdif_jax.shape import Box, Distance, Point, Scalar, Shape, length, node, root, static
+from fdif_jax.sdf.lifts import Revolved, revolve
+from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, root, static
 from fdif_jax.shapes.profiles import circle
 
 # The published factor; 1/sqrt(3) would make the distance true.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.mappers import MAPPERS
-from fdif_jax.user_catalogue import load_catalogue
-from fdif_jax.vocabulary import Vocabulary
+from fdif_jax.vocabulary.user_files import load_catalogue
+from fdif_jax.vocabulary.vocabulary import Vocabulary
 
 
 def vocabulary_of(path: str | Path) -> Vocabulary:

@@ -8,23 +8,33 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-FIXTURES = Path(__file__).parent / "fixtures"
+from tests.helpers.paths import COMPILED, FIXTURES
 
 # Compiling dominates the first example of a property; a deadline would only measure the machine.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("default")
 
 # Compiled programs are the same from run to run.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # From here on, arrays that do not have the shapes their annotations say are errors. Modules that define shapes are
 # left out: a shape is a pytree, and transformations put batched and abstract leaves in its fields.
-_CHECKED = ("grid", "renderer", "compiler", "classes", "replay", "vocabulary", "losses")
+_CHECKED = (
+    "sdf.grid",
+    "vocabulary.vocabulary",
+    "rendering.renderer",
+    "training.losses",
+    "scenes.classes",
+    "scenes.compiler",
+    "scenes.replay",
+)
 _hook = install_import_hook([f"fdif_jax.{name}" for name in _CHECKED], "beartype.beartype")
 import fdif_jax  # noqa: E402, F401
 
 _hook.uninstall()
+
+from tests.helpers.studies import calls  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
+
 ABOVE = {
     "fdif_jax": ("shapes", "models", "scripts"),
     "shapes": ("models", "scripts"),
@@ -25,7 +26,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("layer", ABOVE)
 def test_each_layer_imports_only_what_is_below_it(layer):
-    files = sorted((ROOT / layer).glob("*.py"))
+    files = sorted((ROOT / layer).rglob("*.py"))
     assert files
     for path in files:
         for name in imported(path):

@@ -7,7 +7,6 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -18,16 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fdif_jax as fd
-from fdif_jax.augmentation import normalise
-from fdif_jax.compiler import Program
+from fdif_jax.batches.augmentation import normalise
 from fdif_jax.errors import FdifError
+from fdif_jax.scenes.compiler import Program
+from tests.helpers.paths import ROOT
 
 torch = pytest.importorskip("torch")
 
 import fdif_jax.torch as volumes  # noqa: E402
 from fdif_jax.torch import VolumeDataset  # noqa: E402
 
-ROOT = Path(__file__).parent.parent
 RECIPE = fd.Recipe(grid=(12, 14, 16), primitives=("sphere", "torus"), max_objects=3)
 
 

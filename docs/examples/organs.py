@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.shape import length
+from fdif_jax.sdf.shape import length
 
 
 @fd.node

@@ -1,1 +1,1 @@
-"""What `fdif bench` measures, by kind."""
+"""What `fdif bench` measures."""

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fdif_jax.devices import Devices
-from fdif_jax.scripts.bench_parts import measure_peaks
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
+from fdif_jax.scripts.benchmarks.parts import measure_peaks
+from fdif_jax.training.devices import Devices
 
 _ASKED = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 

@@ -53,8 +53,8 @@ def _draw_steps(path: Path, steps: dict[str, Any], rivals: dict[str, Any]) -> No
     from matplotlib import pyplot
 
     rows: list[tuple[str, dict[str, float]]] = []
-    for name, row in steps.items():
-        if isinstance(row.get("seconds"), dict):
+    for name, row in ((n.removesuffix(" parts"), row) for n, row in steps.items() if n.endswith(" parts")):
+        if "failed" not in row:
             rows.append((f"{name}, fdif-jax", {part: row["seconds"][part] for part in _PARTS}))
             for rival in (name, f"{name} compiled"):
                 for how in ("memory", "files"):

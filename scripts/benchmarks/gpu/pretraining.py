@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from fdif_jax.scripts import cli, export, pretrain
-from fdif_jax.scripts.bench_parts import Steps
-from fdif_jax.scripts.benchmarks.gpu.figures import Figures, read
+from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
-from fdif_jax.scripts.prepared import prepare
+from fdif_jax.scripts.benchmarks.parts import Steps
+from fdif_jax.scripts.jobs.prepared import prepare
 
 _USED = 0.85  # of the time goes into steps, the rest into validation and writing
 
@@ -20,9 +20,7 @@ def measure(size: Size, figures: Figures, seconds: float) -> None:
     """
     out = figures.folder / "pretrained"
     with figures.alone():
-        kernel = read(figures.folder, "steps").get(next(iter(size.networks)), {}).get("kernel", "auto")
-        asked = [*size.pretrain, "--kernel", kernel, "--out", str(out)]
-        config = cli.parsed("pretrain", pretrain, asked)
+        config = cli.parsed("pretrain", pretrain, [*size.pretrain, "--out", str(out)])
         steps_file = figures.folder / "pretraining_steps.json"
         if steps_file.exists():  # a run that was cut off goes on
             steps = json.loads(steps_file.read_text())

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.nifti import make_folder, write_json
 from fdif_jax.scripts.benchmarks.gpu import figures
 from fdif_jax.scripts.benchmarks.gpu.pictures import draw
-from fdif_jax.volumes import make_folder, write_json
 
 
 class Part(NamedTuple):

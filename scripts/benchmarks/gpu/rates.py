@@ -4,16 +4,17 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 import fdif_jax as fd
-from fdif_jax.algebra import move
-from fdif_jax.renderer import BITS, INTENSITY_TOP, Renderer, Table
+from fdif_jax.rendering.branch_free import BranchFree
+from fdif_jax.rendering.pallas_kernel import TileKernel
+from fdif_jax.rendering.renderer import BITS, Renderer
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.profile import kernels_of
 from fdif_jax.scripts.benchmarks.gpu.reference import recipe_of
@@ -36,15 +37,17 @@ def measure(size: Size, figures: Figures) -> None:
     scan = fd.compile(recipe, kernel="off")
     ways: dict[str, Batch] = {
         "kernel": kernel.batch,
-        "branch-free": lambda keys: branch_free(scan.renderer, jax.vmap(scan.draw)(keys)),
+        "branch-free": lambda keys: BranchFree(scan.renderer).intensities(jax.vmap(scan.draw)(keys)),
         "scan": scan.batch,
         "draw": jax.vmap(scan.draw),
     }
+    _tiles(scan.renderer, scan.draw, size, figures)
     for way, batch in ways.items():
         for count in size.batches:
             name = f"{way} {count}"
             with figures.attempt(name):
-                figure, compiled = _measured(batch, count, size.runs, figures)
+                compiled, seconds = _compiled(batch, count)
+                figure = _measured(compiled, seconds, count, size.runs, figures)
                 figures.add(name, figure)
                 if count == size.batches[-1]:
                     with figures.attempt(f"profile {way}"), figures.alone():
@@ -53,48 +56,39 @@ def measure(size: Size, figures: Figures) -> None:
                     break
 
 
-def branch_free(renderer: Renderer, tables: Table) -> tuple[jax.Array, jax.Array]:
-    """Images and labels of a batch of tables, every object on the whole grid with every branch computed."""
-    p = renderer.grid.points()
-    fields, mappers = renderer.displacement_fields(), [m.function for m in renderer.mappers]
+def _tiles(renderer: Renderer, draw: Callable, size: Size, figures: Figures) -> None:
+    """The kernel by tile and warps, at the largest batch; compiled side by side."""
+    count = size.batches[-1]
 
-    def one(table: Table) -> tuple[jax.Array, jax.Array]:
-        def draw(carry: tuple, o: tuple) -> tuple[tuple, jax.Array]:
-            image, planes = carry
-            i, branch, row, inverse, displacement, mapper = o
-            local = move(inverse, p)
-            d = lax.switch(
-                branch, [lambda row, at, s=s: s.unpack(row)(at) for s in renderer.structures], row, local
-            )
-            d = d + lax.switch(displacement, fields, p)
-            inside = (d <= 0) & (i < table.number)
-            image = image + jnp.where(i < table.number, lax.switch(mapper, mappers, d), 0)
-            bit = inside.astype(jnp.uint32) << (i % BITS).astype(jnp.uint32)
-            return (image, planes.at[i // BITS].set(planes[i // BITS] | bit)), inside.sum(dtype=jnp.int32)
+    def compiled(how: tuple[tuple[int, int, int], int]) -> Any:
+        kernel = TileKernel(renderer, size.kernel == "interpret", *how)
+        return _compiled(lambda keys: kernel.intensities(jax.vmap(draw)(keys)), count)
 
-        objects = table.branch.shape[0]
-        empty = jnp.zeros(renderer.grid), jnp.zeros((-(-objects // BITS), *renderer.grid), jnp.uint32)
-        rows = (jnp.arange(objects), table.branch, table.row, table.inverse, table.displacement, table.mapper)
-        (image, planes), volumes = lax.scan(draw, empty, rows)
-        return jnp.clip(image, 0, INTENSITY_TOP).astype(jnp.uint8), renderer.paint(
-            planes, volumes, table.label
-        )
-
-    return jax.vmap(one)(tables)
+    with ThreadPoolExecutor() as pool:
+        made = [(how, pool.submit(compiled, how)) for how in size.tiles]
+        for (tile, warps), program in made:
+            name = f"tile {'×'.join(map(str, tile))}, {warps} warps"
+            with figures.attempt(name):
+                figures.add(name, _measured(*program.result(), count, size.runs, figures))
 
 
-def _measured(batch: Batch, count: int, runs: int, figures: Figures) -> tuple[dict[str, Any], Any]:
+def _compiled(batch: Batch, count: int) -> tuple[Any, float]:
+    """A batch as a program of its first sample's number, and the seconds of its compilation."""
     made = jax.jit(lambda start: batch(_keys(start, count)))
     start = time.perf_counter()
-    compiled = made.lower(np.uint32(0)).compile()
-    compile_seconds = time.perf_counter() - start
+    return made.lower(np.uint32(0)).compile(), time.perf_counter() - start
+
+
+def _measured(
+    compiled: Any, compile_seconds: float, count: int, runs: int, figures: Figures
+) -> dict[str, Any]:
     with figures.alone():
         once = _seconds(compiled, 1, 0)
         once = _seconds(compiled, 1, 1) if once < _SLOW else once
         calls = max(1, min(200, round(_TURN / once)))
         seconds = [_seconds(compiled, calls, run) for run in range(1, runs + 1)] if once < _SLOW else [once]
     median = statistics.median(seconds)
-    figure = {
+    return {
         "volumes_per_second": count / median,
         "seconds_a_call": median,
         "fastest": min(seconds),
@@ -102,7 +96,6 @@ def _measured(batch: Batch, count: int, runs: int, figures: Figures) -> tuple[di
         "compile_seconds": compile_seconds,
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
     }
-    return figure, compiled
 
 
 def _keys(start: jax.Array, count: int) -> jax.Array:

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 import fdif_jax as fd
-from fdif_jax.renderer import Tiling
-from fdif_jax.scripts.bench_stages import counted_work
+from fdif_jax.rendering.renderer import Tiling
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
+from fdif_jax.scripts.benchmarks.stages import counted_work
 
 
 def recipe_of(name: str, size: Size) -> fd.Recipe:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from fdif_jax.scripts.bench_rivals import TorchSteps
+from fdif_jax.io.nifti import write_nifti
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
+from fdif_jax.scripts.benchmarks.gpu.rival_files import Cases
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.benchmarks.gpu.steps import config_of
-from fdif_jax.scripts.prepared import Training, prepare
-from fdif_jax.volumes import read_nifti, write_nifti
+from fdif_jax.scripts.benchmarks.rivals import TorchSteps
+from fdif_jax.scripts.jobs.prepared import Training, prepare
 
 _CASES = 16  # of the dataset that is read
+_EPOCH = 100_000  # volumes before the loader would begin anew
 
 
 def measure(size: Size, figures: Figures) -> None:
@@ -81,19 +83,14 @@ def _dataset(steps: TorchSteps, folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _loaded(files: list[tuple[Path, Path]], batch: int) -> Iterator[tuple[Any, Any]]:
-    class Cases(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 100_000
-
-        def __getitem__(self, index: int) -> tuple[Any, Any]:
-            image, label = (read_nifti(path).array for path in files[index % len(files)])
-            grey = image.astype(np.float32)
-            grey = (grey - grey.mean()) / max(grey.std(), 1e-6)
-            return torch.from_numpy(grey[None]), torch.from_numpy(label[None].astype(np.int64))
-
-    workers = min(8, os.cpu_count() or 1)
+    # Spawned: JAX's threads do not live through a fork.
     loader = torch.utils.data.DataLoader(
-        Cases(), batch, num_workers=workers, pin_memory=torch.cuda.is_available(), prefetch_factor=4
+        Cases(files, _EPOCH),
+        batch,
+        num_workers=min(8, os.cpu_count() or 1),
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4,
+        multiprocessing_context="spawn",
     )
     return itertools.chain.from_iterable(itertools.repeat(loader))
 

@@ -13,6 +13,7 @@ class Size:
         scenes: compared with the CPU's, of every recipe.
         recipes: that are compared.
         batches: scenes rendered at once.
+        tiles: voxels of a program of the tile kernel, and its warps, that are compared.
         runs: of each measurement; medians are reported.
         kernel: how the tile kernel runs, as `fdif_jax.compile` takes it.
         networks: for each network the options of `fdif bench training` that ask for it.
@@ -29,6 +30,7 @@ class Size:
     scenes: int
     recipes: tuple[str, ...]
     batches: tuple[int, ...]
+    tiles: tuple[tuple[tuple[int, int, int], int], ...]
     runs: int
     kernel: str
     networks: dict[str, tuple[str, ...]]
@@ -46,6 +48,16 @@ FULL = Size(
     scenes=64,
     recipes=("fdif", "fdif_exact", "avs_db", "anatomy", "anatomy_fdif"),
     batches=(1, 4, 16, 64),
+    tiles=(
+        ((4, 8, 32), 4),
+        ((4, 8, 32), 8),
+        ((4, 4, 32), 4),
+        ((4, 4, 16), 2),
+        ((4, 4, 16), 4),
+        ((2, 4, 32), 4),
+        ((8, 8, 16), 8),
+        ((4, 4, 8), 2),
+    ),
     runs=5,
     kernel="on",
     networks={
@@ -78,6 +90,7 @@ TOY = Size(
     scenes=2,
     recipes=("fdif", "anatomy"),
     batches=(1, 2),
+    tiles=(((4, 4, 8), 1),),
     runs=1,
     kernel="interpret",
     networks={"resenc_unet": ("--network", "resenc_unet", "--size", "features=[4,8]", *_TINY)},

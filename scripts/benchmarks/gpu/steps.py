@@ -1,18 +1,18 @@
-"""Part `steps`: a training step of each network by part, at one batch and at the largest that fits."""
+"""Part `steps`: a training step of each network, whole and by part, at one batch and at the largest that fits."""
 
-import dataclasses
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 
-from fdif_jax.scripts import bench, bench_training, cli
-from fdif_jax.scripts.bench_parts import Steps, compile_parts, in_turns, measure_parts
+from fdif_jax.scripts import bench, cli
+from fdif_jax.scripts.benchmarks import training as bench_training
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.profile import kernels_of
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
-from fdif_jax.scripts.prepared import Training, prepare
+from fdif_jax.scripts.benchmarks.parts import Steps, in_turns, measure_parts
+from fdif_jax.scripts.jobs.prepared import Training, prepare
 
 _ROOM = 0.85  # of the device's memory that a step may plan for
 
@@ -23,38 +23,55 @@ def config_of(options: tuple[str, ...], batch: int) -> bench_training.Config:
 
 
 def measure(size: Size, figures: Figures) -> None:
-    """Each network at the batch of the programme; then each at the largest batch.
+    """Measure each network's whole step, then its parts, then the largest batch.
 
     Programs are compiled side by side while other parts measure, and measured alone.
     """
+    prepared: dict[str, tuple[Training, Steps]] = {}
     with ThreadPoolExecutor() as pool:
-        kernels = dict(
-            zip(
-                size.networks,
-                pool.map(lambda name: _compiled(name, size, figures), size.networks),
-                strict=True,
-            )
-        )
-    for name, options in size.networks.items():
-        with figures.attempt(name):
-            training = prepare(config_of((*options, "--kernel", kernels[name]), size.batch))
-            steps = Steps(training)
-            with figures.alone():
-                figures.add(name, {"kernel": kernels[name], **_by_part(training, steps, size)})
-                with figures.attempt(f"{name} profile"):
-                    figures.add(f"{name} profile", kernels_of(lambda steps=steps: steps(99)))
-    for name, options in size.networks.items():
+        steps = {name: pool.submit(_ready, options, size.batch) for name, options in size.networks.items()}
+        for name in size.networks:
+            with figures.attempt(name):
+                prepared[name] = steps[name].result()
+                figures.add(name, _whole(*prepared[name], size, figures))
+                with figures.attempt(f"{name} profile"), figures.alone():
+                    figures.add(f"{name} profile", kernels_of(lambda s=prepared[name][1]: s(99)))
+    for name, ready in prepared.items():
+        with figures.attempt(f"{name} parts"), figures.alone():
+            figures.add(f"{name} parts", _by_part(*ready, size))
+    for name, (training, _) in prepared.items():
         with figures.attempt(f"{name} largest"):
-            figures.add(f"{name} largest", _largest(name, options, size, figures))
+            batch = _largest(training, figures.known(f"{name} parts")["memory"], size)
+            figures.add(f"{name} largest", _whole(*_ready(size.networks[name], batch), size, figures))
 
 
-def _compiled(name: str, size: Size, figures: Figures) -> str:
-    """Compile a network's programs; which kernel they took, "off" where the GPU's failed."""
+def _ready(options: tuple[str, ...], batch: int) -> tuple[Training, Steps]:
+    """A training and its step, compiled; without the tile kernel, should that fail."""
     for kernel in ("auto", "off"):
-        with figures.attempt(f"{name} compiled, kernel {kernel}"):
-            compile_parts(prepare(config_of((*size.networks[name], "--kernel", kernel), size.batch)))
-            return kernel
-    return "off"
+        try:
+            training = prepare(config_of((*options, "--kernel", kernel), batch))
+            return training, Steps(training)
+        except Exception as error:
+            print(f"kernel {kernel}: {type(error).__name__}: {str(error)[:500]}", flush=True)
+            failure = error
+    raise failure
+
+
+def _whole(training: Training, steps: Steps, size: Size, figures: Figures) -> dict[str, Any]:
+    with figures.alone():
+        seconds = in_turns({"step": steps}, size.runs)["step"]
+    median, batch = statistics.median(seconds), training.plan.batch_size
+    return {
+        "batch": batch,
+        "grid": list(training.source.grid),
+        "network": training.spec,
+        "seconds": median,
+        "spread": [min(seconds), max(seconds)],
+        "volumes_per_second": batch / median,
+        "compile_seconds": steps.compile_seconds,
+        "first_loss": steps.first_loss,
+        "peak_bytes": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+    }
 
 
 def _by_part(training: Training, steps: Steps, size: Size) -> dict[str, Any]:
@@ -62,38 +79,20 @@ def _by_part(training: Training, steps: Steps, size: Size) -> dict[str, Any]:
     medians = {name: statistics.median(part.seconds) for name, part in parts.items()}
     return {
         "batch": training.plan.batch_size,
-        "grid": list(training.source.grid),
-        "network": training.spec,
         "seconds": medians,
         "spread": {name: [min(part.seconds), max(part.seconds)] for name, part in parts.items()},
         "work": {name: part.work._asdict() for name, part in parts.items()},
         "generation_percent": 100 * medians["generate"] / medians["step"],
-        "volumes_per_second": training.plan.batch_size / medians["step"],
-        "compile_seconds": steps.compile_seconds,
         "memory": {**memory._asdict(), "total": memory.total},
     }
 
 
-def _largest(name: str, options: tuple[str, ...], size: Size, figures: Figures) -> dict[str, Any]:
-    """Volumes a second at the largest power of two that the memory of the smaller batch says will fit."""
-    known = figures.known(name)
-    memory, held = known["memory"], (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    a_volume = memory["temporary"] / known["batch"]
-    batch = size.batch
+def _largest(training: Training, memory: dict[str, int], size: Size) -> int:
+    """The largest power of two of batches that fits, by what the smaller batch took."""
+    held = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    a_volume, batch = memory["temporary"] / training.plan.batch_size, training.plan.batch_size
     while 2 * batch <= size.largest and (
         held is None or memory["arguments"] + 2 * batch * a_volume < _ROOM * held
     ):
         batch *= 2
-    training = prepare(config_of((*options, "--kernel", known["kernel"]), batch))
-    steps = Steps(training)
-    with figures.alone():
-        seconds = in_turns({"step": steps}, size.runs)["step"]
-    median = statistics.median(seconds)
-    return {
-        "batch": batch,
-        "seconds": median,
-        "volumes_per_second": batch / median,
-        "compile_seconds": steps.compile_seconds,
-        "plan": dataclasses.asdict(training.plan),
-        "peak_bytes": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
-    }
+    return batch

@@ -1,0 +1,40 @@
+"""Batches that are made inside the training step: scenes drawn and rendered on the device, and random looks."""
+
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Integer
+
+from fdif_jax.batches.augmentation import normalise, random_intensity
+from fdif_jax.scenes.compiler import World
+from fdif_jax.training.updates import MakeBatch
+
+_LOOK = 13  # what a sample's key is folded with for its random look in training
+
+
+def scene_batch(program: World) -> MakeBatch:
+    """``make_batch`` for `fit` from a compiled recipe; images are normalised.
+
+    The scene of sample n of a seed is the one that `fdif generate` writes as n.
+    """
+
+    def make_batch(
+        keys: jax.Array, _: Any
+    ) -> tuple[Float[Array, "B D H W 1"], Integer[Array, "B *tasks D H W"]]:
+        images, labels = program.batch(keys)
+        return normalise(images)[..., None], labels
+
+    return make_batch
+
+
+def with_random_looks(make_batch: MakeBatch) -> MakeBatch:
+    """The same batches, the image of every sample with a random look of its key (`random_intensity`)."""
+
+    def look(key: jax.Array, image: Array) -> Array:
+        return random_intensity(jax.random.fold_in(key, _LOOK), image)
+
+    def changed(keys: jax.Array, data: Any) -> tuple[Float[Array, "B D H W C"], Integer[Array, "B ..."]]:
+        images, labels = make_batch(keys, data)
+        return jax.vmap(look)(keys, images), labels
+
+    return changed

@@ -1,0 +1,240 @@
+"""Where a dataset's files go and how they are described: a `Plan`, and MONAI's and nnU-Net v2's layouts.
+
+`fdif_jax.datasets.classification` has a third layout; `fdif_jax.datasets.writer` fills any of them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.b2nd import encode_b2nd
+from fdif_jax.io.nifti import encode_nifti
+
+Encode = Callable[[np.ndarray], bytes | memoryview]
+
+
+class Encoding(NamedTuple):
+    """How one volume becomes a file: the end of its name, and its bytes."""
+
+    suffix: str
+    encode: Encode
+
+
+ENCODINGS: Mapping[str, Encoding] = {
+    "gzip": Encoding(".nii.gz", encode_nifti),
+    "none": Encoding(".nii", partial(encode_nifti, compress=False)),
+    "blosc2": Encoding(".b2nd", encode_b2nd),
+}
+
+
+class Layout(Protocol):
+    """A dataset's files; all paths are relative to its directory."""
+
+    name: ClassVar[str]
+
+    def case_id(self, index: int, plan: "Plan") -> str:
+        """What the case of sample ``index`` is called."""
+
+    def files(self, index: int, plan: "Plan") -> tuple[Path, ...]:
+        """Where sample ``index`` goes: its image, then its label maps, if any, a file each."""
+
+    def encode(self, array: np.ndarray) -> bytes | memoryview:
+        """The bytes of one of those files; equal arrays give equal bytes."""
+
+    def documents(self, plan: "Plan") -> Mapping[str, Any]:
+        """The files that describe the dataset: plain data for JSON, or a text."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a dataset's bytes (together with the versions that make it).
+
+    Attributes:
+        recipe: the recipe as plain data, and ``digest``, its SHA-256.
+        seed: sample ``i`` is drawn from ``(recipe, seed, i)`` and nothing else.
+        num_samples: training samples, indices ``0 … num_samples - 1``.
+        num_val_samples: validation samples, the indices after those.
+        grid: ``(D, H, W)``.
+        tasks: the label maps in order: what one tells apart → its foreground classes, the first of them label 1.
+        layout: how the files are laid out.
+    """
+
+    recipe: Mapping[str, Any]
+    digest: str
+    seed: int
+    num_samples: int
+    num_val_samples: int
+    grid: tuple[int, int, int]
+    tasks: Mapping[str, tuple[str, ...]]
+    layout: Layout
+
+    def __post_init__(self):
+        if self.num_samples < 1:
+            raise FdifError(f"num_samples is {self.num_samples}; it must be at least 1")
+        if self.num_val_samples < 0:
+            raise FdifError(f"num_val_samples is {self.num_val_samples}; it must be 0 or more")
+
+    @property
+    def total(self) -> int:
+        """Training and validation samples together."""
+        return self.num_samples + self.num_val_samples
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The foreground classes of the first label map."""
+        return next(iter(self.tasks.values()))
+
+    @property
+    def further_tasks(self) -> tuple[str, ...]:
+        """The label maps after the first."""
+        return tuple(self.tasks)[1:]
+
+    def identity(self) -> dict[str, Any]:
+        """The plan as JSON holds it: what a directory must have been made by to be continued."""
+        plain = {**asdict(self), "layout": {"name": self.layout.name, **asdict(self.layout)}}  # type: ignore[call-overload]
+        return json.loads(json.dumps(plain))
+
+
+@dataclass(frozen=True)
+class MonaiLayout:
+    """MONAI's / the Decathlon's layout: ``data/data.json`` lists the pairs, 100 to a folder.
+
+    With several label maps every one has its file and its key: ``label``, then ``label_displacement`` and so on.
+    """
+
+    name: ClassVar[str] = "monai"
+    compress: str = "gzip"
+
+    def __post_init__(self):
+        _check_encoding(self.compress)
+
+    def encode(self, array: np.ndarray) -> bytes | memoryview:
+        """See `Layout`."""
+        return ENCODINGS[self.compress].encode(array)
+
+    def case_id(self, index: int, plan: Plan) -> str:
+        """Training and validation samples share one numbering."""
+        return f"sample_{index:05d}"
+
+    def files(self, index: int, plan: Plan) -> tuple[Path, ...]:
+        """Training and validation samples share the folders."""
+        batch, case = f"batch_{index // 100:04d}", self.case_id(index, plan)
+        suffix = ENCODINGS[self.compress].suffix
+        several = plan.further_tasks != ()
+        labels = (f"{case}_y{f'_{task}' * several}{suffix}" for task in plan.tasks)
+        return (
+            Path("data/image", batch, f"{case}_x{suffix}"),
+            *(Path("data/label", batch, name) for name in labels),
+        )
+
+    def documents(self, plan: Plan) -> dict[str, Any]:
+        """``data.json``; its paths are relative to the folder it is in."""
+        keys = ("image", "label", *(f"label_{task}" for task in plan.further_tasks))
+
+        def entry(index: int) -> dict[str, str]:
+            paths = (path.relative_to("data").as_posix() for path in self.files(index, plan))
+            return {**dict(zip(keys, paths, strict=True)), "id": self.case_id(index, plan)}
+
+        document = {
+            "name": "fdif",
+            "tensorImageSize": "3D",
+            "modality": {"0": "SDF"},
+            **_task_names(plan),
+            **{
+                key: {str(i): name for name, i in labels.items()}
+                for key, labels in _labels_by_key(plan).items()
+            },
+            "numTraining": plan.num_samples,
+            "training": [entry(i) for i in range(plan.num_samples)],
+            "validation": [entry(i) for i in range(plan.num_samples, plan.total)],
+        }
+        return {"data/data.json": document}
+
+
+@dataclass(frozen=True)
+class NnunetLayout:
+    """nnU-Net v2's raw layout; validation samples become the dataset with the next id, named ``…_Val``.
+
+    nnU-Net reads one label map, ``labelsTr``. Further ones lie beside it, ``labelsTr_displacement`` and so on.
+    """
+
+    name: ClassVar[str] = "nnunet"
+    dataset_id: int = 999
+    dataset_name: str = "SDFSynthetic"
+    compress: str = "gzip"
+
+    def __post_init__(self):
+        if not 1 <= self.dataset_id <= 999:
+            raise FdifError(f"dataset id {self.dataset_id}: nnU-Net's ids are 1 to 999")
+        check_name(self.dataset_name)
+        if self.compress == "blosc2":
+            raise FdifError("nnU-Net's raw datasets are NIfTI: compress is gzip or none there, not blosc2")
+        _check_encoding(self.compress)
+
+    def encode(self, array: np.ndarray) -> bytes | memoryview:
+        """See `Layout`."""
+        return ENCODINGS[self.compress].encode(array)
+
+    def _folder(self, validation: bool) -> str:
+        return f"Dataset{self.dataset_id + validation:03d}_{self.dataset_name}{'_Val' * validation}"
+
+    def case_id(self, index: int, plan: Plan) -> str:
+        """Both datasets number their cases from 0."""
+        return f"case_{index - plan.num_samples * (index >= plan.num_samples):05d}"
+
+    def files(self, index: int, plan: Plan) -> tuple[Path, ...]:
+        """See `Layout`."""
+        folder, case = Path(self._folder(index >= plan.num_samples)), self.case_id(index, plan)
+        suffix = ENCODINGS[self.compress].suffix
+        labels = ("labelsTr", *(f"labelsTr_{task}" for task in plan.further_tasks))
+        return (
+            folder / f"imagesTr/{case}_0000{suffix}",
+            *(folder / name / f"{case}{suffix}" for name in labels),
+        )
+
+    def documents(self, plan: Plan) -> dict[str, Any]:
+        """One ``dataset.json`` a dataset."""
+        counts = {False: plan.num_samples, True: plan.num_val_samples}
+        return {
+            f"{self._folder(validation)}/dataset.json": {
+                "channel_names": {"0": "SDF"},
+                **_task_names(plan),
+                **_labels_by_key(plan),
+                "numTraining": count,
+                "file_ending": ENCODINGS[self.compress].suffix,
+            }
+            for validation, count in counts.items()
+            if count
+        }
+
+
+def check_name(name: str) -> None:
+    """Raise an FdifError unless ``name`` can be a dataset's, in file names everywhere."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise FdifError(f"dataset name {name!r}: use letters, digits, '_' and '-' only")
+
+
+def _check_encoding(name: str) -> None:
+    if name not in ENCODINGS:
+        raise unknown("compression", name, ENCODINGS)
+
+
+def _task_names(plan: Plan) -> dict[str, list[str]]:
+    """Under ``tasks``: what the label maps tell apart, in order; nothing where there is one."""
+    return {"tasks": list(plan.tasks)} if plan.further_tasks else {}
+
+
+def _labels_by_key(plan: Plan) -> dict[str, dict[str, int]]:
+    """Under ``labels``, and ``labels_<task>`` for further tasks: label ids by name, background first."""
+    keys = ("labels", *(f"labels_{task}" for task in plan.further_tasks))
+    return {
+        key: {"background": 0} | {name: i for i, name in enumerate(names, 1)}
+        for key, names in zip(keys, plan.tasks.values(), strict=True)
+    }

@@ -1,0 +1,97 @@
+"""Scores of predicted label maps: Dice, surface Dice and HD95 of a case, and how sure the mean of many cases is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fdif_jax.errors import FdifError
+from fdif_jax.evaluation.metrics import hausdorff95, surface_dice
+
+MEASURES = ("dice", "nsd", "hd95")
+
+
+def score_case(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    num_classes: int,
+    *,
+    spacing: Sequence[float],
+    tolerance: float = 1.0,
+) -> np.ndarray:
+    """`MEASURES` of every foreground class, float64 ``(num_classes - 1, 3)``.
+
+    Dice and surface Dice are NaN for a class in neither map and 0 for one in only one of them; HD95 is NaN for both.
+
+    Args:
+        prediction: class ids ``(D, H, W)``, integers.
+        label: class ids, the same grid; what is below 0 is left out of the comparison.
+        num_classes: background included.
+        spacing: millimetres between voxels along each axis.
+        tolerance: of the surface Dice, in millimetres.
+
+    Raises:
+        FdifError: see `fdif_jax.evaluation.metrics`.
+    """
+    if prediction.shape != label.shape:
+        raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
+    prediction, label = where_labelled(prediction, label)
+    box = _content((prediction > 0) | (label > 0))
+    prediction, label = prediction[box], label[box]
+    surfaces = {"spacing": spacing}
+    return np.stack(
+        [
+            dice(prediction, label, num_classes),
+            surface_dice(prediction, label, num_classes, tolerance=tolerance, **surfaces),
+            hausdorff95(prediction, label, num_classes, **surfaces),
+        ],
+        axis=1,
+    )
+
+
+def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps with background where the label is below 0, so that nothing is compared there."""
+    judged = label >= 0
+    return np.where(judged, prediction, 0), np.where(judged, label, 0)
+
+
+def dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
+    """`training.losses.dice_per_class` on the host, by counting, so that memory does not grow with the classes."""
+    both, ours, theirs = (
+        np.bincount(ids.ravel(), minlength=num_classes)[1:num_classes]
+        for ids in (label[prediction == label], prediction, label)
+    )
+    with np.errstate(invalid="ignore"):
+        return 2 * both / (ours + theirs)
+
+
+def _content(filled: np.ndarray) -> tuple[slice, ...]:
+    """The box of all that is set and a voxel more on each side, so that every surface is where it was."""
+    box = []
+    for axis in range(filled.ndim):
+        along = np.flatnonzero(filled.any(axis=tuple({*range(filled.ndim)} - {axis})))
+        box.append(slice(max(along[0] - 1, 0), along[-1] + 2) if along.size else slice(0, 1))
+    return tuple(box)
+
+
+def mean_defined(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Mean along an axis of what is defined; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(axis) / defined.sum(axis)
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of what is defined among values ``(n,)``.
+
+    A lower and an upper bound; both are the value itself where there is one, and NaN where there is none. Source: Efron
+    and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return np.nan, np.nan
+    rng = np.random.default_rng(seed)
+    means = np.array([values[rng.integers(0, values.size, values.size)].mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,161 @@
+"""Statistics of a few-shot study: the Dice of several initialisations, and how sure their differences are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fdif_jax.evaluation.scoring import mean_defined
+
+
+def mean_of_cases(dice: Mapping[str, float]) -> float:
+    """Mean of the Dice of every case; NaN if no case has a foreground."""
+    return float(mean_defined(np.array(list(dice.values()))))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one fine-tuning came to.
+
+    Attributes:
+        init: what it began with.
+        cases: labelled cases it was trained on.
+        seed: what drew those cases and everything else.
+        dice: mean foreground Dice of each validation case by its name; NaN where a case has no foreground.
+        curve: the learning curve: step and mean validation Dice.
+    """
+
+    init: str
+    cases: int
+    seed: int
+    dice: Mapping[str, float]
+    curve: Sequence[tuple[int, float]] = ()
+
+    @property
+    def mean(self) -> float:
+        """Mean Dice over the validation cases."""
+        return mean_of_cases(self.dice)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference in mean Dice, over the seeds that both sides have.
+
+    Attributes:
+        mean: the difference.
+        interval: its 95 % interval over seeds and validation cases, `paired_interval`.
+        over_cases: the same for these very seeds: only the validation cases are drawn anew.
+        seeds: how many there are.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    over_cases: tuple[float, float]
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The results of one initialisation at one number of labelled cases.
+
+    Attributes:
+        init: the initialisation.
+        cases: labelled cases.
+        dice: mean Dice by seed.
+        mean: over the seeds.
+        deviation: standard deviation over the seeds (of a sample: n - 1); NaN for one.
+        difference: to the baseline; None for the baseline itself and where no seed is common.
+    """
+
+    init: str
+    cases: int
+    dice: Mapping[int, float]
+    mean: float
+    deviation: float
+    difference: Difference | None
+
+
+def summarise(results: Sequence[Result], baseline: str) -> list[Summary]:
+    """A summary for every number of cases and initialisation that there are results of, in this order.
+
+    Args:
+        results: in any order; initialisations are in that of their first results.
+        baseline: the initialisation that the others are compared with.
+    """
+    groups: dict[tuple[int, str], list[Result]] = {}
+    inits = list(dict.fromkeys(result.init for result in results))
+    for result in sorted(results, key=lambda r: (r.cases, inits.index(r.init), r.seed)):
+        groups.setdefault((result.cases, result.init), []).append(result)
+    return [
+        _summary(group, groups.get((cases, baseline), []) if init != baseline else [])
+        for (cases, init), group in groups.items()
+    ]
+
+
+def _summary(group: Sequence[Result], baseline: Sequence[Result]) -> Summary:
+    means = [result.mean for result in group]
+    return Summary(
+        init=group[0].init,
+        cases=group[0].cases,
+        dice={result.seed: result.mean for result in group},
+        mean=float(np.mean(means)),
+        deviation=float(np.std(means, ddof=1)) if len(means) > 1 else np.nan,
+        difference=compare(group, baseline),
+    )
+
+
+def compare(group: Sequence[Result], baseline: Sequence[Result]) -> Difference | None:
+    """How much better one group of results is than another, of the same seeds and cases; None if no seed is common.
+
+    Of a seed both were trained on the same cases, and they are judged on the same validation cases: the differences
+    are taken case by case.
+    """
+    ours, theirs = ({result.seed: result.dice for result in side} for side in (group, baseline))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    names = list(theirs[seeds[0]])
+    differences = np.array(
+        [[ours[s].get(n, np.nan) - theirs[s].get(n, np.nan) for n in names] for s in seeds]
+    )
+    # A case's mean over the seeds is one value a case: an interval of a single row is over cases alone.
+    return Difference(
+        mean=float(mean_defined(differences.ravel())),
+        interval=paired_interval(differences),
+        over_cases=paired_interval(mean_defined(differences)[None]),
+        seeds=len(seeds),
+    )
+
+
+def paired_interval(
+    differences: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of paired differences, over seeds and cases at once.
+
+    The same validation cases are judged for every seed, and what one seed's run does well it may do well in all of
+    them: the differences are not independent, and drawing them one by one would give too narrow an interval. So rows
+    and columns are each drawn with replacement, and a resample's mean is that of the sub-matrix they make. Source:
+    Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), arXiv 0712.1111. Of few seeds no resampling
+    can tell how much further ones would differ: of three, the interval is still rather too narrow than too wide.
+
+    Args:
+        differences: ``(seeds, cases)``; NaN where one is not defined, which is left out.
+        level: part of the resamples within the interval.
+        resamples: how many are drawn.
+        seed: of the draw.
+
+    Returns:
+        A lower and an upper bound; NaN where nothing is defined.
+    """
+    rng = np.random.default_rng(seed)
+    # How often each row and each column is drawn, (resamples, n): the same as drawing them, without the copies.
+    rows, columns = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in differences.shape)
+    defined = ~np.isnan(differences)
+    total, count = (
+        ((rows @ values) * columns).sum(1) for values in (np.where(defined, differences, 0.0), defined)
+    )
+    means = total[count > 0] / count[count > 0]
+    if not means.size:
+        return np.nan, np.nan
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""Shapes and families of shapes fitted to masks."""

@@ -1,0 +1,1 @@
+"""Predictions for whole scans by sliding windows."""

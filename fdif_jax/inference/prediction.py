@@ -1,0 +1,256 @@
+"""Label maps of new scans by fine-tuned networks: what is predicted with, which files are a case, what is written.
+
+A prediction is on the grid of the scan's file and has its header, so that it lies on the scan in every viewer.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from isal import igzip
+
+from fdif_jax.datasets.reader import VOLUME_SUFFIXES, Case, find_volumes, volume_type
+from fdif_jax.errors import FdifError
+from fdif_jax.inference.sliding_window import Report, TiledNetwork
+from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
+from fdif_jax.preprocessing.fingerprints import CasePlan
+from fdif_jax.preprocessing.preparation import Prepared
+from fdif_jax.preprocessing.scans import Conventions
+from fdif_jax.preprocessing.spaces import Shape, labels_of_scores
+from fdif_jax.training.runs import RUN, Run, load_run
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a file of one channel
+_GZIP_MAGIC = b"\x1f\x8b"
+_LONGEST_HEADER = 540  # bytes, of NIfTI-2
+
+
+# ------------------------------------------------------------------------------------------------ what predicts
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Fine-tuning runs of one network on one kind of cases.
+
+    Attributes:
+        runs: at least one.
+        plan: how a case is prepared.
+        conventions: of channels and labels.
+        overlap, mirror_axes: of inference, as the first run has them.
+        which: of every run the weights that it says to predict with, ``last`` or ``best``.
+    """
+
+    runs: tuple[Run, ...]
+    plan: CasePlan
+    conventions: Conventions
+    overlap: float
+    mirror_axes: tuple[int, ...]
+    which: tuple[str, ...]
+
+
+def load_ensemble(paths: Sequence[Path]) -> Ensemble:
+    """Open fine-tuning runs to predict with them; a directory of ``fold_0``, ``fold_1``, … is all of those.
+
+    Raises:
+        FdifError: a path is no fine-tuning run, or they differ in the network, or in what its cases or labels are.
+    """
+    runs = tuple(load_run(folder) for path in paths for folder in _folds(path))
+    if not runs:
+        raise FdifError("there is no run directory to predict with")
+    for run in runs:
+        if run.document.get("kind") != "fine-tuning":
+            raise FdifError(
+                f"{run.path}: a run of kind {run.document.get('kind')!r}; `fdif finetune` makes those that can predict"
+            )
+        if missing := [key for key in ("cases", "labels", "inference") if key not in run.document]:
+            raise FdifError(
+                f"{run.path / RUN}: does not say {missing[0]!r}; fine-tune again to predict with it"
+            )
+    plans = [CasePlan.from_dict(run.document["cases"], f"{run.path / RUN}: cases") for run in runs]
+    for run, plan in zip(runs, plans, strict=True):
+        _check_same(runs[0], plans[0], run, plan)
+    try:
+        labels, inference = runs[0].document["labels"], runs[0].document["inference"]
+        return Ensemble(
+            runs,
+            plans[0],
+            Conventions(tuple(labels["class_names"]), labels["ignore"], tuple(labels["channel_names"])),
+            float(inference["overlap"]),
+            tuple(inference["mirror_axes"]),
+            tuple(run.document["inference"]["weights"] for run in runs),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FdifError(
+            f"{RUN} of {' or '.join(str(run.path) for run in runs)} is damaged: {error!r}"
+        ) from None
+
+
+def _folds(path: Path) -> list[Path]:
+    """The directories of a cross-validation's runs, or the path itself."""
+    folds = [] if (path / RUN).is_file() else [fold for fold in path.glob("fold_*") if fold.is_dir()]
+    return sorted(folds) or [path]
+
+
+def _check_same(first: Run, first_plan: CasePlan, other: Run, plan: CasePlan) -> None:
+    """Two runs' logits are of the same voxels and classes; reasons of a plan may differ."""
+
+    def said(run: Run, plan: CasePlan) -> dict[str, dict[str, Any]]:
+        cases = replace(plan, reasons=()).to_dict()
+        return {"cases": cases, "labels": run.document["labels"], "network": run.document["network"]}
+
+    one, two = said(first, first_plan), said(other, plan)
+    for part, wanted in one.items():
+        found = two[part]
+        differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+        if differing:
+            key = differing[0]
+            values = " and ".join(
+                json.dumps(values[key]) if key in values else "not set" for values in (wanted, found)
+            )
+            raise FdifError(f"{first.path} and {other.path} are no ensemble: {part}.{key} is {values}")
+
+
+# ------------------------------------------------------------------------------------------- what is predicted
+
+
+def find_cases(source: Path, channels: int, out: Path) -> list[Case]:
+    """The cases of a folder, or that of one file; a case's label is the file in ``out`` that its prediction goes to.
+
+    A case of several channels is one file of 4 axes, or, in nnU-Net's way, the files NAME_0000, NAME_0001, …, of
+    which those that are missing are found to be so when the case is read. Of one channel NAME_0000 is the case NAME,
+    unless there are NAME_0001, …, which then are cases as well.
+
+    Raises:
+        FdifError: there is no such file or folder, it holds no volume, or a case is there twice.
+    """
+    if not source.exists():
+        raise FdifError(f"{source}: no such file or folder")
+    folder = source if source.is_dir() else source.parent
+    found: dict[str, list[Path]] = {}
+    for name, images in _grouped(folder, channels):
+        if name in found:
+            raise FdifError(
+                f"{found[name][0]} and {images[0]} are both the image of case {name}; leave one out"
+            )
+        found[name] = images
+    cases = [
+        Case(images[0], out / f"{name}.nii.gz", name, (), tuple(images[1:]))
+        for name, images in sorted(found.items())
+        if source == folder or source in images
+    ]
+    if not cases:
+        raise FdifError(
+            f"{source}: {'holds' if source == folder else 'is'} no volume ({', '.join(VOLUME_SUFFIXES)})"
+        )
+    return cases
+
+
+def _grouped(folder: Path, channels: int) -> Iterator[tuple[str, list[Path]]]:
+    """Names of cases and their images."""
+    numbered: dict[str, dict[str, str]] = {}  # of a case its channels' numbers and suffixes
+    for name, suffix in find_volumes(folder).items():
+        path, match = folder / f"{name}{suffix}", _CHANNEL.fullmatch(name)
+        if match and (channels == 1 or _has_one_channel(path)):
+            numbered.setdefault(match[1], {})[match[2]] = suffix
+        else:
+            yield name, [path]
+    for case, suffixes in numbered.items():
+        if channels > 1:
+            wanted = (f"{channel:04d}" for channel in range(channels))
+            suffixes = dict.fromkeys(wanted, next(iter(suffixes.values()))) | suffixes
+        images = [folder / f"{case}_{number}{suffix}" for number, suffix in sorted(suffixes.items())]
+        if channels > 1 or suffixes.keys() == {"0000"}:
+            yield case, images
+        else:
+            yield from (
+                (f"{case}_{number}", [path]) for number, path in zip(sorted(suffixes), images, strict=True)
+            )
+
+
+def _has_one_channel(path: Path) -> bool:
+    try:
+        return len(volume_type(path)[0]) == 3
+    except FdifError:
+        return True  # what is wrong with it is told when it is read
+
+
+# ------------------------------------------------------------------------------------------ what is written
+
+
+def predict_case(network: TiledNetwork, prepared: Prepared, report: Report | None = None) -> np.ndarray:
+    """Class ids ``(D, H, W)`` on the grid of the case's file, as few bytes each as the classes need.
+
+    Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the
+    whole volume are never in memory.
+
+    Args:
+        network: with the patch that the case was prepared for.
+        prepared: the case.
+        report: see `TiledNetwork.logits`.
+    """
+    way = prepared.way
+    if way.keeps_grid:
+        return way.labels_back(network.labels(prepared.image, report))
+    depth, height, width = way.content
+    planes = (
+        logits[height, width].copy()  # a slab is gone when the next one comes
+        for start, slab in network.slabs(prepared.image, report)
+        for number, logits in enumerate(slab, start)
+        if depth.start <= number < depth.stop
+    )
+    d, h, w = (box.stop - box.start for box in way.box)
+    labels = labels_of_planes(planes, way.resampled[0], (d, h, w))
+    return replace(way, resampled=(d, h, w), padded=(d, h, w)).labels_back(labels)  # crop and axes are left
+
+
+def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: Shape) -> np.ndarray:
+    """What `fdif_jax.preprocessing.spaces.labels_of_scores` gives for scores ``(D, H, W, C)`` that come plane by plane.
+
+    Args:
+        planes: of scores, ``(H, W, C)``.
+        depth: how many.
+        shape: of the new grid, over the same extent.
+    """
+    coming = iter(planes)
+    before = after = next(coming)
+    number = 0  # of the plane that comes after
+    result = np.empty(shape, np.min_scalar_type(after.shape[2] - 1))
+    for plane, middle in enumerate((np.arange(shape[0]) + 0.5) * depth / shape[0] - 0.5):
+        place = min(max(middle, 0), depth - 1)  # beyond the outermost planes are these
+        while number < place:
+            before, after, number = after, next(coming), number + 1
+        share = np.float32(number - place)
+        scores = after if share == 0 else share * before + (1 - share) * after
+        result[plane] = labels_of_scores(scores[None], (1, *shape[1:]))[0]
+    for _ in coming:  # planes that nothing is between, so that what makes them comes to its end
+        pass
+    return result
+
+
+def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
+    """The bytes of a ``.nii.gz`` file of a label map with the header of the image that it is of.
+
+    Affine, codes, units, and texts stay as they are; what describes intensities (slope, window, intent) does not.
+
+    Args:
+        source: NIfTI, or Blosc2, which has no header.
+        labels: unsigned ``(D, H, W)`` on its grid.
+    """
+    if source.name.endswith(".b2nd"):
+        return encode_nifti(labels)
+    with source.open("rb") as file:
+        packed = file.read(2) == _GZIP_MAGIC
+    with igzip.open(source, "rb") if packed else source.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    first = 348 in (int.from_bytes(start[:4], order) for order in ("little", "big"))
+    kind = nib.Nifti1Image if first else nib.Nifti2Image
+    header = kind.header_class.from_fileobj(BytesIO(start[: kind.header_class.sizeof_hdr]), check=False)
+    header.set_data_dtype(labels.dtype)
+    header.set_intent("none")
+    header["cal_min"] = header["cal_max"] = header["vox_offset"] = 0
+    return igzip.compress(kind(labels, None, header).to_bytes(), DEFLATE_LEVEL, mtime=0)

@@ -1,0 +1,69 @@
+"""Blosc2 arrays (``.b2nd``) in and out; equal arrays give equal bytes on every machine.
+
+Blosc2 is imported where it is used: that takes half a second, and only those pay it who read or write such files.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import check_finite
+
+# Bytes compressed at a time. A float32 volume of 96³ at ZSTD's level 8 takes 0.31 s and 921 kB with it, 0.49 s and
+# 936 kB with a quarter; LZ4 does not mind.
+_BLOCK = 2**20
+_CHUNK = 2**24  # bytes under one entry of the file's index
+
+
+def encode_b2nd(array: np.ndarray, codec: str = "LZ4", level: int = 1) -> bytes:
+    """The bytes of a Blosc2 NDArray file of ``array``, as `blosc2.open` and `read_b2nd` read it.
+
+    LZ4 at level 1 is for scratch disks: 96³ voxels of uint8 take 1.1 ms to write and 0.4 ms to read where deflate
+    takes 2.5 and 1.4 ms, and are 1.4 times as large.
+
+    Args:
+        array: any number of axes and any number type, kept as they are.
+        codec: Blosc2's name of the compression.
+        level: 1 (fast) to 9 (small).
+    """
+    import blosc2
+
+    array = np.ascontiguousarray(array)
+    # Blosc2's own choice of blocks depends on the machine's caches, and several threads place them in any order.
+    chunks, blocks = (_slab(array, size) for size in (_CHUNK, _BLOCK))
+    filter_ = blosc2.Filter.SHUFFLE if array.itemsize > 1 else blosc2.Filter.NOFILTER
+    compression = {"codec": blosc2.Codec[codec], "clevel": level, "filters": [filter_], "nthreads": 1}
+    packed = blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=compression, dparams={"nthreads": 1})
+    return packed.to_cframe()
+
+
+def _slab(array: np.ndarray, size: int) -> tuple[int, ...]:
+    """The shape of a piece of at most about ``size`` bytes: whole along the last two axes, cut along the one before."""
+    edges = list(array.shape)
+    plane = max(array.itemsize * int(np.prod(edges[-2:])), 1)
+    for axis in range(array.ndim - 2):
+        fit = max(size // plane, 1) if axis == array.ndim - 3 else 1
+        edges[axis] = min(edges[axis], fit)
+    return tuple(edges)
+
+
+def read_b2nd(path: str | os.PathLike) -> np.ndarray:
+    """The array of a Blosc2 NDArray file.
+
+    Raises:
+        FdifError: naming the file, if it is missing, damaged, no Blosc2 array of numbers, or holds NaN or infinity.
+    """
+    import blosc2
+
+    if not Path(path).is_file():
+        raise FdifError(f"{path}: no such file")
+    try:
+        array = blosc2.open(os.fspath(path), mode="r", dparams={"nthreads": 1})[...]
+    except (RuntimeError, ValueError, OSError, TypeError, AttributeError) as error:
+        raise FdifError(f"{path}: not a whole Blosc2 file: {error}") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        raise FdifError(f"{path}: holds no array of integers or floats")
+    check_finite(path, array)
+    return array

@@ -1,0 +1,1 @@
+"""Scans made ready for a network, and the way back to their own grid."""

@@ -1,0 +1,75 @@
+"""Prepared cases kept in files, so that what was resampled once is read the next time."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from fdif_jax.datasets.reader import Case
+from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.preprocessing.fingerprints import CasePlan
+from fdif_jax.preprocessing.preparation import Prepared, Way
+from fdif_jax.preprocessing.scans import Conventions
+from fdif_jax.preprocessing.spaces import Space
+
+
+class CaseCache:
+    """A folder of prepared cases, each under the digest of its files' names, sizes and times, and of the plan."""
+
+    def __init__(self, folder: Path, plan: CasePlan, conventions: Conventions):
+        """Keep cases in ``folder``, which is made if it is not there."""
+        self._folder = folder
+        self._how = [replace(plan, reasons=()).to_dict(), asdict(conventions)]
+        make_folder(folder)
+
+    def get(self, case: Case, prepare: Callable[[], Prepared]) -> Prepared:
+        """The case from its file; where there is none, or it is damaged, prepared anew and kept.
+
+        Raises:
+            FdifError: what ``prepare`` raises.
+        """
+        path = self._path(case)
+        if path is None:
+            return prepare()  # which says what is missing
+        try:
+            return _read(path, case.id)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            prepared = prepare()
+            _write(path, prepared)
+            return prepared
+
+    def _path(self, case: Case) -> Path | None:
+        files = (case.image, *case.further_images, case.label)
+        try:
+            stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        except OSError:
+            return None
+        said = json.dumps([stats, self._how])
+        return self._folder / f"{hashlib.sha256(said.encode()).hexdigest()}.npz"
+
+
+def _write(path: Path, prepared: Prepared) -> None:
+    way, contents = prepared.way, BytesIO()
+    np.savez(
+        contents,
+        image=prepared.image,
+        label=np.zeros(0) if prepared.label is None else prepared.label,
+        box=[[s.start, s.stop] for s in way.box],
+        shapes=[way.resampled, way.padded, way.source.shape],
+        affine=way.source.affine,
+    )
+    write_atomic(path, contents.getbuffer())
+
+
+def _read(path: Path, name: str) -> Prepared:
+    with np.load(path) as kept:
+        image, label, box, affine = (kept[key] for key in ("image", "label", "box", "affine"))
+        resampled, padded, source = (tuple(map(int, shape)) for shape in kept["shapes"])
+    d, h, w = (slice(int(start), int(stop)) for start, stop in box)
+    way = Way(Space(source, affine), (d, h, w), resampled, padded)  # type: ignore[arg-type]
+    return Prepared(name, image, label if label.size else None, way)

@@ -1,0 +1,121 @@
+"""Cases as a network sees them, by a plan, and predictions back on the grid of their files.
+
+There: canonical axes, crop to what is not 0, normalise, resample, pad to at least a patch. Back: the same in reverse;
+outside the crop there is background. A label map that makes the way there and back at its own spacing is the same,
+voxel for voxel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fdif_jax.errors import FdifError
+from fdif_jax.preprocessing.fingerprints import CasePlan
+from fdif_jax.preprocessing.scans import Scan
+from fdif_jax.preprocessing.spaces import (
+    Shape,
+    Space,
+    labels_of_scores,
+    middle,
+    pad_to,
+    resample,
+    resample_labels,
+    shape_at,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """How a case came from its file's grid to the network's, which is all it needs to go back.
+
+    Attributes:
+        source: the file's grid.
+        box: what was cropped, of the canonical grid.
+        resampled: voxels of the crop at the plan's spacing.
+        padded: voxels along each axis after padding; what was resampled is in the middle.
+    """
+
+    source: Space
+    box: tuple[slice, slice, slice]
+    resampled: Shape
+    padded: Shape
+
+    @property
+    def content(self) -> tuple[slice, ...]:
+        """Where in the network's grid the case is; around it is padding."""
+        return middle(self.padded, self.resampled)
+
+    def labels_back(self, labels: np.ndarray) -> np.ndarray:
+        """Class ids ``(D, H, W)`` on the network's grid → on the file's, in their dtype (`resample_labels`)."""
+        return self._placed(resample_labels(self._checked(labels)[self.content], self._cropped))
+
+    def scores_back(self, scores: np.ndarray) -> np.ndarray:
+        """Scores or logits ``(D, H, W, C)`` on the network's grid → class ids on the file's (`labels_of_scores`).
+
+        Interpolating scores gives smoother borders than interpolating labels.
+        """
+        return self._placed(labels_of_scores(self._checked(scores)[self.content], self._cropped))
+
+    @property
+    def keeps_grid(self) -> bool:
+        """Whether nothing was resampled, so that labels go back as well as scores do, for less memory."""
+        return self.resampled == self._cropped
+
+    @property
+    def _cropped(self) -> Shape:
+        d, h, w = (s.stop - s.start for s in self.box)
+        return d, h, w
+
+    def _checked(self, array: np.ndarray) -> np.ndarray:
+        if array.shape[:3] != tuple(self.padded):
+            raise FdifError(
+                f"a prediction of shape {array.shape} for a case that is {self.padded} as prepared"
+            )
+        return array
+
+    def _placed(self, labels: np.ndarray) -> np.ndarray:
+        whole = np.zeros(self.source.canonical.shape, labels.dtype)
+        whole[self.box] = labels
+        return np.ascontiguousarray(self.source.from_canonical(whole))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case as the network sees it.
+
+    Attributes:
+        id: what the case is called.
+        image: float32 ``(D, H, W, C)``, normalised; 0 in the padding.
+        label: class ids ``(D, H, W)``, signed integers, `scans.IGNORE` where nobody labelled, background in
+            the padding; None without a label.
+        way: back to the file's grid.
+    """
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray | None
+    way: Way
+
+
+def prepare(scan: Scan, plan: CasePlan) -> Prepared:
+    """Prepare a case by a plan.
+
+    Raises:
+        FdifError: the case has other channels than the plan.
+    """
+    if scan.image.shape[3] != len(plan.channels):
+        raise FdifError(
+            f"case {scan.id}: {scan.image.shape[3]} channels, but the plan is for {len(plan.channels)}"
+        )
+    box = scan.content
+    image = scan.image[box]
+    resampled = shape_at(image.shape[:3], scan.space.canonical.spacing, plan.spacing)
+    channels = (
+        resample(normalise(image[..., c]), resampled, plan.order) for c, normalise in enumerate(plan.channels)
+    )
+    image = pad_to(np.stack(tuple(channels), axis=-1), plan.patch)
+    d, h, w = image.shape[:3]
+    label = None
+    if scan.label is not None:
+        label = pad_to(resample_labels(scan.label[box], resampled), plan.patch)
+    return Prepared(scan.id, image, label, Way(scan.space, box, resampled, (d, h, w)))

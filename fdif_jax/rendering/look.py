@@ -1,0 +1,190 @@
+"""Looks: what imaging does to a rendered volume. Settings of a recipe, all off by default, and the jittable functions.
+
+The order is that of a scanner: tissue texture, coil, optics and slices, noise, display. Whatever works along one
+axis (blur, thick slices, the grids of smooth fields) is a product with one small matrix an axis.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, UInt
+
+from fdif_jax.errors import FdifError
+from fdif_jax.rendering.renderer import INTENSITY_TOP
+from fdif_jax.settings import Plain, at_least
+
+Image = Float[Array, "D H W"]
+
+_KNOTS = 8  # of a random intensity curve
+_COIL = 4  # edge of the coarse grid of a bias field
+_OCTAVES = (4, 8, 16, 32)  # edges of the coarse grids that a texture is the sum of
+
+
+@dataclasses.dataclass(frozen=True)
+class Look(Plain):
+    """Realism of images; every strength is drawn for each volume uniformly from 0 to what is given here.
+
+    Attributes:
+        partial_volume: images, not labels, are antialiased: a voxel that a surface cuts is part object.
+        texture: background texture, as part of the intensity range; smooth noise of several scales.
+        bias_field: a smooth factor exp(±) that varies over the volume, as of an MR coil.
+        blur: Gaussian blur; its standard deviation in voxels.
+        slice_thickness: slices this many voxels thick along one axis, drawn at random, interpolated back; below 1
+            nothing happens.
+        rician: Rician noise as of MR magnitude images; its deviation as part of the intensity range.
+        gaussian: Gaussian noise, likewise.
+        uniform_noise: a whole number, uniform from 0 to a top, is added to every voxel and the sum scaled back into
+            the range; the top is drawn between these two, in grey levels of 128 (AVS-DB: 125 … 200 or 300 … 400).
+        gamma: intensities to the power exp(±).
+        histogram: a random increasing curve of intensities, its slopes exp(±).
+
+    Raises:
+        FdifError: a strength below 0, or ends of ``uniform_noise`` in the wrong order.
+    """
+
+    partial_volume: bool = False
+    texture: float = 0.0
+    bias_field: float = 0.0
+    blur: float = 0.0
+    slice_thickness: float = 0.0
+    rician: float = 0.0
+    gaussian: float = 0.0
+    uniform_noise: tuple[float, float] = (0.0, 0.0)
+    gamma: float = 0.0
+    histogram: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, *(f.name for f in dataclasses.fields(self) if f.type is float))
+        low, high = self.uniform_noise
+        if not 0 <= low <= high:
+            raise FdifError(f"uniform_noise must be two numbers with 0 <= low <= high, not {[low, high]}")
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether anything is left to do after rendering."""
+        return self != Look(partial_volume=self.partial_volume)
+
+    def apply(self, key: jax.Array, image: Image, label: Num[Array, "..."]) -> Image:
+        """The image as scanned.
+
+        Args:
+            key: random key.
+            image: float32 ``(D, H, W)``, 0 … 128.
+            label: ``(D, H, W)``, or ``(T, D, H, W)`` for several tasks; 0 is background.
+
+        Returns:
+            float32, 0 … 128.
+        """
+        steps = [
+            (self.texture, lambda k, s, v: _texture(k, s, v, label.reshape(-1, *image.shape)[0] == 0)),
+            (self.bias_field, _bias_field),
+            (self.blur, _blur),
+            (self.slice_thickness, _thick_slices),
+            (self.rician, _rician),
+            (self.gaussian, lambda k, s, v: v + s * jax.random.normal(k, v.shape)),
+            (self.gamma, lambda k, s, v: jnp.clip(v, 1e-6, 1) ** jnp.exp(s * jax.random.uniform(k, (), minval=-1.0))),
+            (self.histogram, _curve),
+        ]  # fmt: skip
+        volume = image / INTENSITY_TOP
+        for i, (strength, change) in enumerate(steps):
+            if strength:
+                amount, how = jax.random.split(jax.random.fold_in(key, i))
+                volume = change(how, jax.random.uniform(amount, maxval=strength), volume)
+        if self.uniform_noise[1]:
+            volume = _uniform_noise(jax.random.fold_in(key, len(steps)), volume, *self.uniform_noise)
+        return jnp.clip(volume, 0, 1) * INTENSITY_TOP
+
+
+def to_grey_levels(image: Image) -> UInt[Array, "D H W"]:
+    """uint8, truncated, as images are stored."""
+    return jnp.clip(image, 0, INTENSITY_TOP).astype(jnp.uint8)
+
+
+def _along_axes(volume: Array, matrices: list[Array]) -> Array:
+    """Multiply a volume along each of its axes by the matrix (new edge, old edge) of that axis."""
+    for axis, matrix in enumerate(matrices):
+        volume = jnp.moveaxis(jnp.tensordot(matrix, volume, axes=(1, axis)), 0, axis)
+    return volume
+
+
+def _hat(positions: Array, nodes: int) -> Array:
+    """Weights (positions, nodes) of linear interpolation between nodes 0, 1, …; beyond the ends the last node's."""
+    clipped = jnp.clip(positions, 0, nodes - 1)
+    return jnp.maximum(1 - jnp.abs(clipped[:, None] - jnp.arange(nodes)), 0)
+
+
+def _smooth_noise(key: jax.Array, shape: tuple[int, ...], edge: int) -> Image:
+    """Normal values on a coarse grid of ``edge`` nodes an axis, interpolated in between; deviation about 1/2."""
+    coarse = jax.random.normal(key, (edge,) * 3)
+    return _along_axes(coarse, [_hat(jnp.linspace(0, edge - 1, n), edge) for n in shape])
+
+
+def _texture(key: jax.Array, strength: Array, volume: Image, background: Array) -> Image:
+    octaves = [
+        _smooth_noise(k, volume.shape, n) / (i + 1)
+        for i, (k, n) in enumerate(zip(jax.random.split(key, len(_OCTAVES)), _OCTAVES, strict=True))
+    ]
+    wave = jnp.sum(jnp.stack(octaves), axis=0)
+    low, high = wave.min(), wave.max()
+    return volume + jnp.where(background, strength * (wave - low) / (high - low), 0)
+
+
+def _bias_field(key: jax.Array, strength: Array, volume: Image) -> Image:
+    wave = _smooth_noise(key, volume.shape, _COIL)
+    wave = _along_axes(wave, [_gaussian(n, jnp.float32(n / (2 * _COIL))) for n in volume.shape])
+    return volume * jnp.exp(strength * wave / jnp.abs(wave).max())
+
+
+def _gaussian(edge: int, deviation: Array) -> Array:
+    """The matrix of a Gaussian blur along one axis; what lies beyond the ends does not count."""
+    offset = jnp.arange(edge)[:, None] - jnp.arange(edge)
+    weights = jnp.exp(-0.5 * jnp.square(offset / jnp.maximum(deviation, 1e-3)))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _blur(key: jax.Array, strength: Array, volume: Image) -> Image:
+    return _along_axes(volume, [_gaussian(n, strength) for n in volume.shape])
+
+
+def _thick_slices(key: jax.Array, strength: Array, volume: Image) -> Image:
+    chosen = jax.random.randint(key, (), 0, 3)
+    matrices = [
+        jnp.where(axis == chosen, _slices(n, strength), jnp.eye(n)) for axis, n in enumerate(volume.shape)
+    ]
+    return _along_axes(volume, matrices)
+
+
+def _slices(edge: int, thickness: Array) -> Array:
+    """The matrix that averages slices of ``thickness`` voxels and interpolates linearly between their centres."""
+    thickness = jnp.maximum(thickness, 1.0)
+    slices = jnp.arange(edge)[:, None]
+    # What part of each voxel a slice covers; at most ``edge`` slices, the last ones perhaps beyond the volume.
+    start, end = slices * thickness, (slices + 1) * thickness
+    voxels = jnp.arange(edge)
+    covered = jnp.clip(jnp.minimum(end, voxels + 1) - jnp.maximum(start, voxels), 0, 1)
+    count = jnp.ceil(edge / thickness - 1e-4)
+    averages = covered / jnp.maximum(covered.sum(1, keepdims=True), 1e-6)
+    positions = jnp.clip((voxels + 0.5) / thickness - 0.5, 0, count - 1)
+    return _hat(positions, edge) @ averages
+
+
+def _rician(key: jax.Array, strength: Array, volume: Image) -> Image:
+    real, imaginary = strength * jax.random.normal(key, (2, *volume.shape))
+    return jnp.hypot(volume + real, imaginary)
+
+
+def _uniform_noise(key: jax.Array, volume: Image, low: float, high: float) -> Image:
+    top_key, voxel_key = jax.random.split(key)
+    top = jnp.floor(jax.random.uniform(top_key, minval=low, maxval=high + 1))
+    noise = jnp.floor(jax.random.uniform(voxel_key, volume.shape) * (top + 1))
+    return (volume * INTENSITY_TOP + noise) / (INTENSITY_TOP + top)
+
+
+def _curve(key: jax.Array, strength: Array, volume: Image) -> Image:
+    steps = jnp.exp(strength * jax.random.uniform(key, (_KNOTS,), minval=-1.0))
+    heights = jnp.concatenate([jnp.zeros(1), jnp.cumsum(steps) / steps.sum()])
+    # A sum of hats instead of a search: a voxel costs a few multiplications.
+    position = jnp.clip(volume, 0, 1) * _KNOTS
+    return sum(h * jnp.maximum(1 - jnp.abs(position - i), 0) for i, h in enumerate(heights))

@@ -1,0 +1,203 @@
+"""Rendering on a GPU: one kernel walks every tile's objects with the branch inside.
+
+`Renderer` asks the host nothing, but on a GPU its loop of small programs is all launching. Here a tile of voxels is one
+program of a Pallas kernel. It exploits:
+
+- *Registers.* A tile's intensities and the bits of the objects that hold its voxels stay in registers from the first
+  object to the last, and are written once.
+- *A branch a tile.* All voxels of a tile take the same branch, and an object that cannot touch the tile, by the bounds
+  that `Renderer` culls with, costs six comparisons.
+- *Batches.* Scenes are drawn and rendered side by side, as many as a batch has.
+
+Labels are painted from the bits by `Renderer.paint`, as they are on a CPU. Formulas only: a kernel cannot look up the
+sampled grids that organs and meshes are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float, UInt
+
+from fdif_jax.errors import FdifError
+from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Structure, Table, Tiling
+from fdif_jax.sdf.algebra import move
+from fdif_jax.sdf.shape import Point
+
+# Voxels (z, y, x) of a program, powers of two, as Triton asks for; and the warps of 32 threads that share them.
+TILE = (4, 4, 32)
+WARPS = 4
+
+
+class Numbers:
+    """Numbers in the device's memory as an array of a given shape, of which a kernel reads what it indexes.
+
+    A kernel can hold a number or a tile, but not a small array to take numbers out of.
+    """
+
+    def __init__(self, read: Any, start: int, shape: tuple[int, ...]):
+        self._read, self._start, self.shape = read, start, shape
+
+    def __getitem__(self, index: Any) -> Any:
+        """A number, or what is left when the first axes are indexed."""
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        if not 0 <= first < self.shape[0]:
+            raise IndexError(first)
+        stride = math.prod(self.shape[1:])
+        part = Numbers(self._read, self._start + first * stride, self.shape[1:])
+        if rest:
+            return part[tuple(rest)]
+        return part if part.shape else part.number()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Along the first axis."""
+        return (self[i] for i in range(self.shape[0]))
+
+    def number(self) -> Array:
+        """The number, of shape ()."""
+        return self._read(self._start)
+
+
+def _is_formula(structure: Structure) -> bool:
+    """Whether a shape's distance needs its own numbers and the point only."""
+    jaxpr = jax.make_jaxpr(lambda row: structure.unpack(row)(Point(0.0, 0.0, 0.0)))(
+        jnp.zeros(structure.width)
+    )
+    return not any(jnp.ndim(constant) for constant in jaxpr.consts)
+
+
+def _unpack(structure: Structure, read: Any) -> Any:
+    """The shape whose parameters ``read(k)`` gives one by one."""
+    leaves, start = [], 0
+    for size in structure.sizes:
+        held = Numbers(read, start, size)
+        leaves.append(held if size else held.number())
+        start += math.prod(size)
+    return jax.tree.unflatten(structure.treedef, leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class TileKernel:
+    """Renders batches of tables as ``renderer`` would, by one kernel.
+
+    Attributes:
+        renderer: what is rendered.
+        interpret: run without a GPU, slowly.
+        tile: voxels (z, y, x) of a program, powers of two.
+        warps: of a program.
+    """
+
+    renderer: Renderer
+    interpret: bool = False
+    tile: tuple[int, int, int] = TILE
+    warps: int = WARPS
+
+    @staticmethod
+    def refusal(renderer: Renderer) -> str | None:
+        """Why the kernel cannot render what ``renderer`` does; None where it can."""
+        if renderer.partial_volume:
+            return "the kernel cannot antialias; leave out partial_volume, or the kernel"
+        if not all(map(_is_formula, renderer.structures)):
+            return "the kernel renders formulas only; render organs, masks and meshes without it"
+        return None
+
+    def intensities(self, tables: Table) -> tuple[Float[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
+        """Images (float32, 0 … 128) and labels of tables with a leading batch axis, as `Renderer.intensities`.
+
+        Raises:
+            FdifError: a shape looks up more than its own numbers, as organs and meshes do; or partial volume, which
+                compares a voxel with its neighbours.
+        """
+        refusal = self.refusal(self.renderer)
+        if refusal is not None:
+            raise FdifError(refusal)
+        renderer, grid, tile = self.renderer, self.renderer.grid, self.tile
+        tiles = tuple(-(-edge // n) for edge, n in zip(grid, tile, strict=True))
+        z, y, x = (count * n for count, n in zip(tiles, tile, strict=True))
+        padded = (z, y, x)
+        batch, objects = tables.branch.shape
+        words = -(-objects // BITS)
+        first, steps = jax.vmap(partial(renderer.visible_tiles, tile=tile))(tables)
+        image, planes, counts = pl.pallas_call(
+            partial(_render_tile, renderer, Tiling(tile, padded)),
+            grid=(batch, *tiles),
+            out_shape=(
+                jax.ShapeDtypeStruct((batch, *padded), jnp.float32),
+                jax.ShapeDtypeStruct((batch, words, *padded), jnp.uint32),
+                jax.ShapeDtypeStruct((batch, tiles[0] * tiles[1] * tiles[2], objects), jnp.int32),
+            ),
+            out_specs=(
+                pl.BlockSpec((None, *tile), lambda b, z, y, x: (b, z, y, x)),
+                pl.BlockSpec((None, words, *tile), lambda b, z, y, x: (b, 0, z, y, x)),
+                pl.BlockSpec(memory_space=pl.ANY),
+            ),
+            in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (len(tables) + 1),
+            compiler_params=triton.CompilerParams(num_warps=self.warps, num_stages=1),
+            interpret=self.interpret,
+        )(*tables[:-1], first, steps)
+        crop = tuple(slice(0, edge) for edge in grid)
+        paint = jax.vmap(renderer.paint)
+        return image[:, *crop], paint(planes[:, :, *crop], counts.sum(1), tables.label)
+
+
+def _render_tile(
+    renderer: Renderer,
+    plan: Tiling,
+    number: Any,
+    branch: Any,
+    row: Any,
+    inverse: Any,
+    displacement: Any,
+    mapper: Any,
+    first: Any,
+    steps: Any,
+    image: Any,
+    planes: Any,
+    counts: Any,
+) -> None:
+    """One program: the tile and the scene are its position in the kernel's grid."""
+    scene, *place = (pl.program_id(axis) for axis in range(4))
+    p = renderer.grid.tile(tuple(at * n for at, n in zip(place, plan.tile, strict=True)), plan.tile)
+    tiles = [pl.num_programs(axis) for axis in (1, 2, 3)]
+    tile = (place[0] * tiles[1] + place[1]) * tiles[2] + place[2]
+    within = plan.within(renderer.grid, p)
+    fields, mappers = renderer.displacement_fields(), [m.function for m in renderer.mappers]
+
+    def draw(begin: int, i: Array, intensity: Array, bits: Array) -> tuple[Array, Array, Array]:
+        matrix: Any = Numbers(lambda k: inverse[scene, i, k // 4, k % 4], 0, (3, 4))
+        local = move(matrix, p)
+        shapes = [
+            partial(lambda structure, at: _unpack(structure, lambda k: row[scene, i, k])(at), structure)
+            for structure in renderer.structures
+        ]
+        d = lax.switch(branch[scene, i], shapes, local)
+        d = d + lax.switch(displacement[scene, i], fields, p)
+        inside = (d <= 0) & within
+        bit = inside.astype(jnp.uint32) << (i - begin).astype(jnp.uint32)
+        intensity = intensity + lax.switch(mapper[scene, i], mappers, d)
+        return intensity, bits | bit, jnp.sum(inside.astype(jnp.int32))
+
+    def visit(begin: int, i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        steps_in = [(at - first[scene, i, k], steps[scene, i, k]) for k, at in enumerate(place)]
+        seen = jnp.bool_(True)
+        for position, count in steps_in:
+            seen = seen & (position >= 0) & (position < count)
+        *carried, held = lax.cond(seen, partial(draw, begin), lambda i, *same: (*same, i - i), i, *carry)
+        counts[scene, tile, i] = held
+        return tuple(carried)
+
+    intensity = jnp.zeros(plan.tile, jnp.float32)
+    for word in range(planes.shape[0]):
+        begin, end = word * BITS, jnp.minimum(number[scene], (word + 1) * BITS)
+        intensity, bits = lax.fori_loop(
+            begin, end, partial(visit, begin), (intensity, jnp.zeros(plan.tile, jnp.uint32))
+        )
+        planes[word] = bits
+    image[...] = jnp.clip(intensity, 0, INTENSITY_TOP)

@@ -1,0 +1,322 @@
+"""The compiler: from a recipe to one program that draws scenes and renders them.
+
+Stages, each usable alone: the recipe's classes (`classes_of`), a drawn `Table` (`Program.draw`), the rendered
+volumes (`Renderer`), their look (`Look`). Sample i of seed s depends on nothing but (recipe, s, i).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int, UInt
+
+from fdif_jax.errors import FdifError
+from fdif_jax.rendering.branch_free import BranchFree
+from fdif_jax.rendering.look import Look, to_grey_levels
+from fdif_jax.rendering.pallas_kernel import TileKernel
+from fdif_jax.rendering.renderer import Renderer, Table
+from fdif_jax.scenes.classes import Families, ObjectClass, Task, classes_of, tasks_of
+from fdif_jax.scenes.documents import Scene, SceneObject
+from fdif_jax.scenes.recipe import Mixture, Recipe
+from fdif_jax.scenes.replay import render_scenes
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.vocabulary import unions
+from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
+
+Kernel = Literal["auto", "off", "on", "interpret"]
+Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
+Batch = tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]
+
+LOOK = 7  # what the random stream of looks is folded with; the streams of a scene are splits of its key
+
+
+def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) -> jax.Array:
+    """The random key of sample ``index`` of ``seed``: ``fold_in(key(seed), index)``."""
+    return jax.random.fold_in(jax.random.key(seed), index)
+
+
+def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> "World":
+    """Turn a recipe into a program. XLA compiles each of its functions on first use.
+
+    Args:
+        recipe: what to draw.
+        kernel: "on" renders by one GPU kernel (`rendering.pallas_kernel`), "interpret" by it without a GPU, slowly,
+            "off" by `Renderer`. "auto" renders by the kernel on a CUDA device, or by `BranchFree` what the kernel
+            cannot, and by `Renderer` elsewhere. All give the same volumes but for rounding.
+
+    Raises:
+        FdifError: the recipe asks for something that is not there, or the kernel for a mixture.
+    """
+    if not isinstance(recipe, Mixture):
+        return Program(recipe, kernel)
+    if kernel not in ("auto", "off"):
+        raise FdifError("the kernel renders one recipe; compile the parts of a mixture by themselves")
+    return MixedProgram(recipe)
+
+
+class World:
+    """What all programs can do. Methods without a note on jit are pure and may be used inside `jax.jit`."""
+
+    recipe: Any
+
+    @property
+    def grid(self) -> Grid:
+        """Voxels ``(D, H, W)``."""
+        return Grid(*self.recipe.grid)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The label maps; several where labels are ``(T, D, H, W)``."""
+        raise NotImplementedError
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the foreground classes of the (first) label map; label id = position + 1."""
+        return self.tasks[0].class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of foreground classes of the (first) label map."""
+        return len(self.class_names)
+
+    def sample(self, key: jax.Array) -> Volumes:
+        """Image (uint8, 0 … 128) and label (uint8 or uint16), both ``(D, H, W)``, of a random scene.
+
+        With several tasks the label is ``(T, D, H, W)``.
+        """
+        raise NotImplementedError
+
+    def batch(self, keys: jax.Array) -> Batch:
+        """Samples of several keys, one after another: never under `vmap`, which would run every branch."""
+        return lax.map(self.sample, keys)
+
+    @cached_property
+    def _jitted_sample(self) -> Callable[[Any, Any], Volumes]:
+        return jax.jit(lambda seed, index: self.sample(sample_key(seed, index)))
+
+    def sample_at(self, seed: int, index: int) -> Volumes:
+        """Sample ``index`` of ``seed``, jitted; the same whatever batch, device or process draws it."""
+        return self._jitted_sample(np.uint32(seed), np.uint32(index))
+
+    def scene_at(self, seed: int, index: int) -> Scene:
+        """Sample ``index`` of ``seed`` as a scene document (jitted)."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Program(World):
+    """A compiled `Recipe`; ``kernel`` as in `compile`."""
+
+    recipe: Recipe
+    kernel: Kernel = "auto"
+
+    def __post_init__(self) -> None:
+        _ = self._labels  # what cannot be labelled is an error now
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the recipe's names mean."""
+        return self.recipe.resolved
+
+    @cached_property
+    def classes(self) -> tuple[ObjectClass, ...]:
+        """What an object can be."""
+        return classes_of(self.recipe)
+
+    @cached_property
+    def _labels(self) -> tuple[tuple[Task, ...], np.ndarray]:
+        """The label maps, and the id of each class in each of them, ``(classes, T)``."""
+        return tasks_of(self.recipe, self.classes)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The label maps; several with ``multi_task``."""
+        return self._labels[0]
+
+    @cached_property
+    def _displacement_names(self) -> list[str]:
+        return [NONE, *(d for d in self.recipe.displacements if d != NONE)]
+
+    @cached_property
+    def families(self) -> Families:
+        """The recipe's families, grouped by how they are drawn."""
+        return Families.of(tuple(dict.fromkeys(c.family for c in self.classes)), self.grid)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Renders the tables this program draws."""
+        return Renderer(
+            self.grid,
+            self.families.structures,
+            tuple(self.vocabulary.displacement(name) for name in self._displacement_names[1:]),
+            tuple(self.vocabulary.mapper(name) for name in self.recipe.mappers),
+            max(len(task.class_names) for task in self.tasks),
+            partial_volume=self.recipe.look.partial_volume,
+        )
+
+    def draw(self, key: jax.Array, drawn: Int[Array, " n"] | None = None) -> Table:
+        """A random scene as a table.
+
+        Args:
+            key: random key.
+            drawn: classes (counted from 0) of the ``max_objects`` objects; None to choose them as the placement does.
+        """
+        recipe, size, placement = self.recipe, self.recipe.max_objects, self.recipe.placement
+        count_key, factor_key, pose_key, shape_key = jax.random.split(key, 4)
+        count = jax.random.randint(count_key, (), recipe.min_objects, size + 1)
+        class_key, displacement_key, mapper_key = jax.random.split(factor_key, 3)
+        if drawn is None:
+            drawn = placement.choose(class_key, size, self)
+        displacement = _factor(
+            displacement_key, drawn, [c.displacement for c in self.classes], self._displacement_names
+        )
+        mapper = _factor(mapper_key, drawn, [c.mapper for c in self.classes], recipe.mappers)
+        family = jnp.asarray([self.families.members.index(c.family) for c in self.classes])[drawn]
+        branch, row = self.families.draw(jax.random.split(shape_key, size), family, self.renderer.width)
+        inverse = jnp.broadcast_to(jnp.eye(3, 4), (size, 3, 4))
+        label = jnp.asarray(self._labels[1], jnp.int32)[drawn]
+        return placement.place(
+            pose_key, self, Table(count, branch, row, inverse, displacement, mapper, label)
+        )
+
+    @cached_property
+    def _renders_batches(self) -> bool:
+        """Whether scenes are rendered side by side, as on a GPU."""
+        return jax.default_backend() == "gpu" if self.kernel == "auto" else self.kernel != "off"
+
+    def sample(self, key: jax.Array) -> Volumes:
+        """Image (uint8, 0 … 128) and label (uint8 or uint16) of a random scene."""
+        if not self._renders_batches:
+            return self._scanned(key)
+        image, label = self.batch(key[None])
+        return image[0], label[0]
+
+    def batch(self, keys: jax.Array) -> Batch:
+        """Samples of several keys: one after another, or side by side on a GPU."""
+        if not self._renders_batches:
+            return lax.map(self._scanned, keys)
+        if self.kernel == "auto":  # the same program may be compiled for a CPU, too
+            return lax.platform_dependent(
+                keys, cuda=self._side_by_side, default=partial(lax.map, self._scanned)
+            )
+        return self._side_by_side(keys)
+
+    def _scanned(self, key: jax.Array) -> Volumes:
+        image, label = self.renderer.intensities(self.draw(key))
+        return _seen(self.recipe.look, key, image, label), label
+
+    def _side_by_side(self, keys: jax.Array) -> Batch:
+        render: TileKernel | BranchFree = TileKernel(self.renderer, interpret=self.kernel == "interpret")
+        if self.kernel == "auto" and TileKernel.refusal(self.renderer):
+            render = BranchFree(self.renderer)
+        images, labels = render.intensities(jax.vmap(self.draw)(keys))
+        return jax.vmap(partial(_seen, self.recipe.look))(keys, images, labels), labels
+
+    @cached_property
+    def _jitted_draw(self) -> Callable[[jax.Array], Table]:
+        return jax.jit(self.draw)
+
+    def scene_at(self, seed: int, index: int) -> Scene:
+        """Sample ``index`` of ``seed`` as a scene document (jitted)."""
+        return self.scene(sample_key(np.uint32(seed), np.uint32(index)))
+
+    def scene(self, key: jax.Array) -> Scene:
+        """The sample of a key as a scene document (jitted)."""
+        table = jax.tree.map(np.asarray, self._jitted_draw(key))
+        ids = [tuple(row) for row in self._labels[1].tolist()]
+        objects = []
+        for i in range(int(table.number)):
+            shape = self.families.structures[table.branch[i]].unpack(table.row[i])
+            labels = tuple(table.label[i].tolist())
+            name = self.classes[ids.index(labels)].family.name
+            inverse = np.concatenate([table.inverse[i], [[0, 0, 0, 1]]])
+            objects.append(
+                SceneObject(
+                    labels,
+                    name,
+                    unions.describe(self.vocabulary, name, shape),
+                    inverse.tolist(),
+                    self._displacement_names[table.displacement[i]],
+                    self.recipe.mappers[table.mapper[i]],
+                )
+            )
+        return Scene(self.grid, tuple(objects))
+
+    def render(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Image and label of a scene document, named things taken from the recipe's vocabulary (jitted)."""
+        return next(render_scenes([scene], self.vocabulary))
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedProgram(World):
+    """A compiled `Mixture`: every sample comes from one of its parts."""
+
+    recipe: Mixture
+
+    @cached_property
+    def parts(self) -> tuple[Program, ...]:
+        """The compiled parts."""
+        return tuple(Program(part.recipe) for part in self.recipe.parts)
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """One label map."""
+        if self.recipe.labels == "foreground":
+            return (Task("class", ("foreground",)),)
+        names = (name for part in self.parts for name in part.class_names)
+        return (Task("class", tuple(dict.fromkeys(names))),)
+
+    @cached_property
+    def _ids(self) -> list[np.ndarray]:
+        """Of every part, its label ids (background first) in the common label space."""
+        dtype = np.uint8 if self.num_classes < 256 else np.uint16
+        if self.recipe.labels == "foreground":
+            rows = [[0] + [1] * part.num_classes for part in self.parts]
+        else:
+            rows = [[0, *(self.class_names.index(n) + 1 for n in part.class_names)] for part in self.parts]
+        return [np.asarray(row, dtype) for row in rows]
+
+    def _choose(self, key: jax.Array) -> tuple[Int[Array, ""], jax.Array]:
+        """Which part a sample is of, and the key it is drawn with there."""
+        choice, rest = jax.random.split(key)
+        weights = jnp.asarray([part.weight for part in self.recipe.parts])
+        return jax.random.categorical(choice, jnp.log(weights)), rest
+
+    def sample(self, key: jax.Array) -> Volumes:
+        """Image and label of a sample of one of the parts, with its label ids in the common label space."""
+        part, rest = self._choose(key)
+
+        def of(program: Program, ids: np.ndarray, key: jax.Array) -> Volumes:
+            image, label = program.sample(key)
+            return image, jnp.asarray(ids)[label]
+
+        draws = [partial(of, *pair) for pair in zip(self.parts, self._ids, strict=True)]
+        image, label = lax.switch(part, draws, rest)
+        return _seen(self.recipe.look, key, image.astype(jnp.float32), label), label
+
+    def scene_at(self, seed: int, index: int) -> Scene:
+        """Sample ``index`` of ``seed`` as a scene document (jitted); class ids are of the common label space."""
+        part, key = self._choose(sample_key(np.uint32(seed), np.uint32(index)))
+        program, ids = self.parts[int(part)], self._ids[int(part)]
+        scene = program.scene(key)
+        objects = (dataclasses.replace(o, class_id=(int(ids[o.class_id[0]]),)) for o in scene.objects)
+        return Scene(scene.grid, tuple(objects))
+
+
+def _seen(look: Look, key: jax.Array, image: Array, label: Array) -> Array:
+    """The image of the sample of ``key`` as a recipe's look has it, in grey levels."""
+    if look.changes_images:
+        image = look.apply(jax.random.fold_in(key, LOOK), image, label)
+    return to_grey_levels(image)
+
+
+def _factor(key: jax.Array, drawn: Array, fixed: Sequence[str | None], names: Sequence[str]) -> Array:
+    """Positions in ``names``: what the drawn class fixes, or at random where it fixes nothing."""
+    if fixed[0] is None:
+        return jax.random.randint(key, drawn.shape, 0, len(names))
+    return jnp.asarray([list(names).index(str(name)) for name in fixed])[drawn]

@@ -1,0 +1,131 @@
+"""Placements: how the objects of a scene get onto the grid.
+
+A placement is part of a recipe: settings, and two functions that a program calls while it draws a scene. What is
+here scatters objects or centres them; `packing` limits their overlap, `fdif_jax.anatomy.placement` lays out a body.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.rendering.renderer import Table
+from fdif_jax.sdf.algebra import invert
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.settings import Choice
+
+if TYPE_CHECKING:
+    from fdif_jax.scenes.compiler import Program
+
+MAX_SHIFT = 0.35
+MAX_SHEAR = 0.1
+
+
+class Placement(Choice):
+    """Base of placements."""
+
+    def choose(self, key: jax.Array, size: int, program: "Program") -> Int[Array, " size"]:
+        """Classes (counted from 0) of ``size`` objects: each drawn from all classes, with replacement."""
+        return jax.random.randint(key, (size,), 0, len(program.classes))
+
+    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+        """The table with all objects in place; pure and jittable.
+
+        Args:
+            key: random key.
+            program: whose scene it is.
+            table: drawn objects, their ``inverse`` the identity.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Scattered(Placement):
+    """Objects anywhere, turned and sheared at random, that overlap as they will. Source: FDIF."""
+
+    kind: ClassVar[str] = "scattered"
+
+    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+        """Every object gets a pose of its own (`draw_pose`)."""
+        keys = jax.random.split(key, table.branch.size)
+        pose = jax.vmap(partial(draw_pose, grid=program.grid, turn=program.recipe.transform))
+        return table._replace(inverse=jax.vmap(invert)(pose(keys)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Centred(Placement):
+    """Objects in the middle of the grid, seen from close by. Source: the classification sets of FDIF.
+
+    Attributes:
+        scale: what part of its usual extent the grid covers; coordinates run evenly from -n/2·scale to n/2·scale.
+    """
+
+    kind: ClassVar[str] = "centred"
+
+    scale: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scale > 0:
+            raise FdifError(f"scale of the placement must be above 0, not {self.scale:g}")
+
+    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+        """Every object is turned and sheared about the centre."""
+        keys = jax.random.split(key, table.branch.size)
+        edges = jnp.asarray(program.grid.edges, jnp.float32)
+        stretch = self.scale * edges / (edges - 1)
+        # Voxel i has the coordinate i - n // 2 on the grid, and -n/2·scale + i·stretch here.
+        middle = (edges - 1) / 2 - jnp.floor(edges / 2)
+        turn = jax.vmap(partial(draw_pose, grid=program.grid, turn=program.recipe.transform))
+        linear = jnp.linalg.inv(turn(keys)[:, :, :3]) * stretch
+        return table._replace(inverse=jnp.concatenate([linear, -(linear @ middle)[:, :, None]], axis=2))
+
+
+def draw_pose(key: jax.Array, grid: Grid, turn: bool) -> Float[Array, "3 4"]:
+    """A random local → world affine T·R·S.
+
+    T moves by up to ±.35 of each edge, R = Rz·Ry·Rx turns by any angles, S shears symmetrically by up to ±.1.
+    Without ``turn`` only T is left. Source: FDIF.
+    """
+    shift, angle, slope = jax.random.uniform(key, (3, 3), minval=-1.0)
+    offset = MAX_SHIFT * shift * jnp.asarray(grid.edges, jnp.float32)
+    linear = jnp.eye(3)
+    if turn:
+        a, b, c = MAX_SHEAR * slope
+        linear = turned(jnp.pi * angle) @ jnp.asarray([[1.0, a, b], [a, 1.0, c], [b, c, 1.0]])
+    return jnp.concatenate([linear, offset[:, None]], axis=1)
+
+
+def turned(angles: Float[Array, "3"]) -> Float[Array, "3 3"]:
+    """The matrix Rz·Ry·Rx of turns by three angles (radians) about the axes x, y, z."""
+    (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles), jnp.sin(angles)
+    about_x = jnp.asarray([[1.0, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = jnp.asarray([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
+    about_z = jnp.asarray([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1.0]])
+    return about_z @ about_y @ about_x
+
+
+_KINDS = {
+    "scattered": "fdif_jax.scenes.placement:Scattered",
+    "centred": "fdif_jax.scenes.placement:Centred",
+    "packed": "fdif_jax.scenes.packing:Packed",
+    "anatomical": "fdif_jax.anatomy.placement:Anatomical",
+}
+
+
+def placement_of(data: Any) -> Placement:
+    """A placement from a table with the key ``kind``; FdifError for anything else."""
+    if not isinstance(data, Mapping) or "kind" not in data:
+        raise FdifError(f"placement must be a table with the key kind, not {data!r}")
+    rest = dict(data)
+    kind = rest.pop("kind")
+    if kind not in _KINDS:
+        raise unknown("kind of placement", str(kind), _KINDS)
+    module, _, name = _KINDS[kind].partition(":")
+    return getattr(importlib.import_module(module), name).from_dict(rest, "placement")

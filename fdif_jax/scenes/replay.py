@@ -1,0 +1,72 @@
+"""Replay: rendering scene documents again."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from fdif_jax.rendering.renderer import PlacedObject, Renderer, Structure, Table, render_reference
+from fdif_jax.scenes.documents import Scene
+from fdif_jax.sdf.grid import Grid
+from fdif_jax.vocabulary import unions
+from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
+
+
+def _placed(scene: Scene, vocabulary: Vocabulary) -> list[PlacedObject]:
+    return [
+        PlacedObject(
+            unions.build(vocabulary, o.class_name, o.params),
+            jnp.asarray(o.inverse_transform, jnp.float32)[:3],
+            None if o.displacement == NONE else vocabulary.displacement(o.displacement),
+            vocabulary.mapper(o.mapper),
+            o.class_id,
+        )
+        for o in scene.objects
+    ]
+
+
+def render_scenes(scenes: Sequence[Scene], vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Image (uint8) and label (uint8 or uint16) of each scene document, in order.
+
+    Scenes on the same grid share one compiled program.
+
+    Raises:
+        FdifError: a scene names something that is not in ``vocabulary``; raised before anything is rendered.
+    """
+    placed = [_placed(scene, vocabulary) for scene in scenes]
+    objects = [o for scene in placed for o in scene]
+    structures = tuple(dict.fromkeys(Structure.of(o.shape) for o in objects))
+    displacements = tuple(dict.fromkeys(o.displacement for o in objects if o.displacement is not None))
+    mappers = tuple(dict.fromkeys(o.mapper for o in objects))
+    top_label = max((max(o.label) for o in objects), default=1)
+    size = max(map(len, placed), default=1)
+    programs: dict[Grid, tuple[Renderer, Callable]] = {}
+    for scene, row in zip(scenes, placed, strict=True):
+        if scene.grid not in programs:
+            renderer = Renderer(scene.grid, structures, displacements, mappers, top_label)
+            programs[scene.grid] = renderer, jax.jit(renderer)
+        renderer, render = programs[scene.grid]
+        image, label = render(_table(renderer, row, size))
+        yield np.asarray(image), np.asarray(label)
+
+
+def _table(renderer: Renderer, objects: Sequence[PlacedObject], size: int) -> Table:
+    filled = [*objects, *[objects[0]] * (size - len(objects))]
+    structures = [Structure.of(o.shape) for o in filled]
+    chosen = [o.displacement for o in filled]
+    return Table(
+        jnp.int32(len(objects)),
+        jnp.asarray([renderer.structures.index(s) for s in structures]),
+        jnp.stack([s.pack(o.shape, renderer.width) for s, o in zip(structures, filled, strict=True)]),
+        jnp.stack([o.inverse for o in filled]),
+        jnp.asarray([0 if d is None else 1 + renderer.displacements.index(d) for d in chosen]),
+        jnp.asarray([renderer.mappers.index(o.mapper) for o in filled]),
+        jnp.asarray([o.label for o in filled]),
+    )
+
+
+def render_scene_reference(scene: Scene, vocabulary: Vocabulary) -> tuple[Array, Array]:
+    """Image and label of a scene document by the plain renderer."""
+    return render_reference(scene.grid, _placed(scene, vocabulary))

@@ -1,0 +1,1 @@
+"""Signed distance functions: shapes as pytrees, the algebra that combines them, and grids to evaluate them on."""

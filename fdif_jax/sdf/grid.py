@@ -1,0 +1,53 @@
+"""The voxel grid: which point each voxel of a volume stands for."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from fdif_jax.sdf.shape import Point
+
+
+class Grid(NamedTuple):
+    """The shape ``(depth, height, width)`` of a volume indexed ``[z, y, x]``.
+
+    Along an edge of n voxels the coordinate of voxel i is ``i - n // 2`` (96 voxels: -48 … 47).
+    """
+
+    depth: int
+    height: int
+    width: int
+
+    @property
+    def edges(self) -> Point:
+        """Numbers of voxels along x, y, z."""
+        return Point(self.width, self.height, self.depth)
+
+    @property
+    def highest(self) -> Point:
+        """The greatest coordinate along x, y, z."""
+        return Point(*(n - 1 - n // 2 for n in self.edges))
+
+    def points(self) -> Point:
+        """The open mesh of all voxels: x ``(1,1,W)``, y ``(1,H,1)``, z ``(D,1,1)``, float32."""
+        return self.tile((0, 0, 0), self)
+
+    def tile(self, start: tuple, size: tuple[int, int, int]) -> Point:
+        """The open mesh of the ``size`` (d, h, w) voxels from index ``start`` (z, y, x; may be traced)."""
+        z, y, x = (
+            (jnp.arange(n, dtype=jnp.int32) + s - edge // 2).astype(jnp.float32)
+            for n, s, edge in zip(size, start, self, strict=True)
+        )
+        return Point(x[None, None, :], y[None, :, None], z[:, None, None])
+
+    def index_range(
+        self, lower: Array | np.ndarray, upper: Array | np.ndarray
+    ) -> tuple[Int[Array, "3"], Int[Array, "3"]]:
+        """Voxel indices (z, y, x), first and one past the last, of a box given in x, y, z coordinates."""
+        sizes = jnp.asarray(self, jnp.int32)
+        offset = sizes // 2
+        # Clipping first keeps infinite bounds within what an int32 can hold.
+        first = jnp.clip(jnp.floor(lower[::-1]), -offset - 1, sizes).astype(jnp.int32) + offset
+        last = jnp.clip(jnp.ceil(upper[::-1]), -offset - 1, sizes).astype(jnp.int32) + offset + 1
+        return jnp.clip(first, 0, sizes), jnp.clip(last, 0, sizes)

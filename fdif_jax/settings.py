@@ -1,0 +1,107 @@
+"""Settings as plain data: frozen dataclasses that check their values when made and travel as TOML or JSON tables."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, Self
+
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.sdf.grid import Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """Base of settings. Fields are whole numbers, numbers, truth values, strings, lists of names, triples, or `Plain`.
+
+    Whole numbers are accepted where numbers are wanted, lists become tuples, and tables become what the field holds.
+
+    Raises:
+        FdifError: a value of the wrong type; the message names the key.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in _fields(type(self)).items():
+            object.__setattr__(self, name, _checked(name, kind, getattr(self, name)))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str) -> Self:
+        """Settings from plain data; FdifError naming the key that is unknown or impossible."""
+        if not isinstance(data, Mapping):
+            raise FdifError(f"{where} must be a table, not {data!r}")
+        known = _fields(cls)
+        for key in data:
+            if key not in known:
+                raise unknown(f"key in {where}:", key, known)
+        for field in dataclasses.fields(cls):
+            needed = field.default is field.default_factory is dataclasses.MISSING
+            if needed and field.name not in data:
+                raise FdifError(f"{where}: the key {field.name!r} is missing")
+        return cls(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys as plain lists, numbers, strings, booleans and tables."""
+        return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
+
+
+class Choice(Plain):
+    """Base of settings of several kinds; a table says which by its key ``kind``."""
+
+    kind: typing.ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys, ``kind`` first."""
+        return {"kind": self.kind, **super().to_dict()}
+
+
+def at_least(settings: Plain, low: float, *names: str) -> None:
+    """Raise an FdifError if one of these fields is below ``low`` (or is not a number)."""
+    for name in names:
+        value = getattr(settings, name)
+        if not value >= low:
+            raise FdifError(f"{name} must be {low:g} or more, not {value:g}")
+
+
+def _fields(cls: type[Plain]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Plain):
+        return value.to_dict()
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _checked(key: str, kind: Any, value: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Plain):
+        return value if isinstance(value, kind) else kind.from_dict(value, key)
+    if kind == tuple[int, int, int]:
+        if isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_integer, value)):
+            return Grid(*map(int, value))
+        raise FdifError(f"{key} must be three whole numbers (D, H, W), not {value!r}")
+    if kind == tuple[float, float]:
+        if isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value)):
+            return tuple(map(float, value))
+        raise FdifError(f"{key} must be two numbers, not {value!r}")
+    if kind == tuple[str, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        raise FdifError(f"{key} must be a list of names, not {value!r}")
+    if kind is int and _is_integer(value):
+        return int(value)
+    if kind is float and _is_number(value):
+        return float(value)
+    if kind in (bool, str) and type(value) is kind:
+        return value
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+    if kind in wanted:
+        raise FdifError(f"{key} must be {wanted[kind]}, not {value!r}")
+    return value  # a field that its class checks itself
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or isinstance(value, float)

@@ -1,0 +1,1 @@
+"""Training of a network: its updates, losses, devices, checkpoints and run directories."""

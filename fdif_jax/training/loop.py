@@ -1,0 +1,178 @@
+"""The training loop: from a run's newest checkpoint to its last step.
+
+A step draws its batch inside the jitted function: sample n of the run's seed is a function of the two alone. So
+nothing is fed from the host, a resumed run equals an uninterrupted one to the bit on the same devices, and any
+number of devices sees the same samples.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+
+from fdif_jax.errors import FdifError
+from fdif_jax.signals import handled
+from fdif_jax.training.checkpoints import Checkpoints, Weights
+from fdif_jax.training.devices import Devices, any_process
+from fdif_jax.training.plan import Plan
+from fdif_jax.training.runs import Run
+from fdif_jax.training.updates import Loss, MakeBatch, Network, compiled, fresh_state, update_of
+
+# XLA runs convolutions inside a loop on one core of a CPU (3.4 times slower on two cores), so there a call is
+# one step; on an accelerator one call does several, and the host is asked nothing in between.
+STEPS_PER_CALL = 10
+
+
+def _no_report(step: int, measurement: Mapping[str, float]) -> None:
+    pass
+
+
+def fit(
+    network: Network,
+    make_batch: MakeBatch,
+    data: Any,
+    plan: Plan,
+    run: Run,
+    *,
+    loss: Loss,
+    feed: Callable[[int], Any] | None = None,
+    devices: Devices | None = None,
+    validate: Callable[[Weights, int], Mapping[str, float]] | None = None,
+    validate_every: int = 0,
+    checkpoint_every: int = 0,
+    keep_every: int = 0,
+    patience: int = 0,
+    log_every: int = 10,
+    report: Callable[[int, Mapping[str, float]], None] = _no_report,
+) -> Weights:
+    """Train from the newest checkpoint of ``run``, or from the network's own weights, to the last step of ``plan``.
+
+    Measurements go to the run's history, checkpoints to the run: every ``checkpoint_every`` steps, where the
+    validation's score is the best so far, at the end, and when Ctrl-C or SIGTERM asks to stop.
+
+    Args:
+        network: as `functional` gives it; its weights, where to start, are left as they are.
+        make_batch: ``(keys, data) -> (images, labels)``, jittable; a row for every sample's key, which depends on no
+            other row.
+        data: arrays that ``make_batch`` reads on the devices, the same for every sample, or None.
+        plan: the updates.
+        run: an opened run (`open_run`).
+        loss: what the network gives in training, and labels → what is minimised.
+        feed: step (from 0) → host arrays with a row for every sample of this process, which are then ``data``.
+        devices: where to train; all of this process's if not given.
+        validate: weights and step → measurements, called every ``validate_every`` steps and at the end; ``score``
+            among them ranks the checkpoints.
+        validate_every: 0 for never.
+        checkpoint_every: 0 for only as said above.
+        keep_every: checkpoints at multiples of so many steps are kept for good; 0 for none.
+        patience: stop early, after so many validations in a row that were no better than the best before; 0 for never.
+        log_every: steps that one recorded loss is the mean of.
+        report: called with the step and its measurements after every call of the jitted function.
+
+    Returns:
+        The weights after the last step; their average, where the plan keeps one.
+
+    Raises:
+        FdifError: the loss or its gradient is not finite or has exploded, the batch cannot be divided over the
+            devices, or the run's checkpoint is of another network.
+        KeyboardInterrupt: asked to stop; the state is saved.
+    """
+    devices = devices or Devices()
+    devices.check_batch(plan.batch_size, plan.accumulate)
+    one_by_one = feed is not None or jax.default_backend() == "cpu"
+    per_call = 1 if one_by_one else min(STEPS_PER_CALL, log_every)
+    milestones = [every for every in (log_every, validate_every, checkpoint_every, keep_every) if every]
+    saves = [every for every in (checkpoint_every, keep_every) if every]
+
+    with run.checkpoints(keep_every=keep_every) as checkpoints, _stop_requests() as stopped:
+        done, state = run.resume(checkpoints, fresh_state(network, plan, devices))
+        if done == plan.steps or _no_better(run, patience):
+            report(done, run.history[-1] if run.history else {})
+            return state.result
+        fed = done
+        data = devices.divide(feed(done)) if feed else devices.copy_to_all(data)
+        update = update_of(network, make_batch, plan, loss, devices, fed=feed is not None)
+        advance = compiled(update, state, data, per_call, devices)
+        losses: list[float] = []
+        seconds = 0.0
+        while done < plan.steps:
+            start, first = time.perf_counter(), done
+            stop = min(plan.steps, done + per_call, *(done - done % every + every for every in milestones))
+            if feed and done != fed:
+                data, fed = devices.divide(feed(done)), done
+            state, trace = advance(state, done, stop - done, data)
+            _check_trace(trace, first, plan, run, checkpoints)
+            done, seconds = stop, seconds + time.perf_counter() - start
+            losses += trace[:, 0].tolist()
+            measured = {"loss": losses[-1]}
+
+            last = done == plan.steps
+            asked = jax.process_count() == 1 or last or any(done % every == 0 for every in milestones)
+            stopping = asked and any_process(bool(stopped))
+            validated: Mapping[str, float] = {}
+            best = False
+            if validate and validate_every and (done % validate_every == 0 or last):
+                validated = validate(state.result, done)
+                best = validated["score"] > run.best()
+            enough = bool(validated) and not best and _no_better(run, patience, now=1)
+            save = last or best or stopping or enough or any(done % every == 0 for every in saves)
+            if save or validated or done % log_every == 0:
+                speed = plan.batch_size * len(losses) / seconds
+                measured = {"loss": float(np.mean(losses)), "volumes_per_second": round(speed, 3)}
+                measured |= {"learning_rate": float(plan.schedule(done - 1))}
+                measured |= {name: value for name, value in validated.items() if not np.isnan(value)}
+                run.record(step=done, **measured)
+                losses, seconds = [], 0.0
+            if save:
+                checkpoints.save(done, state, measured.get("score"))
+            report(done, measured)
+            if stopping and not last:
+                raise KeyboardInterrupt
+            if enough:
+                break
+    return state.result
+
+
+def _no_better(run: Run, patience: int, now: int = 0) -> bool:
+    """Whether the last ``patience`` validations, ``now`` of which is not recorded yet, were no better than the best."""
+    scores = [m["score"] for m in run.history if "score" in m]
+    since = len(scores) - 1 - int(np.argmax(scores)) if scores else 0
+    return 0 < patience <= since + now
+
+
+def _check_trace(trace: np.ndarray, first: int, plan: Plan, run: Run, checkpoints: Checkpoints) -> None:
+    """Raise FdifError if the loss or its gradient is not finite, or the loss has exploded, and say where."""
+    bad = np.flatnonzero(~np.isfinite(trace).all(axis=1) | (trace[:, 0] > plan.max_loss))
+    if not bad.size:
+        return
+    done = first + int(bad[0])
+    loss, norm = trace[bad[0]]
+    kept = checkpoints.latest()
+    where = "there is no checkpoint yet" if kept is None else f"the last good checkpoint is step {kept}"
+    samples = f"{done * plan.batch_size} to {(done + 1) * plan.batch_size - 1} of seed {plan.seed}"
+    raise FdifError(
+        f"{run.path}: at step {done + 1}, on samples {samples}, the loss is {loss:g} and its gradient's norm "
+        f"{norm:g}; {where}. Begin a new run with a lower learning rate or with clipping"
+    )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Notes Ctrl-C and SIGTERM in a list, so that the step under way ends and is saved; a second one acts as
+    usual."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(number, frame):
+        caught.append(number)
+        signal.signal(number, previous[number])
+
+    with handled(note, signal.SIGINT, signal.SIGTERM) as previous:
+        yield caught

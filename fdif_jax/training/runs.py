@@ -1,0 +1,249 @@
+"""Run directories: what a training run was asked to do, what it measured, and checkpoints to go on from.
+
+::
+
+    run.json        what was asked for (network, recipe or dataset, training settings), and with what it began
+    metrics.jsonl   one line a measurement, each with its step
+    checkpoints/    the newest two and the best; a checkpoint appears complete or not at all (Orbax)
+
+The command that made a directory continues it; a command that asks for anything else is refused.
+"""
+
+import fcntl
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.nifti import write_atomic, write_json
+from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, State, Weights, check_same_network
+from fdif_jax.training.devices import is_first_process, wait_for_all
+
+RUN, METRICS, CHECKPOINTS, LOCK = "run.json", "metrics.jsonl", "checkpoints", ".lock"
+SCORES = "metrics.json"  # of a fine-tuning, when it is over
+_ORIGIN = ("versions", "command", "devices", "processes")  # what may differ where a run goes on
+_PACKAGES = ("fdif-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+# What a network learns, and a checkpoint keeps: parameters, and the running statistics of batch norms.
+LEARNT = nnx.Any(nnx.Param, nnx.BatchStat)
+
+
+def weights(model: nnx.Module, kind: nnx.filterlib.Filter = LEARNT) -> Weights:
+    """What a network has learnt by name, the attribute path joined by dots; of one kind of variable if given."""
+    return {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(nnx.state(model, kind))}
+
+
+def set_weights(model: nnx.Module, new: Mapping[str, jax.Array]) -> None:
+    """Put named weights into a network, in place; names that are not given stay as they are."""
+    flat = nnx.to_flat_state(nnx.state(model, LEARNT))
+    named = [(path, p, ".".join(map(str, path))) for path, p in flat]
+    nnx.update(model, nnx.from_flat_state([(path, p.replace(new[n])) for path, p, n in named if n in new]))
+
+
+class Run:
+    """An opened run directory.
+
+    Attributes:
+        path: the directory.
+        document: ``run.json``.
+        history: the measurements so far, oldest first.
+    """
+
+    def __init__(self, path: Path, document: dict[str, Any]):
+        """Use `open_run` or `load_run`."""
+        self.path, self.document = path, document
+        self.history: list[dict[str, float]] = _read_metrics(path / METRICS)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The network as plain data: ``name``, ``in_channels``, ``out_channels`` and its size."""
+        return self.document["network"]
+
+    # ---------------------------------------------------------------------------------------- measurements
+
+    def record(self, **measurement: float) -> None:
+        """Append a measurement to the history and to ``metrics.jsonl``."""
+        self.history.append(measurement)
+        if not is_first_process():
+            return
+        with open(self.path / METRICS, "a") as file:
+            file.write(json.dumps(measurement) + "\n")
+
+    def best(self, name: str = "score") -> float:
+        """The highest measurement of that name so far; -1 if there is none."""
+        return max((m[name] for m in self.history if not math.isnan(m.get(name, math.nan))), default=UNSCORED)
+
+    def _forget_after(self, step: int) -> None:
+        """Drop measurements of steps that will be done again."""
+        self.history = [m for m in self.history if m["step"] <= step]
+        if is_first_process():
+            lines = "".join(json.dumps(m) + "\n" for m in self.history)
+            write_atomic(self.path / METRICS, lines.encode())
+
+    # ----------------------------------------------------------------------------------------- checkpoints
+
+    @contextmanager
+    def checkpoints(self, *, read_only: bool = False, keep_every: int = 0) -> Iterator[Checkpoints]:
+        """The run's checkpoints; what is being written is complete on leaving."""
+        opened = Checkpoints(self.path / CHECKPOINTS, read_only, keep_every)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def resume(self, checkpoints: Checkpoints, fresh: State) -> tuple[int, State]:
+        """The newest step and its state, or 0 and ``fresh``; the history ends there. See `Checkpoints.resume`."""
+        step, state = checkpoints.resume(fresh)
+        self._forget_after(step)
+        return step, state
+
+    def weights(self, which: str = "last") -> dict[str, np.ndarray]:
+        """The weights of the newest (``last``) or the best (``best``) checkpoint, by name, on the host.
+
+        Their moving average, where the run keeps one. The best is the one of highest score in validation (mean
+        foreground Dice, or accuracy); before any validation it is the newest.
+
+        Raises:
+            FdifError: the run has no checkpoint yet, or ``which`` is neither.
+        """
+        if which not in ("last", "best"):
+            raise unknown("checkpoint", which, ("last", "best"))
+        with self.checkpoints(read_only=True) as checkpoints:
+            step = checkpoints.best() if which == "best" else checkpoints.latest()
+            if step is None:
+                raise FdifError(f"{self.path}: the run has no checkpoint yet; let it reach one first")
+            return checkpoints.result(step)
+
+    def restore(self, model: nnx.Module, which: str = "last") -> None:
+        """Put the weights of a checkpoint into a network, in place.
+
+        Args:
+            model: the network, e.g. ``models.create(**run.network)``.
+            which: ``last`` or ``best``, as in `weights`.
+
+        Raises:
+            FdifError: the run has no checkpoint, or it is of another network; nothing is changed then.
+        """
+        saved = self.weights(which)
+        check_same_network(f"{self.path}: the checkpoint", saved, weights(model))
+        set_weights(model, {name: jax.numpy.asarray(value) for name, value in saved.items()})
+
+
+@contextmanager
+def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[Run]:
+    """Begin a run, or open it to go on; no other process may train in it meanwhile.
+
+    Args:
+        path: the directory; made if it is not there.
+        document: all that decides the result, as plain data; what ``run.json`` holds beside the versions.
+
+    Raises:
+        FdifError: the directory holds something else, or a run that was asked for differently; what differs
+            is named.
+    """
+    path = Path(path)
+    wanted: dict[str, Any] = json.loads(json.dumps(document))
+    if path.exists() and not path.is_dir():
+        raise FdifError(f"{path} is a file; give a directory for the run")
+    if not is_first_process():
+        wait_for_all("the run is open")
+        _check_same_document(path, wanted)
+        yield load_run(path)
+        return
+    begun = (path / RUN).is_file()
+    if begun:
+        _check_same_document(path, wanted)
+    elif path.is_dir() and any(p.name != LOCK and not p.name.endswith(".part") for p in path.iterdir()):
+        raise FdifError(f"{path} is not empty and holds no run ({RUN}); give a new or empty directory")
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / LOCK, "w") as lock:
+        _hold(lock, path)
+        if not begun:
+            write_json(path / RUN, wanted | _origin())
+        wait_for_all("the run is open")
+        yield load_run(path)
+
+
+def _origin() -> dict[str, Any]:
+    """What a run began with beside what was asked for, so that it can be repeated."""
+    devices = [device.device_kind for device in jax.devices()]
+    return {
+        "versions": {name: version(name) for name in _PACKAGES},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "devices": {kind: devices.count(kind) for kind in sorted(set(devices))},
+        "processes": jax.process_count(),
+    }
+
+
+def load_run(path: str | os.PathLike) -> Run:
+    """Open a run directory to read its network and its weights.
+
+    Raises:
+        FdifError: no run is there, or ``run.json`` is damaged.
+    """
+    path = Path(path)
+    try:
+        document = json.loads((path / RUN).read_bytes())
+        if not isinstance(document["network"], dict):
+            raise ValueError("its network is no table")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FdifError(f"{path} is not a run directory: there is no {RUN} in it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FdifError(f"{path / RUN} is damaged: {error!r}") from None
+    return Run(path, document)
+
+
+def _hold(lock, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FdifError(f"{path}: another process is training here; wait for it") from None
+    except OSError:
+        pass  # a file system without locks
+
+
+def _check_same_document(path: Path, wanted: dict) -> None:
+    there = {k: v for k, v in load_run(path).document.items() if k not in _ORIGIN}
+    old, new = _flattened(there), _flattened(wanted)
+    differing = [key for key in (old | new) if old.get(key) != new.get(key)]
+    if differing:
+        told = [f"{key} is {_short(old, key)} there and {_short(new, key)} here" for key in differing[:4]]
+        more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise FdifError(
+            f"{path} holds another run: {', '.join(told)}{more}; "
+            "give the options it was begun with, or another directory"
+        )
+
+
+def _flattened(document: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _short(flat: dict, key: str) -> str:
+    text = json.dumps(flat[key]) if key in flat else "not set"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _read_metrics(path: Path) -> list[dict[str, float]]:
+    """The whole lines of ``metrics.jsonl``; a killed process may have left half of one at the end."""
+    history = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            history.append(json.loads(line))
+        except ValueError:
+            break
+    return history

@@ -1,0 +1,197 @@
+"""The update: one step as a pure function of the state and its number, compiled for the devices at hand."""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Integer
+
+from fdif_jax.scenes.compiler import sample_key
+from fdif_jax.training.checkpoints import State, Weights
+from fdif_jax.training.devices import Devices
+from fdif_jax.training.plan import Plan, stream
+from fdif_jax.training.runs import LEARNT, weights
+
+Apply = Callable[[Weights, Float[Array, "B D H W C"]], Float[Array, "B D H W O"]]
+Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B ..."]]
+MakeBatch = Callable[[jax.Array, Any], Batch]
+Loss = Callable[[Any, Array], Float[Array, ""]]
+Update = Callable[[State, Array, Any], tuple[State, Float[Array, "2"]]]
+
+
+class Network(NamedTuple):
+    """A network as pure functions of its weights by name.
+
+    Attributes:
+        weights: what it has learnt: parameters, and the running statistics of batch norms.
+        parameters: the names of those that updates change.
+        apply: ``(weights, images) -> logits`` in inference; the finest ones if there are several.
+        train: ``(weights, images, key) -> logits, statistics`` in training: what is omitted at random is drawn from
+            ``key``; logits as the network gives them, a list with deep supervision; the new running statistics.
+        rates: parts of the learning rate that parameters have, by name; others have all of it.
+    """
+
+    weights: Weights
+    parameters: tuple[str, ...]
+    apply: Apply
+    train: Callable[[Weights, Array, Array], tuple[Any, Weights]]
+    rates: Mapping[str, float] = {}
+
+
+def functional(
+    model: nnx.Module, *, frozen: Collection[str] = (), rates: Mapping[str, float] | None = None
+) -> Network:
+    """The pure functions of a network; the network itself stays as it is.
+
+    Args:
+        model: the network.
+        frozen: names of weights, running statistics among them, that stay as they are.
+        rates: see `Network`.
+    """
+    graph, learnt, *rest = nnx.split(model, LEARNT, ...)
+    flat = [(path, ".".join(map(str, path)), p) for path, p in nnx.to_flat_state(learnt)]
+
+    def merged(named: Weights) -> nnx.Module:
+        state = nnx.from_flat_state([(path, p.replace(named[name])) for path, name, p in flat])
+        return nnx.merge(graph, state, *rest)
+
+    def apply(named: Weights, images: Array) -> Array:
+        logits = merged(named)(images)
+        return logits[0] if isinstance(logits, list) else logits
+
+    def train(named: Weights, images: Array, key: Array) -> tuple[Any, Weights]:
+        network = merged(named)
+        outputs = network(images, key=key)
+        statistics = weights(network, nnx.BatchStat)
+        return outputs, {name: value for name, value in statistics.items() if name not in frozen}
+
+    parameters = tuple(name for name in weights(model, nnx.Param) if name not in frozen)
+    return Network(weights(model), parameters, apply, train, rates or {})
+
+
+def fresh_state(network: Network, plan: Plan, devices: Devices) -> State:
+    """The state before the first step, on the devices; the network's own weights stay as they are."""
+    moments = plan.optimiser(network.rates).init({name: network.weights[name] for name in network.parameters})
+    average = network.weights if plan.ema else {}
+    return devices.place(State(network.weights, moments, average))
+
+
+def step_numbers(plan: Plan, done: int | Array) -> Array:
+    """The numbers of the samples of the step after ``done`` steps, uint32 ``(batch_size,)``."""
+    return jnp.uint32(done) * jnp.uint32(plan.batch_size) + jnp.arange(plan.batch_size, dtype=jnp.uint32)
+
+
+def update_of(
+    network: Network, make_batch: MakeBatch, plan: Plan, loss: Loss, devices: Devices, *, fed: bool = False
+) -> Update:
+    """One step as a pure function: state, number of steps done, data → state, (loss, norm of the gradient).
+
+    Args:
+        network: what is trained.
+        make_batch: as in `fit`; every device makes its own rows.
+        plan: the updates.
+        loss: as in `fit`.
+        devices: where.
+        fed: data has a row for every sample of the batch.
+    """
+    optimiser, parts = plan.optimiser(network.rates), plan.accumulate
+    draw = devices.spread(make_batch, True, fed)
+
+    def loss_of(parameters: Weights, statistics: Weights, batch: Batch, key: Array) -> tuple[Array, Weights]:
+        images, labels = batch
+        outputs, changed = network.train(statistics | parameters, images, key)
+        return loss(outputs, labels), statistics | changed
+
+    def differentiate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
+        (value, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            parameters, statistics, draw(keys, data), key
+        )
+        return value, gradient, statistics
+
+    def accumulate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
+        """What `differentiate` gives, of the parts of a batch one after another; means over the parts."""
+
+        def add_part(carry: tuple, part: tuple) -> tuple[tuple, None]:
+            # The barrier keeps XLA from working on several parts at once, which would need the memory of all.
+            now, (total, gradient, statistics) = lax.optimization_barrier((parameters, carry))
+            keys, key, rows = part
+            value, change, statistics = differentiate(now, statistics, keys, key, rows if fed else data)
+            return (total + value, jax.tree.map(jnp.add, gradient, change), statistics), None
+
+        def in_parts(array: Array) -> Array:
+            return array.reshape(parts, -1, *array.shape[1:])
+
+        empty = (jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters), statistics)
+        rows = jax.tree.map(in_parts, data) if fed else None
+        # Unrolled on a CPU, which runs what is in a loop on one core.
+        unroll = jax.default_backend() == "cpu"
+        split = (in_parts(keys), jax.random.split(key, parts), rows)
+        (total, gradient, statistics), _ = lax.scan(add_part, empty, split, unroll=unroll)
+        return total / parts, jax.tree.map(lambda sum_: sum_ / parts, gradient), statistics
+
+    def update(state: State, done: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
+        keys = jax.vmap(partial(sample_key, plan.seed))(step_numbers(plan, done))
+        key = jax.random.fold_in(stream(plan.seed, "network"), done)
+        parameters = {name: state.weights[name] for name in network.parameters}
+        statistics = {name: state.weights[name] for name in state.weights.keys() - parameters.keys()}
+        gradient_of = differentiate if parts == 1 else accumulate
+        value, gradient, statistics = gradient_of(parameters, statistics, keys, key, data)
+        changes, moments = optimiser.update(gradient, state.moments, parameters)
+        new = statistics | optax.apply_updates(parameters, changes)
+        trace = jnp.stack([value, optax.tree.norm(gradient)])
+        return State(new, moments, _average(plan.ema, done, state.average, new)), trace
+
+    return update
+
+
+def _average(keep: float, done: Array, average: Weights, new: Weights) -> Weights:
+    """The moving average after a step; it keeps less at first, when it knows little."""
+    if not average:
+        return average
+    kept = jnp.minimum(keep, (1.0 + done) / (10.0 + done))
+
+    def moved(old: Array, value: Array) -> Array:
+        return kept * old + (1 - kept) * value if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+    return {name: moved(average[name], value) for name, value in new.items()}
+
+
+def compiled(update: Update, state: State, data: Any, per_call: int, devices: Devices) -> Callable:
+    """``advance(state, done, count, data) -> state, trace (count, 2)``, compiled; ``state`` is donated.
+
+    The number of steps is an argument of one compiled loop, so that where a run stops, validates or saves
+    changes no bit.
+    """
+    placed = (jax.tree.map(lambda a: a.sharding, state), devices.copied)
+    jit = partial(jax.jit, donate_argnums=0, out_shardings=placed)
+    zero = np.int32(0)
+    if per_call == 1:
+        step = jit(update).lower(state, zero, data).compile()
+
+        def advance_one(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
+            state, trace = step(state, np.int32(done), data)
+            return state, np.asarray(trace)[None]
+
+        return advance_one
+
+    def several(state: State, done: Array, count: Array, data: Any) -> tuple[State, Array]:
+        def body(i: Array, carry: tuple) -> tuple:
+            state, traces = carry
+            state, trace = update(state, done + i, data)
+            return state, traces.at[i].set(trace)
+
+        return lax.fori_loop(0, count, body, (state, jnp.zeros((per_call, 2))))
+
+    loop = jit(several).lower(state, zero, zero, data).compile()
+
+    def advance(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
+        state, traces = loop(state, np.int32(done), np.int32(count), data)
+        return state, np.asarray(traces)[:count]
+
+    return advance

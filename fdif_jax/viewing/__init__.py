@@ -1,0 +1,1 @@
+"""Pictures: traced surfaces, slices, curves and pages."""

@@ -1,0 +1,176 @@
+"""Pictures of volumes and of training, written as PNG without any global plotting state."""
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import write_atomic
+
+_LEGEND_ENTRIES = 14
+_LEGEND_COLUMNS = 4
+_OPACITY = 0.55
+# Strong tones first, then light ones; grey (14, 15) would not show on a grey image.
+_TONES = (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
+_COLOURS = [matplotlib.colormaps["tab20"](i)[:3] for i in _TONES]
+_Colour = tuple[float, float, float]
+
+
+def save_slices(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    path: str | os.PathLike,
+    class_names: Sequence[str] | None = None,
+    prediction: np.ndarray | None = None,
+    title: str | None = None,
+) -> None:
+    """Write a PNG of three orthogonal slices: the image, and the label (and prediction) laid over it.
+
+    Across each axis the slice with the most labelled voxels is shown; the central one if nothing is labelled.
+
+    Args:
+        image: ``(D, H, W)``; grey from its least to its greatest value.
+        label: integers ``(D, H, W)``, 0 for background; None for the image alone.
+        path: the PNG file.
+        class_names: name of label 1, 2, … for the legend; "class 1", … without them.
+        prediction: labels in the form of ``label``.
+        title: words above all.
+
+    Raises:
+        FdifError: the volumes are not 3D and of one shape.
+    """
+    image, label = np.asarray(image), None if label is None else np.asarray(label)
+    given = {"label": label, "prediction": prediction}
+    overlays = {name: np.asarray(volume) for name, volume in given.items() if volume is not None}
+    for name, volume in overlays.items():
+        if image.ndim != 3 or volume.shape != image.shape:
+            raise FdifError(
+                f"{path}: image {image.shape} and {name} {volume.shape} must be 3D and of one shape"
+            )
+    cuts = [n // 2 if label is None else _most_labelled(label, axis) for axis, n in enumerate(image.shape)]
+    figure = Figure(figsize=(9.0, 3.1 * (1 + len(overlays)) + 0.3), layout="constrained")
+    rows = figure.subplots(1 + len(overlays), 3, squeeze=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    low, high = float(image.min()), max(float(image.max()), float(image.min()) + 1e-6)
+    planes = [
+        [volume.take(cut, axis).astype(int) for axis, cut in enumerate(cuts)] for volume in overlays.values()
+    ]
+    present = sorted(set().union(*(np.unique(plane).tolist() for row in planes for plane in row)) - {0})
+    colours = _colours(present)
+    for axis, cut in enumerate(cuts):
+        grey = (image.take(cut, axis).astype(np.float32) - low) / (high - low)
+        _show(rows[0, axis], np.repeat(grey[..., None], 3, axis=2))
+        rows[0, axis].set_title(f"{'zyx'[axis]} = {cut}", fontsize=10)
+        for row, panels in zip(planes, rows[1:], strict=True):
+            _show(panels[axis], _tinted(grey, row[axis], colours))
+    for name, row in zip(("image", *overlays), rows, strict=True):
+        row[0].set_ylabel(name, fontsize=10)
+    _add_legend(figure, colours, class_names)
+    save_figure(figure, path)
+
+
+def _most_labelled(label: np.ndarray, axis: int) -> int:
+    counts = np.count_nonzero(label, axis=tuple({0, 1, 2} - {axis}))
+    return int(counts.argmax()) if counts.any() else label.shape[axis] // 2
+
+
+def _colours(labels: list[int]) -> dict[int, _Colour]:
+    """A colour for each label: by its id where the palette suffices, else by its rank among those shown."""
+    by_id = not labels or max(labels) <= len(_COLOURS)
+    return {
+        label: _COLOURS[(label - 1 if by_id else rank) % len(_COLOURS)] for rank, label in enumerate(labels)
+    }
+
+
+def _tinted(grey: np.ndarray, plane: np.ndarray, colours: dict[int, _Colour]) -> np.ndarray:
+    """RGB ``(rows, columns, 3)``: the grey picture with each label's colour over it."""
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    for label, colour in colours.items():
+        picture[plane == label] = (1 - _OPACITY) * picture[plane == label] + _OPACITY * np.asarray(colour)
+    return picture
+
+
+def _show(panel: Axes, picture: np.ndarray) -> None:
+    panel.imshow(picture, vmin=0, vmax=1, interpolation="nearest", origin="lower")
+    panel.set(xticks=[], yticks=[])
+
+
+def _add_legend(figure: Figure, colours: dict[int, _Colour], class_names: Sequence[str] | None) -> None:
+    names = dict(enumerate(class_names or (), start=1))
+    handles = [Patch(color=colour, label=names.get(i, f"class {i}")) for i, colour in colours.items()]
+    if len(handles) > _LEGEND_ENTRIES:
+        more = Patch(color="none", label=f"and {len(handles) - _LEGEND_ENTRIES} more")
+        handles = [*handles[:_LEGEND_ENTRIES], more]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+
+
+Points = Sequence[tuple[float, float]]
+
+
+def save_curves(series: Mapping[str, Points], path: str | os.PathLike) -> None:
+    """Write a PNG of training curves: a panel for losses, and where there are any, for scores and learning rates.
+
+    Args:
+        series: name → points (step, value). Names that say loss or rate go to those panels, others to the scores'.
+        path: the PNG file.
+    """
+    panels: dict[str, dict[str, Points]] = {"loss": {}, "score": {}, "learning rate": {}}
+    for name, points in series.items():
+        kind = "loss" if "loss" in name else "learning rate" if "rate" in name else "score"
+        panels[kind][name] = points
+    save_panels({title: group for title, group in panels.items() if group}, path)
+
+
+def save_panels(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathLike) -> None:
+    """Write a PNG of curves over steps, in panels side by side; a name has one colour in all, and one legend.
+
+    Args:
+        panels: title → name → points (step, value). A panel called "score" goes from 0 to 1.
+        path: the PNG file.
+    """
+    names = list(dict.fromkeys(name for group in panels.values() for name in group))
+    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+    rows = -(-len(names) // _LEGEND_COLUMNS)
+    figure = Figure(figsize=(6.0 * max(len(panels), 1), 3.8 + 0.22 * rows), layout="constrained")
+    for axes, (title, group) in zip(
+        np.ravel(figure.subplots(1, max(len(panels), 1))), panels.items(), strict=False
+    ):
+        for name, points in group.items():
+            steps, values = np.asarray(points, np.float64).reshape(-1, 2).T
+            marker = "o" if len(steps) < 30 else None
+            axes.plot(
+                steps, values, label=name, color=colours[name], linewidth=1.4, marker=marker, markersize=3
+            )
+        axes.set(xlabel="step", ylabel=title)
+        if title == "score":
+            axes.set_ylim(0, 1)
+        plain_axes(axes)
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=9, frameon=False
+        )
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure as a PNG that is the same every time; ``path`` is complete or not there."""
+    picture = BytesIO()
+    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+    write_atomic(path, picture.getvalue())
+
+
+def plain_axes(axes: Axes) -> None:
+    """A faint grid, and no frame above and on the right."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

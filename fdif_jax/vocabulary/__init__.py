@@ -1,0 +1,1 @@
+"""Named random families of shapes, displacements and mappers, and how a user writes and checks some."""

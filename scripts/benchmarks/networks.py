@@ -1,0 +1,311 @@
+"""Time every network beside its PyTorch original, with the same weights, on this machine.
+
+Forward is inference; forward+backward is training: random omissions, the batch's own statistics, and the gradient of
+every parameter. Ours and theirs are measured in turn, each network in a process of its own; the table has medians,
+the largest difference of the logits against the largest logit, and the memory that our step takes (on a GPU, and
+PyTorch's). In bfloat16 PyTorch runs under autocast.
+
+Example:
+    fdif bench networks
+    fdif bench networks --networks resenc_unet swin_unetr --grid 64 64 64 --small --json networks.json
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from fdif_jax import models
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.training.updates import functional
+from fdif_jax.weights import state_dicts
+
+# The sizes of the literature, and little ones. What is not named is the network's default, which is the original's.
+STANDARD: dict[str, dict[str, Any]] = {
+    "primus": {"preset": "M"},
+    "resenc_unet": {"preset": "L"},
+    "swin_unetr": {"feature_size": 48},
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "primus": {"preset": "tiny"},
+    "resenc_unet": {"preset": "tiny"},
+    "swin_unetr": {"feature_size": 12},
+    "unetr": {"feature_size": 8, "hidden_size": 192, "mlp_dim": 768, "num_heads": 6},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    networks: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
+    ] = ()
+    """Networks to measure."""
+    grid: tuple[int, int, int] = (96, 96, 96)
+    """Voxels of an image along each axis."""
+    batch_size: int = 1
+    """Images at once."""
+    out_channels: int = 14
+    """Channels of the logits."""
+    small: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Little networks that a laptop runs quickly, instead of the sizes of the literature."""
+    runs: int = 5
+    """Runs of each measurement; the median is reported."""
+    device: Literal["all", "cpu", "gpu"] = "all"
+    """Where to measure; all is the CPU, and the GPU if both JAX and PyTorch see one."""
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        tyro.conf.arg(help_behavior_hint="(default: float32 on a CPU, bfloat16 on a GPU)"),
+    ] = None
+    """Precision to compute in."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+
+class Case(NamedTuple):
+    """One network in one place."""
+
+    spec: dict[str, Any]
+    device: str
+    grid: tuple[int, int, int]
+    batch_size: int
+    runs: int
+
+
+class Timed(NamedTuple):
+    """What to time: inference, which gives the logits, and one step's gradient; each waits for its own end."""
+
+    forward: Callable[[], Any]
+    backward: Callable[[], Any]
+
+
+def run(config: Config) -> None:
+    """Measure every network in every place; print a table, also of those before one that failed."""
+    for name in ("batch_size", "out_channels", "runs"):
+        if getattr(config, name) < 1:
+            raise FdifError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}")
+    for name in config.networks:
+        if name not in models.NETWORKS:
+            raise unknown("network", name, models.NETWORKS)
+    console, rows = Console(width=118), []
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        console.print(
+            f"This machine is busy (load {load:.1f} on {cores} cores), which slows PyTorch's threads, for they wait "
+            "for each other, more than ours: do not trust ratios of the CPU."
+        )
+    devices = _apart(_devices, config)
+    try:
+        for case in _cases(config, devices):
+            with console.status(f"{case.spec['name']} on the {case.device}"):
+                rows.append(_apart(_measure, case))
+    finally:
+        if rows:
+            console.print(_table(config, rows))
+        if config.json:
+            config.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+
+
+Result = TypeVar("Result")
+
+
+def _apart(function: Callable[..., Result], argument: Config | Case) -> Result:
+    """What ``function`` gives in a process of its own, whose end frees all memory and every device."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, argument).result()
+        except BrokenProcessPool:
+            what = argument.spec["name"] if isinstance(argument, Case) else "JAX"
+            raise FdifError(
+                f"the process measuring {what} died, most likely for want of memory; "
+                "take a smaller --grid, --batch-size or --small"
+            ) from None
+
+
+def _cases(config: Config, devices: list[str]) -> Iterator[Case]:
+    sizes = SMALL if config.small else STANDARD
+    for device in devices:
+        dtype = config.dtype or ("float32" if device == "cpu" else "bfloat16")
+        for name in config.networks or models.NETWORKS:
+            spec = {"name": name, "in_channels": 1, "out_channels": config.out_channels, "dtype": dtype}
+            spec |= sizes.get(name, {}) | ({"grid": config.grid} if models.takes_grid(name) else {})
+            yield Case(spec, device, config.grid, config.batch_size, config.runs)
+
+
+def _devices(config: Config) -> list[str]:
+    """Where to measure. Also sees to it that every network takes the grid, before any is measured."""
+    torch = torch_or_error()
+    for case in _cases(config, ["cpu"]):
+        model = nnx.eval_shape(lambda case=case: models.create(**case.spec))
+        nnx.eval_shape(lambda m, x: m(x), model, jax.ShapeDtypeStruct((1, *case.grid, 1), np.float32))
+    shared = torch.cuda.is_available() and jax.default_backend() == "gpu"
+    if config.device == "gpu" and not shared:
+        raise FdifError("--device gpu: JAX and PyTorch see no GPU together; install fdif-jax[cuda]")
+    return [config.device] if config.device != "all" else ["cpu", "gpu"] if shared else ["cpu"]
+
+
+def _measure(case: Case) -> dict[str, Any]:
+    """Build both networks, compare them, and time them in turn."""
+    if case.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    model = models.create(**case.spec)
+    images = np.random.default_rng(0).standard_normal((case.batch_size, *case.grid, 1), np.float32)
+    (ours, compiling), theirs = _ours(model, images), _theirs(model, images, case)
+    wanted = np.moveaxis(theirs.forward().float().cpu().numpy(), 1, -1)
+    row = {
+        "network": case.spec["name"],
+        "device": case.device,
+        "spec": case.spec,
+        "grid": case.grid,
+        "batch_size": case.batch_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        "difference": float(np.abs(ours.forward() - wanted).max() / np.abs(wanted).max()),
+        **compiling,
+    }
+    for what in ("forward", "backward"):
+        pair = getattr(ours, what), getattr(theirs, what)
+        seconds = [[_seconds(call) for call in pair] for _ in range(case.runs + 1)][1:]
+        mine, original = map(statistics.median, zip(*seconds, strict=True))
+        row[what] = {"ours": mine, "theirs": original, "ratio": mine / original, "seconds": seconds}
+    used = torch_or_error().cuda.max_memory_allocated() / 1e9 if case.device == "gpu" else None
+    return row | {"torch_peak_gb": used}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _ours(model: nnx.Module, images: np.ndarray) -> tuple[Timed, dict[str, float]]:
+    network = functional(model)
+    learnt = {name: network.weights[name] for name in network.parameters}
+    fixed = {name: array for name, array in network.weights.items() if name not in learnt}
+    x, key = jnp.asarray(images), jax.random.key(0)
+
+    def loss(learnt, fixed, x, key):
+        logits, _ = network.train(learnt | fixed, x, key)
+        return sum(jnp.square(y).mean() for y in jax.tree.leaves(logits))
+
+    start = time.perf_counter()
+    apply = jax.jit(network.apply).lower(network.weights, x).compile()
+    gradient = jax.jit(jax.grad(loss)).lower(learnt, fixed, x, key).compile()
+    seconds = time.perf_counter() - start
+    plan: Any = gradient.memory_analysis()
+    used = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    timed = Timed(
+        lambda: jax.block_until_ready(apply(network.weights, x)),
+        lambda: jax.block_until_ready(gradient(learnt, fixed, x, key)),
+    )
+    return timed, {"compile_seconds": seconds, "peak_gb": used / 1e9}
+
+
+def _theirs(model: nnx.Module, images: np.ndarray, case: Case) -> Timed:
+    torch = torch_or_error()
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = True  # as XLA multiplies float32 on a GPU
+    device = "cuda" if case.device == "gpu" else "cpu"
+    net = torch_twin(model).to(device)
+    state = {name: torch.from_numpy(array) for name, array in state_dicts.to_torch_state_dict(model).items()}
+    net.load_state_dict(state, strict=True)
+    x = torch.from_numpy(np.moveaxis(images, -1, 1).copy()).to(device)
+    half = torch.autocast(device, torch.bfloat16, enabled=case.spec["dtype"] == "bfloat16")
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def forward():
+        net.eval()
+        with torch.no_grad(), half:
+            logits = net(x)
+        wait()
+        return logits[0] if isinstance(logits, list | tuple) else logits
+
+    def backward():
+        net.train()
+        net.zero_grad(set_to_none=True)
+        with half:
+            logits = net(x)
+        several = logits if isinstance(logits, list | tuple) else [logits]
+        sum(y.float().square().mean() for y in several).backward()
+        wait()
+
+    return Timed(forward, backward)
+
+
+def torch_or_error() -> ModuleType:
+    """PyTorch; FdifError where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        raise FdifError(
+            "PyTorch is what networks are measured against, and not installed; install fdif-jax[torch]"
+        ) from None
+    return torch
+
+
+def torch_twin(model: Any):
+    """The PyTorch original, untrained."""
+    # Some originals import torchvision, by way of timm, and use none of it. Its wheels for CUDA fail beside a PyTorch
+    # for CPUs, in the module that registers what compiled operators are like.
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except RuntimeError:
+        sys.modules["torchvision._meta_registrations"] = ModuleType("torchvision._meta_registrations")
+    scope: dict[str, Any] = {}
+    try:
+        exec(model.torch_code(), scope)
+    except ImportError as error:
+        raise FdifError(
+            f"the original of {type(model).__name__} needs the Python package {error.name}; install it"
+        ) from None
+    return scope["net"]
+
+
+def _table(config: Config, rows: list[dict[str, Any]]) -> Table:
+    grid = "×".join(map(str, config.grid))
+    table = Table(
+        title=f"fdif bench networks: grid {grid}, batch {config.batch_size}, {os.cpu_count()} cores; seconds"
+    )
+    for heading in ("network", "device", "M weights"):
+        table.add_column(heading, justify="right" if heading == "M weights" else "left")
+    for heading in (*("forward", "PyTorch", "ratio"), *("f+b", "PyTorch", "ratio"), "diff.", "compile", "GB"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row["network"],
+            f"{row['device']} {row['spec']['dtype'].replace('loat', '')}",
+            f"{row['parameters'] / 1e6:.1f}",
+            *(
+                text
+                for what in ("forward", "backward")
+                for text in (
+                    f"{row[what]['ours']:.3f}",
+                    f"{row[what]['theirs']:.3f}",
+                    f"[bold]{row[what]['ratio']:.2f}[/]",
+                )
+            ),
+            f"{row['difference']:.0e}",
+            f"{row['compile_seconds']:.0f}",
+            f"{row['peak_gb']:.1f}" + (f"/{row['torch_peak_gb']:.1f}" if row["torch_peak_gb"] else ""),
+        )
+    return table

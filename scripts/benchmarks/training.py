@@ -1,0 +1,263 @@
+"""Measure a step of pre-training on this machine: each part beside the least it could take, memory, volumes a second.
+
+The options that say what `fdif pretrain` trains say it here, --preset too. Parts: generate draws the scenes and gives
+them random looks; forward is the network in training and the loss; backward is what the gradient takes beyond that;
+update is what the whole step takes beyond generating and the gradient (AdamW, clipping, average). Flops and bytes are
+XLA's count for the compiled programs, of a loop one round; a part's floor is the longer of both at the rates that
+this machine reaches on a matrix product in the network's precision and on a pass over memory.
+
+With --from the same network is trained in turns on a dataset's files, and its PyTorch original on a batch that stays
+in memory.
+
+Example:
+    fdif bench training --preset quick
+    fdif bench training --preset fdif-swinunetr --dtype float32 --batch-size 1 --json training.json
+    fdif bench training --preset quick --from files torch
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import write_atomic
+from fdif_jax.scripts import pretrain
+from fdif_jax.scripts.benchmarks.parts import (
+    Part,
+    Peaks,
+    Steps,
+    in_turns,
+    loss_memory,
+    measure_parts,
+    measure_peaks,
+)
+from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
+from fdif_jax.scripts.jobs.prepared import Training, prepare
+from fdif_jax.training.objectives import Segmentation
+
+Option = TypeVar("Option")
+Hidden = Annotated[Option, tyro.conf.Suppress]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(pretrain.Config):
+    """What to measure: a run of `fdif pretrain`, but for what takes no time in its step."""
+
+    runs: int = 5
+    """Runs of each measurement; medians are reported, and the fastest and the slowest."""
+    rivals: Annotated[
+        tuple[Literal["files", "torch"], ...], tyro.conf.arg(name="from", metavar="files|torch ...")
+    ] = ()
+    """Also train from files, and with PyTorch from memory."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+    # Presets may set them, so they are here.
+    out: Hidden[Path] = Path()
+    data: Hidden[Path | None] = None
+    distributed: Hidden[str | None] = None
+    steps: Hidden[int] = pretrain.Config.steps
+    lr: Hidden[float] = pretrain.Config.lr
+    weight_decay: Hidden[float] = pretrain.Config.weight_decay
+    warmup: Hidden[int | None] = None
+    max_loss: Hidden[float] = pretrain.Config.max_loss
+    val_every: Hidden[int] = pretrain.Config.val_every
+    val_samples: Hidden[int] = pretrain.Config.val_samples
+    val_seed: Hidden[int] = pretrain.Config.val_seed
+    checkpoint_every: Hidden[int] = pretrain.Config.checkpoint_every
+    keep_every: Hidden[int] = pretrain.Config.keep_every
+
+
+def of_preset(**settings: Any) -> Config:
+    """The options that a preset sets; what it has as texts are paths here, or the subcommand would not take them."""
+    for name in settings.keys() & {"data", "plans"}:
+        settings[name] = Path(settings[name])
+    for name in ("catalogue", "mesh_dir"):
+        settings[name] = tuple(map(Path, settings.get(name, ())))
+    return Config(**settings)
+
+
+def run(config: Config) -> None:
+    """Measure, print the tables and write the figures, also those before a rival that failed."""
+    if config.runs < 1:
+        raise FdifError(f"--runs must be at least 1, not {config.runs}")
+    for name in ("data", "distributed"):
+        if getattr(config, name) is not None:
+            raise FdifError(f"preset {config.preset}: {name} is not measured; scenes are, in one process")
+    if "torch" in config.rivals:
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+        )  # JAX would take most of a GPU's memory
+    training = _prepared(config)
+    figures, console = _conditions(config, training), Console(width=118)
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.status("compiling and measuring the step"))
+        original = {"torch": TorchSteps(training)} if "torch" in config.rivals else {}
+        steps = Steps(training)
+        figures |= _measured(config, training, steps)
+        _print_parts(console, figures)
+        try:
+            if config.rivals:
+                status.update("training in turns with its rivals")
+                files = (
+                    {"files": stack.enter_context(from_files(training, config))}
+                    if "files" in config.rivals
+                    else {}
+                )
+                contestants: dict[str, Steps | TorchSteps] = {"in the loop": steps, **files, **original}
+                figures["contest"] = _contest(config, contestants)
+                _print_contest(console, figures["contest"])
+        finally:
+            if config.json:
+                write_atomic(config.json, json.dumps(figures, indent=2).encode())
+
+
+def _prepared(config: Config) -> Training:
+    """What `fdif pretrain` would train; FdifError if the rivals cannot."""
+    training = prepare(config)
+    if config.rivals and not isinstance(training.source.objective, Segmentation):
+        raise FdifError(
+            f"--from {' '.join(config.rivals)} trains segmentation; leave out --task {config.task}"
+        )
+    if "torch" in config.rivals and training.devices.count > 1:
+        raise FdifError(f"--from torch trains on one device; give --devices 1, not {training.devices.count}")
+    return training
+
+
+def _conditions(config: Config, training: Training) -> dict[str, Any]:
+    """What is measured, and where."""
+    return {
+        **training.source.document,
+        "name": training.source.name,
+        "grid": list(training.source.grid),
+        "network": training.spec,
+        "parameters": sum(training.network.weights[name].size for name in training.network.parameters),
+        "training": dataclasses.asdict(training.plan) | {"augment": config.augment, "loss": config.loss},
+        "device": training.devices.describe(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "runs": config.runs,
+    }
+
+
+def _measured(config: Config, training: Training, steps: Steps) -> dict[str, Any]:
+    """The figures of training in the loop."""
+    parts, memory = measure_parts(training, steps, config.runs)
+    peaks = measure_peaks(training.devices, config.dtype, config.runs)
+    rows = {name: _row(part, parts["step"], peaks) for name, part in parts.items()}
+    return {
+        "peaks": peaks._asdict(),
+        "parts": rows,
+        "generation_percent": 100 * rows["generate"]["share"],
+        "volumes_per_second": config.batch_size / rows["step"]["seconds"],
+        "compile_seconds": steps.compile_seconds,
+        "memory": {**memory._asdict(), "total": memory.total},
+        "loss_memory": loss_memory(training),
+    }
+
+
+def _row(part: Part, step: Part, peaks: Peaks) -> dict[str, Any]:
+    seconds = statistics.median(part.seconds)
+    work = part.work
+    floors = {"flops_floor": work.flops / peaks.flops, "bytes_floor": work.bytes / peaks.bytes}
+    return {
+        "seconds": seconds,
+        "fastest": min(part.seconds),
+        "slowest": max(part.seconds),
+        "share": seconds / statistics.median(step.seconds),
+        **work._asdict(),
+        **floors,
+        "floor": max(floors.values()),
+    }
+
+
+def _contest(config: Config, contestants: Mapping[str, Steps | TorchSteps]) -> dict[str, dict[str, Any]]:
+    """Seconds a step of each way to train, and how many times its volumes the first one trains on in a second."""
+    seconds = in_turns(contestants, config.runs)
+    medians = {name: statistics.median(every) for name, every in seconds.items()}
+    ours = next(iter(medians.values()))
+    return {
+        name: {
+            "seconds": median,
+            "fastest": min(seconds[name]),
+            "slowest": max(seconds[name]),
+            "volumes_per_second": config.batch_size / median,
+            "ratio": median / ours,
+            "first_loss": contestants[name].first_loss,
+        }
+        for name, median in medians.items()
+    }
+
+
+def _print_parts(console: Console, figures: Mapping[str, Any]) -> None:
+    plan, network, peaks = figures["training"], figures["network"], figures["peaks"]
+    table = Table(
+        title=f"fdif bench training: {figures['name']}, {'×'.join(map(str, figures['grid']))}, batch "
+        f"{plan['batch_size']}; {network['name']} {network['dtype']}, {figures['parameters'] / 1e6:.1f} M weights",
+        caption=f"{figures['device']}: {peaks['flops'] / 1e9:.0f} Gflop/s, {peaks['bytes'] / 1e9:.0f} GB/s; "
+        f"load {figures['load']:.1f} on {figures['cores']} cores",
+    )
+    for heading in (
+        "part",
+        "ms/step",
+        "spread",
+        "share",
+        "Gflop",
+        "GB",
+        "ms by flops",
+        "ms by bytes",
+        "floor/time",
+    ):
+        table.add_column(heading, justify="left" if heading == "part" else "right")
+    for name, row in figures["parts"].items():
+        table.add_row(
+            name,
+            f"{row['seconds'] * 1e3:.1f}",
+            f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
+            f"{row['share']:.1%}",
+            f"{row['flops'] / 1e9:.2f}",
+            f"{row['bytes'] / 1e9:.2f}",
+            f"{row['flops_floor'] * 1e3:.1f}",
+            f"{row['bytes_floor'] * 1e3:.1f}",
+            f"{row['floor'] / row['seconds']:.0%}" if row["seconds"] else "",
+        )
+    memory, loss = figures["memory"], figures["loss_memory"]
+    reached = f"; the device has held {memory['reached'] / 1e9:.2f} GB" if memory["reached"] else ""
+    console.print(table)
+    console.print(
+        f"{figures['volumes_per_second']:.3g} volumes/s; generating is {figures['generation_percent']:.1f} % of the "
+        f"step; compiled in {figures['compile_seconds']:.1f} s"
+    )
+    console.print(
+        f"step: {memory['total'] / 1e9:.2f} GB a device ({memory['arguments'] / 1e9:.2f} weights and their averages, "
+        f"{memory['temporary'] / 1e9:.2f} temporary){reached}"
+    )
+    console.print(
+        f"loss of {loss['channels']} channels: {loss['temporary_bytes'] / 1e6:.0f} MB beside logits of "
+        f"{loss['logits_bytes'] / 1e6:.0f} MB and their gradient"
+    )
+
+
+def _print_contest(console: Console, contest: Mapping[str, Mapping[str, Any]]) -> None:
+    table = Table(title="the same network, in turns; ratio: volumes/s in the loop to volumes/s so")
+    for heading in ("trained", "volumes/s", "ms/step", "spread", "ratio"):
+        table.add_column(heading, justify="left" if heading == "trained" else "right")
+    names = {"files": "from files", "torch": "by PyTorch, from memory"}
+    for name, row in contest.items():
+        table.add_row(
+            names.get(name, name),
+            f"{row['volumes_per_second']:.3g}",
+            f"{row['seconds'] * 1e3:.1f}",
+            f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
+            f"[bold]{row['ratio']:.2f}[/]",
+        )
+    console.print(table)

@@ -1,0 +1,208 @@
+"""What a person sees of a training run: the progress line, TensorBoard, curves, scores per class, and pictures.
+
+::
+
+    tensorboard/              every measurement
+    classes.jsonl             one line an evaluation: its step, and the scores of every class
+    curve.png                 loss, scores and learning rate so far
+    prediction.png            image, label and prediction of the first volume; one a task where there are several
+    pictures/step_000500.png  the same of every evaluation
+"""
+
+import json
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fdif_jax.evaluation.evaluator import Evaluation, Example
+from fdif_jax.io.nifti import write_atomic
+from fdif_jax.scenes.classes import Task
+from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.training.devices import is_first_process
+from fdif_jax.training.runs import Run
+from fdif_jax.viewing import viz
+
+CLASSES, CURVE, PREDICTION = "classes.jsonl", "curve.png", "prediction.png"
+PICTURES, TENSORBOARD = "pictures", "tensorboard"
+_CURVES = ("loss", "dice", "nsd", "accuracy", "learning_rate")
+_FLUSH_SECONDS = 10
+
+
+class TrainingBar:
+    """A progress bar on stderr: steps, loss, scores, volumes a second, memory, time left. Use it in a ``with`` block.
+
+    In a process that is not the first it shows nothing.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._progress = progress_bar()
+        self._task = self._progress.add_task("compiling", total=steps, measured="")
+        self._seen: dict[str, float] = {}
+
+    def __enter__(self) -> "TrainingBar":
+        if is_first_process():
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if is_first_process():
+            self._progress.stop()
+
+    def show(self, step: int, measurement: Mapping[str, float]) -> None:
+        """Show a step and its measurements; those that were not measured again stay."""
+        if not self._seen:
+            # Neither compiling nor what a resumed run did before says how long the rest takes.
+            self._progress.reset(self._task, completed=step, description="training")
+        self._seen |= measurement
+        texts = {
+            "loss": "loss {:.3f}",
+            "dice": "Dice {:.3f}",
+            "accuracy": "acc. {:.3f}",
+            "volumes_per_second": "{:.3g} vol/s",
+        }
+        measured = [text.format(self._seen[name]) for name, text in texts.items() if name in self._seen]
+        measured.append(f"{_peak_memory() / 2**30:.1f} GiB")
+        self._progress.update(self._task, completed=step, measured="  ".join(measured))
+
+
+def _peak_memory() -> int:
+    """The most bytes that were in use on one of this process's devices; where they do not tell, of the process."""
+    told = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    if any(told):
+        return max(told)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident if sys.platform == "darwin" else 1024 * resident
+
+
+class Watch:
+    """Shows a run and writes down what there is to see of it. Use it in a ``with`` block, inside `open_run`'s.
+
+    A resumed run ends its files where it resumes, so that nothing is there twice. A process that is not the first
+    writes nothing.
+    """
+
+    def __init__(self, run: Run, steps: int, tasks: Sequence[Task] = ()) -> None:
+        """Begin to watch.
+
+        Args:
+            run: the opened run; its history is what TensorBoard is told.
+            steps: of the whole run.
+            tasks: as `Evaluator` has them; not needed without evaluations.
+        """
+        self._run, self._tasks = run, tuple(tasks)
+        self._bar = TrainingBar(steps)
+        self._tensorboard: Any = None
+
+    def __enter__(self) -> "Watch":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.__exit__()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def show(self, step: int, measurement: Mapping[str, float]) -> None:
+        """Show a step, and write down what the run recorded there; for `fit` to report to."""
+        self._bar.show(step, measurement)
+        recorded = self._run.history[-1] if self._run.history else {}
+        if recorded.get("step") != step or not is_first_process():
+            return
+        self._begin(step)
+        for name, value in recorded.items():
+            if name != "step":
+                self._tensorboard.add_scalar(name, value, step)
+        if "score" in recorded:
+            write_curve(self._run)
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> dict[str, float]:
+        """Write down an evaluation; gives its scalars, for `fit` to record."""
+        if is_first_process():
+            self._begin(step)
+            with open(self._run.path / CLASSES, "a") as file:
+                file.write(json.dumps({"step": step, **evaluation.classes}) + "\n")
+            (self._run.path / PICTURES).mkdir(exist_ok=True)
+            for path in write_example(
+                evaluation.example, self._tasks, self._run.path / PICTURES / f"step_{step:06d}.png"
+            ):
+                newest = path.name.replace(f"step_{step:06d}", Path(PREDICTION).stem)
+                write_atomic(self._run.path / newest, path.read_bytes())
+        return evaluation.scalars
+
+    def _begin(self, step: int) -> None:
+        """Before the first thing is written, at ``step``: drop what was written after the run's history ended."""
+        if self._tensorboard:
+            return
+        from tensorboardX import SummaryWriter  # slow to import
+
+        kept = max((int(m["step"]) for m in self._run.history if m["step"] < step), default=-1)
+        _forget_after(self._run.path / CLASSES, kept)
+        folder = self._run.path / TENSORBOARD
+        # A file of its own name, even if the last one was begun in this very second.
+        self._tensorboard = SummaryWriter(
+            str(folder),
+            purge_step=kept + 1 if folder.exists() else None,
+            flush_secs=_FLUSH_SECONDS,
+            filename_suffix=f".{len(list(folder.glob('*'))):06d}",
+        )
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """End a file of JSON lines after ``step``; a killed process may have left half a line."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    if path.exists():
+        write_atomic(path, "".join(kept).encode())
+
+
+def write_curve(run: Run) -> Path:
+    """Draw what the run has measured so far into its ``curve.png``."""
+    series = {name: [(m["step"], m[name]) for m in run.history if name in m] for name in _CURVES}
+    viz.save_curves({name: points for name, points in series.items() if points}, run.path / CURVE)
+    return run.path / CURVE
+
+
+def write_example(example: Example, tasks: Sequence[Task], path: Path) -> list[Path]:
+    """Draw image, label and prediction of a volume: one picture, or one a task, its name at the end of the file's.
+
+    A volume that is classified is drawn with its classes in words.
+
+    Returns:
+        The pictures.
+    """
+    if example.label.ndim == 1:
+        words = [
+            f"{task.name}: {task.class_names[label]}, predicted {task.class_names[prediction]}"
+            for task, label, prediction in zip(tasks, example.label, example.prediction, strict=True)
+        ]
+        viz.save_slices(example.image, None, path, title="\n".join(words))
+        return [path]
+    several = len(tasks) > 1
+    paths = [path.with_stem(f"{path.stem}_{task.name}") if several else path for task in tasks]
+    for task, label, prediction, picture in zip(tasks, example.label, example.prediction, paths, strict=True):
+        viz.save_slices(example.image, label, picture, task.class_names, prediction)
+    return paths
+
+
+def write_pictures(
+    run: Run, example: tuple[np.ndarray, np.ndarray, np.ndarray], class_names: Sequence[str]
+) -> list[Path]:
+    """Write ``curve.png`` and ``prediction.png`` into the run's folder.
+
+    Args:
+        run: the run, for its history.
+        example: image, label and prediction ``(D, H, W)``.
+        class_names: names of label 1, 2, …
+    """
+    image, label, prediction = example
+    tasks = (Task("class", tuple(class_names)),)
+    drawn = write_example(Example(image, label[None], prediction[None]), tasks, run.path / PREDICTION)
+    return [write_curve(run), *drawn]

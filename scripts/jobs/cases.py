@@ -1,0 +1,155 @@
+"""The cases of `fdif finetune`: which are trained on, what follows from them, and how they are read and kept."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fdif_jax.datasets.reader import Case, list_cases
+from fdif_jax.errors import FdifError
+from fdif_jax.models.nnunet import PlannedNetwork
+from fdif_jax.preprocessing.case_cache import CaseCache
+from fdif_jax.preprocessing.fingerprints import CasePlan, Fingerprint, fingerprint, mirror_axes, plan_cases
+from fdif_jax.preprocessing.preparation import Prepared, prepare
+from fdif_jax.preprocessing.scans import Conventions, load_conventions, read_scan
+from fdif_jax.preprocessing.splits import HELD_OUT, apart, few, fold
+from fdif_jax.scripts.console.reading import each_good
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which cases are for what.
+
+    Attributes:
+        training: to train on.
+        validation: to validate on.
+        measured: that the plan follows from: those to train on; of a cross-validation all, so that its folds share it.
+        conventions: what the numbers in their files mean.
+        skipped: ids of those that were bad.
+    """
+
+    training: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    measured: tuple[Case, ...]
+    conventions: Conventions
+    skipped: tuple[str, ...] = ()
+
+
+def choose_cases(config: Any) -> Chosen:
+    """Training and validation cases, as ``config`` (of `fdif finetune`) asks for them.
+
+    Raises:
+        FdifError: there are not so many, or the dataset's list is none.
+    """
+    conventions = load_conventions(config.dataset)
+    listed, validation = list_cases(config.dataset)
+    training = listed
+    if config.folds:
+        training, validation = fold(training, config.folds, config.fold, config.seed)
+    elif config.val_from == "training":
+        training, validation = apart(training, config.cases, config.val_cases, config.seed)
+    elif not validation and config.val_every and len(training) > 1:
+        folds = min(HELD_OUT, len(training))
+        training, validation = fold(training, folds, 0, config.seed)
+        print(f"no validation cases are listed: one in {folds} of the training cases validates; see --folds")
+    for option, cases, wanted in (
+        ("--cases", training, config.cases),
+        ("--val-cases", validation, config.val_cases),
+    ):
+        if wanted > len(cases):
+            kind = "training" if option == "--cases" else "validation"
+            raise FdifError(f"{option} {wanted}: there are {len(cases)} {kind} cases in {config.dataset}")
+    if config.val_every and not validation:
+        raise FdifError(f"{config.dataset}: no case is left to validate on; --val-every 0 does without")
+    if config.val_from == "validation":
+        training = few(training, config.cases, config.seed)
+    measured = listed if config.folds else training
+    return Chosen(
+        tuple(training), tuple(validation[: config.val_cases or None]), tuple(measured), conventions
+    )
+
+
+def plan_for(
+    config: Any, chosen: Chosen, multiple: Sequence[int], like: PlannedNetwork | None
+) -> tuple[CasePlan, tuple[int, ...], Chosen]:
+    """How cases are prepared, and the axes to mirror along, printed with the reasons; the cases without bad ones.
+
+    What the plan follows from are the training cases, or, of a cross-validation, all of them.
+
+    Args:
+        config: of `fdif finetune`.
+        chosen: the cases.
+        multiple: what the network divides a patch by.
+        like: a planned network, whose patch is taken if none is given.
+    """
+    bad = {case.id for case in chosen.measured}
+
+    def scans():
+        read = each_good(
+            chosen.measured,
+            lambda case: read_scan(case, chosen.conventions),
+            "measuring the training cases",
+            skip_bad=config.skip_bad,
+        )
+        for case, scan in read:
+            bad.discard(case.id)
+            yield scan
+
+    measured = fingerprint(scans(), chosen.conventions)
+    plan = plan_cases(
+        measured,
+        multiple,
+        spacing=config.spacing,
+        patch=config.patch or (like.patch if like else None),
+        window=config.window,
+        order=config.order,
+    )
+    axes, why = _mirroring(config, measured)
+    for line in (*plan.reasons, f"mirrored along {' and '.join(map(str, axes)) or 'no axis'}: {why}"):
+        print(line)
+    return plan, axes, _without(chosen, bad)
+
+
+def _mirroring(config: Any, measured: Fingerprint) -> tuple[tuple[int, ...], str]:
+    if config.mirror_axes == "auto":
+        return mirror_axes(measured)
+    return (() if config.mirror_axes == "none" else tuple(config.mirror_axes)), "as given"
+
+
+def read_prepared(
+    config: Any, chosen: Chosen, plan: CasePlan
+) -> tuple[list[Prepared], list[Prepared], Chosen]:
+    """The training and the validation cases as the network sees them, and the files of those that are good."""
+    cache = CaseCache(config.cache, plan, chosen.conventions) if config.cache else None
+
+    def read(case: Case) -> Prepared:
+        def anew() -> Prepared:
+            return prepare(read_scan(case, chosen.conventions), plan)
+
+        return cache.get(case, anew) if cache else anew()
+
+    prepared: list[list[Prepared]] = []
+    good: set[str] = set()
+    for cases, what in ((chosen.training, "training"), (chosen.validation, "validation")):
+        pairs = (
+            list(each_good(cases, read, f"preparing {what} cases", skip_bad=config.skip_bad)) if cases else []
+        )
+        good |= {case.id for case, _ in pairs}
+        prepared.append([ready for _, ready in pairs])
+    print(f"{len(prepared[0])} training and {len(prepared[1])} validation cases")
+    bad = {case.id for case in (*chosen.training, *chosen.validation) if case.id not in good}
+    return prepared[0], prepared[1], _without(chosen, bad)
+
+
+def _without(chosen: Chosen, bad: Collection[str]) -> Chosen:
+    """The cases but for some bad ones, whose ids are noted."""
+
+    def good(cases: Sequence[Case]) -> tuple[Case, ...]:
+        return tuple(case for case in cases if case.id not in bad)
+
+    return dataclasses.replace(
+        chosen,
+        training=good(chosen.training),
+        validation=good(chosen.validation),
+        skipped=(*chosen.skipped, *sorted(bad)),
+    )

@@ -1,0 +1,112 @@
+"""Where a fine-tuning begins: a run of ours, a PyTorch file, or from scratch."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from fdif_jax import models
+from fdif_jax.errors import FdifError
+from fdif_jax.models.recognise import recognise
+from fdif_jax.scripts.options.network import NetworkOptions, parse_size, planned
+from fdif_jax.training.runs import load_run
+from fdif_jax.weights.files import SUFFIXES, read_checkpoint
+from fdif_jax.weights.state_dicts import to_torch_state_dict
+from fdif_jax.weights.transfer import Transfer, transfer
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, eq=False)
+class Initial:
+    """Pre-trained weights.
+
+    Attributes:
+        source: the run directory or file.
+        network: theirs, as plain data.
+        state: the weights, in PyTorch's names and layout.
+        token_grid: of their position embeddings, if they have any.
+    """
+
+    source: str
+    network: dict[str, Any]
+    state: Mapping[str, np.ndarray]
+    token_grid: tuple[int, int, int] | None
+
+    def put_into(self, model: nnx.Module) -> Transfer:
+        """See `transfer`; the head starts fresh."""
+        return transfer(model, self.state, source=self.source, head=False, token_grid=self.token_grid)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """For ``run.json``: the weights by their sum, so that another run of the same name is another start."""
+        digest = hashlib.sha256()
+        for name in sorted(self.state):
+            digest.update(np.ascontiguousarray(self.state[name]).tobytes())
+        return {"from": self.source, "weights_sha256": digest.hexdigest()}
+
+
+def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | None:
+    """What ``--init`` names; None from scratch.
+
+    Args:
+        init: ``scratch``, a run directory, or a file of weights by its suffix.
+        which: the newest (``last``) or the ``best`` checkpoint of a run.
+        options: what else is said of the network, which must agree with a run; of a file it is what weights do not
+            tell.
+
+    Raises:
+        FdifError: there is no such run or file, or options contradict its network.
+    """
+    if init == SCRATCH:
+        return None
+    return _of_file(init, options) if Path(init).suffix in SUFFIXES else _of_run(init, which, options)
+
+
+def _of_run(init: str, which: str, options: NetworkOptions) -> Initial:
+    run = load_run(init)
+    _check_agrees(options, init, run.network)
+    original: Any = models.create(**run.network)
+    run.restore(original, which)
+    tokens = original.token_grid() if hasattr(original, "token_grid") else None
+    return Initial(init, run.network, to_torch_state_dict(original), tokens)
+
+
+def _of_file(init: str, options: NetworkOptions) -> Initial:
+    if options.plans is not None:
+        raise FdifError(f"--plans and --init {init}: the file says the network; leave --plans out")
+    named = options.network if options.network != NetworkOptions.network else None
+    found = recognise(read_checkpoint(init), source=init, network=named, size=parse_size(options.size))
+    network = found.network | {"dtype": options.dtype}
+    return Initial(init, network, found.state, token_grid_of(network))
+
+
+def token_grid_of(network: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Tokens along each axis of the grid that a network of position embeddings is for."""
+    if "grid" not in network:
+        return None
+    abstract: Any = nnx.eval_shape(lambda: models.create(**models.segmenting(network, 2)))
+    d, h, w = abstract.token_grid()
+    return d, h, w
+
+
+def _check_agrees(options: NetworkOptions, init: str, pretrained: Mapping[str, Any]) -> None:
+    """What is asked for beside a run's network must be that network's."""
+    like = planned(options)
+    asked = (like.network if like else {}) | parse_size(options.size)
+    asked |= {"name": options.network} if options.network != NetworkOptions.network else {}
+    asked |= {"dtype": options.dtype} if options.dtype != NetworkOptions.dtype else {}
+    for name, value in asked.items():
+        if value != pretrained.get(name):
+            option = {"name": "--network", "preset": f"--size {value}", "dtype": "--dtype"}.get(
+                name, f"--size {name}"
+            )
+            option = f"--plans ({name})" if like and name in like.network else option
+            raise FdifError(
+                f"{option} contradicts {init}, whose network is {dict(pretrained)}; leave it out, "
+                "or give --init scratch"
+            )

@@ -1,0 +1,101 @@
+"""How good a fine-tuned network is: Dice in the middle of training, and the report at its end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fdif_jax.datasets.reader import Case, read_volume
+from fdif_jax.evaluation.scoring import dice, mean_defined, where_labelled
+from fdif_jax.inference.prediction import encode_like, predict_case
+from fdif_jax.inference.sliding_window import TiledNetwork
+from fdif_jax.io.nifti import make_folder, write_atomic, write_csv, write_json
+from fdif_jax.preprocessing.preparation import Prepared
+from fdif_jax.preprocessing.scans import checked_label
+from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.console.watching import write_pictures
+from fdif_jax.scripts.jobs.cases import Chosen
+from fdif_jax.training.checkpoints import Weights
+from fdif_jax.training.losses import mean_dice
+from fdif_jax.training.runs import SCORES, Run
+
+
+class Referee:
+    """Judges a network by the validation cases."""
+
+    def __init__(self, cases: Sequence[Prepared], chosen: Chosen, network: TiledNetwork):
+        """Judge by ``cases``, whose files are the validation cases of ``chosen``, with a network of any weights."""
+        self._cases, self._chosen, self._network = cases, chosen, network
+
+    def measure(self, weights: Weights) -> dict[str, float]:
+        """Mean Dice, quickly: on the prepared cases and without mirroring."""
+        network = self._network.of([weights])
+        scores = np.stack([self._dice(network.labels(case.image), case.label) for case in self._cases])
+        mean = float(mean_dice(scores))
+        return {"dice": mean, "score": 0.0 if np.isnan(mean) else mean}
+
+    def report(
+        self, run: Run, weights: Weights, mirror_axes: Sequence[int], *, save_predictions: bool
+    ) -> None:
+        """Predict every case on its file's grid as `fdif predict` does, and score it against its file's label.
+
+        Writes ``metrics.json``, ``dice.csv`` and pictures, and predictions if asked for; prints a table.
+        """
+        if not self._cases:
+            print(f"{run.path}: trained, without validation")
+            return
+        network, rows = self._network.of([weights], mirror_axes), []
+        names, folder = self._chosen.conventions.class_names, run.path / "predictions"
+        if save_predictions:
+            make_folder(folder)
+        with progress_bar() as bar:
+            task = bar.add_task("evaluating", total=len(self._cases), measured="")
+            for number, (case, prepared) in enumerate(zip(self._chosen.validation, self._cases, strict=True)):
+                bar.update(task, measured=case.id)
+                prediction, label = predict_case(network, prepared), self._label(case)
+                rows.append(self._dice(prediction, label))
+                if number == 0:
+                    image = read_volume(case.image, allow_4d=True).array
+                    first = image if image.ndim == 3 else image[..., 0]
+                    pictures = write_pictures(run, (first, np.maximum(label, 0), prediction), names)
+                if save_predictions:
+                    write_atomic(folder / f"{case.id}.nii.gz", encode_like(case.image, prediction))
+                bar.advance(task)
+        self._write(run, np.stack(rows), names)
+        print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))
+
+    def _label(self, case: Case) -> np.ndarray:
+        return checked_label(case.label, read_volume(case.label).array, self._chosen.conventions)
+
+    def _dice(self, prediction: np.ndarray, label: np.ndarray | None) -> np.ndarray:
+        assert label is not None  # validation cases are labelled
+        return dice(*where_labelled(prediction, label), len(self._chosen.conventions.class_names) + 1)
+
+    def _write(self, run: Run, scores: np.ndarray, names: Sequence[str]) -> None:
+        ids = [case.id for case in self._cases]
+        per_class, per_case = mean_defined(scores), mean_defined(scores, axis=1)
+        metrics = {
+            "mean_dice": _plain(mean_dice(scores)),
+            "dice": dict(zip(names, _plain(per_class), strict=True)),
+            "cases": dict(zip(ids, _plain(per_case), strict=True)),
+        }
+        write_json(run.path / SCORES, metrics)
+        rows = (
+            [name, *_plain(row), _plain(mean)] for name, row, mean in zip(ids, scores, per_case, strict=True)
+        )
+        write_csv(run.path / "dice.csv", [["case", *names, "mean"], *rows])
+        table = Table(title=f"Dice of {len(ids)} validation cases")
+        table.add_column("class")
+        table.add_column("Dice", justify="right")
+        for name, value in (*metrics["dice"].items(), ("mean", metrics["mean_dice"])):
+            table.add_row(name, "absent" if value is None else f"{value:.4f}")
+        Console().print(table)
+
+
+def _plain(values: Any) -> Any:
+    """As JSON holds it: rounded, and None for what is nowhere."""
+    if np.ndim(values):
+        return [_plain(value) for value in np.asarray(values)]
+    return None if np.isnan(values) else round(float(values), 6)

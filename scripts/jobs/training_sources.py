@@ -1,0 +1,157 @@
+"""What `fdif pretrain` trains on and is validated on: a recipe's scenes, its centred objects, or a dataset's files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import fdif_jax as fd
+from fdif_jax.batches.files import FileSource, file_batch
+from fdif_jax.batches.scenes import scene_batch, with_random_looks
+from fdif_jax.datasets.classification import centred, classes_of, classification_batch
+from fdif_jax.errors import FdifError
+from fdif_jax.evaluation.evaluator import Sample, reserved_images, reserved_volumes
+from fdif_jax.models.nnunet import PlannedNetwork
+from fdif_jax.scenes.classes import Task
+from fdif_jax.scenes.compiler import Program
+from fdif_jax.scripts.options.recipe import recipe_of
+from fdif_jax.training.objectives import Classification, Objective, Segmentation
+from fdif_jax.training.updates import MakeBatch
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a network is trained on.
+
+    Attributes:
+        name: for a person.
+        document: the same for ``run.json``.
+        grid: voxels of an image.
+        tasks: the label maps, or the labels of a classifier, and their classes.
+        objective: what is learnt of them.
+        head: what `models.create` is told of the outputs.
+        make_batch: as `fit` takes it.
+        held_out: the volumes to validate on, as `Evaluator` takes them.
+        channels: of an image.
+        feed: as `fit` takes it, where batches come from the host.
+    """
+
+    name: str
+    document: Mapping[str, Any]
+    grid: Sequence[int]
+    tasks: tuple[Task, ...]
+    objective: Objective
+    head: Mapping[str, Any]
+    make_batch: MakeBatch
+    held_out: Sample
+    channels: int = 1
+    feed: Callable[[int], Any] | None = None
+
+    def describe(self) -> str:
+        """Its classes, for a person."""
+        counts = [
+            f"{len(task.class_names)} class{'es' * (len(task.class_names) != 1)}" for task in self.tasks
+        ]
+        if len(self.tasks) == 1:
+            return counts[0]
+        return ", ".join(f"{task.name} {count}" for task, count in zip(self.tasks, counts, strict=True))
+
+
+def scenes(config: Any, like: PlannedNetwork | None) -> Source:
+    """A recipe's scenes, drawn inside the step."""
+    recipe = recipe_of(config)
+    if config.grid is None and like:
+        recipe = recipe.replace(grid=like.patch)
+    program = fd.compile(recipe, kernel=config.kernel)
+    if len(program.tasks) > 1 and config.network == "vnet":
+        raise FdifError(
+            "--multi-task: vnet has no layer before its head that every task could share; take another"
+        )
+    objective = Segmentation(program.tasks, config.loss)
+    return Source(
+        name=f"recipe {config.recipe}",
+        document={"task": "segmentation", "recipe": recipe.to_dict()},
+        grid=program.grid,
+        tasks=program.tasks,
+        objective=objective,
+        head={"out_channels": objective.channels},
+        make_batch=_looked_at(config, scene_batch(program)),
+        held_out=reserved_volumes(program, config.val_seed),
+    )
+
+
+def centred_objects(config: Any, like: PlannedNetwork | None) -> Source:
+    """Volumes of one object, whose class is to be told."""
+    recipe = recipe_of(config)
+    if isinstance(recipe, fd.Mixture):
+        raise FdifError(f"--task {config.task}: a mixture of recipes cannot be classified; take one recipe")
+    if config.grid is None and like:
+        recipe = recipe.replace(grid=like.patch)
+    multilabel = config.task == "multilabel"
+    program = Program(centred(recipe, config.grid_scale))
+    tasks = tuple(Task(*pair) for pair in classes_of(program, multilabel)[1].items())
+    objective = Classification(tuple(len(task.class_names) for task in tasks))
+    return Source(
+        name=f"recipe {config.recipe}, one object a volume",
+        document={"task": config.task, "recipe": program.recipe.to_dict()},
+        grid=program.grid,
+        tasks=tasks,
+        objective=objective,
+        head={"outputs": list(objective.outputs)},
+        make_batch=_looked_at(config, classification_batch(program, multilabel)),
+        held_out=reserved_images(program, multilabel, config.val_seed),
+    )
+
+
+def _looked_at(config: Any, make_batch: MakeBatch) -> MakeBatch:
+    return with_random_looks(make_batch) if config.augment else make_batch
+
+
+def files(config: Any, like: PlannedNetwork | None) -> Source:
+    """A dataset's volumes, read while the network trains on those before; validated on its own validation cases."""
+    if config.task != "segmentation":
+        raise FdifError(
+            f"--data and --task {config.task}: files of a dataset are segmented; leave one of them out"
+        )
+    patch = config.grid or (like.patch if like else None)
+    shared = (jax.process_index(), jax.process_count())
+    training = FileSource(config.data, config.batch_size, config.seed, patch, *shared)
+    objective = Segmentation(training.tasks, config.loss)
+    # Without validation nothing is asked of them, and the dataset need have none.
+    split = "validation" if config.val_every else "training"
+    cases = FileSource(config.data, 1, 0, training.grid, split=split)
+    number = min(config.val_samples, len(cases))
+    images, labels = map(jnp.asarray, cases.read(range(number)))
+
+    def held_out(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return images[index % number], labels[index % number]
+
+    return Source(
+        name=f"dataset {config.data} of {len(training)} cases",
+        document={"task": "segmentation", "data": {"path": str(config.data), "sha256": training.digest}},
+        grid=training.grid,
+        tasks=training.tasks,
+        objective=objective,
+        head={"out_channels": objective.channels},
+        make_batch=_looked_at(config, file_batch),
+        held_out=held_out,
+        channels=training.channels,
+        feed=training.feed,
+    )
+
+
+def source_of(config: Any, like: PlannedNetwork | None) -> Source:
+    """What the options ask to train on.
+
+    Args:
+        config: of `fdif pretrain`.
+        like: a planned network, whose patch is the grid if none is given.
+
+    Raises:
+        FdifError: options exclude each other, or see `recipe_of` and `FileSource`.
+    """
+    if config.data is not None:
+        return files(config, like)
+    return scenes(config, like) if config.task == "segmentation" else centred_objects(config, like)

@@ -1,0 +1,288 @@
+"""What `fdif view` can look at: random members of families, scene documents, cases of datasets, label maps."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import nibabel as nib
+import numpy as np
+
+import fdif_jax as fd
+from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.sdf.algebra import Affine, Displaced
+from fdif_jax.sdf.sampled import Sampled
+from fdif_jax.sdf.shape import Point, Shape
+from fdif_jax.shapes.shape_names import find_family, find_vocabulary
+from fdif_jax.shapes.user_files import vocabulary_of
+from fdif_jax.viewing.surfaces import Samples
+from fdif_jax.viewing.tracing import Colour, Region
+from fdif_jax.viewing.view_pictures import colour_of
+from fdif_jax.vocabulary import unions
+from fdif_jax.vocabulary.user_files import describe
+from fdif_jax.vocabulary.vocabulary import NONE, Displacement, Family, Mapper, Vocabulary
+
+AROUND = 1.5  # half the edge of the cube in which a member is looked for, over the longest edge of its grid
+SHOWN = 4  # members of each family of a file
+LABEL_SAMPLES = 64  # along each edge of a label's shape
+
+
+class Thing(NamedTuple):
+    """One solid of a view."""
+
+    samples: Samples
+    colour: Colour
+
+
+@dataclass(frozen=True)
+class View:
+    """What is shown in one picture.
+
+    Attributes:
+        name: the files' names begin so.
+        title: of the page.
+        things: what is shown; at least one.
+        caption: lines below the title.
+        legend: names and colours of the classes that are shown.
+        volume: image ``(D, H, W)``, label map and class names, of a scene or a case.
+        mapper: shown in slices instead of the distance.
+    """
+
+    name: str
+    title: str
+    things: Sequence[Thing]
+    caption: Sequence[str] = ()
+    legend: Mapping[str, Colour] = field(default_factory=dict)
+    volume: tuple[np.ndarray, np.ndarray, Sequence[str]] | None = None
+    mapper: Mapper | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which of what a target holds, and how finely; the options of `fdif view` of these names."""
+
+    seed: int
+    members: int | None
+    grid: fd.Grid
+    displacement: str
+    mapper: str
+    case: str
+    vocabulary: tuple[str, ...]
+    catalogue: tuple[Path, ...]
+    resolution: int
+
+
+def views_of(target: str, choice: Choice) -> list[View]:
+    """The views of a target: one for each member of each family, else a single one.
+
+    Raises:
+        FdifError: there is no such target, or something is wrong with it.
+    """
+    path = Path(target)
+    if path.suffix == ".json" and not _is_dataset(path):
+        return [_scene(path, choice)]
+    if path.is_dir() or path.suffix == ".json":
+        return [_case(path, choice)]
+    if target.endswith((".nii", ".nii.gz")):
+        return [_label_map(path, choice)]
+    if path.suffix == ".py":
+        vocabulary = vocabulary_of(path)
+        if not vocabulary.families:
+            raise FdifError(
+                f"{path}: has no family to look at; `fdif gallery` shows displacements and mappers"
+            )
+        count = choice.members or SHOWN
+        return [
+            view
+            for family in vocabulary.families
+            for view in _members(target, vocabulary, family, choice, count)
+        ]
+    catalogue = list(map(str, choice.catalogue))
+    vocabulary, family = find_family(target, catalogue)
+    owners = [file for file in catalogue if family in vocabulary_of(file).families]
+    source = target.rpartition(":")[0] or next(iter(owners), "exact")
+    return list(_members(source, vocabulary, family, choice, choice.members or 1))
+
+
+# ------------------------------------------------------------------------------------------------ families
+
+
+def _members(
+    source: str, vocabulary: Vocabulary, family: Family, choice: Choice, count: int
+) -> Iterator[View]:
+    displacement = vocabulary.displacement(choice.displacement) if choice.displacement != NONE else None
+    mapper = vocabulary.mapper(choice.mapper) if choice.mapper != NONE else None
+    colour = colour_of(vocabulary.families.index(family))
+    for seed in range(choice.seed, choice.seed + count):
+        shape = drawn(family, seed, choice.grid)
+        caption = [_with_values(shape), code_of(source, family, seed, choice.grid)]
+        if displacement:
+            shape = displaced(shape, displacement, choice.grid)
+            caption.append(f"displacement {displacement.name}: {displacement.formula}")
+        title = f"{family.name}, seed {seed}"
+        samples = sampled(shape, choice.grid, choice.resolution, title)
+        yield View(family.name, title, [Thing(samples, colour)], caption, mapper=mapper)
+
+
+def drawn(family: Family, seed: int, grid: fd.Grid) -> Shape:
+    """The member of a family that the key of ``seed`` draws; families of one structure share the program."""
+    return jax.jit(family.draw, static_argnums=2)(jax.random.key(seed), family.ranges, grid)
+
+
+def displaced(shape: Shape, displacement: Displacement, grid: fd.Grid) -> Shape:
+    """A shape with a displacement of a grid's coordinates added to its distance."""
+    highest = Point(*map(float, grid.highest))
+    return Displaced(shape, jax.tree_util.Partial(displacement.field, highest=highest))
+
+
+def sampled(shape: Shape, grid: fd.Grid, resolution: int, name: str) -> Samples:
+    """Samples of a member drawn for a grid; FdifError if there is no inside to see."""
+    reach = AROUND * max(grid)
+    samples = Samples.of(shape, _cube(reach), resolution, name)
+    if samples is None:
+        raise FdifError(
+            f"{name}: nothing to see: the distance is positive within {reach:g} voxels of the origin"
+        )
+    return samples
+
+
+def _cube(reach: float) -> Region:
+    return Region(np.full(3, -reach, np.float32), np.full(3, reach, np.float32))
+
+
+def code_of(source: str, family: Family, seed: int, grid: fd.Grid) -> str:
+    """The line of Python that makes a member; ``source`` is a word of `find_vocabulary`."""
+    return f"{words_of(source)}.family({family.name!r}).sample(jax.random.key({seed}), fd.Grid{tuple(grid)})"
+
+
+def words_of(source: str) -> str:
+    """The Python for the vocabulary of a source, after importing what it names."""
+    if source in ("exact", "published", "avs_db"):
+        return f"shapes.{source}"
+    return f"fd.vocabulary.resolve([{source!r}])"
+
+
+def _with_values(shape: Shape) -> str:
+    values = describe(shape)
+    shown = [f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float)]
+    more = len(values) - len(shown)
+    return ", ".join([*shown, *([f"and {more} array{'s' * (more > 1)}"] if more else [])])
+
+
+# -------------------------------------------------------------------------------------------------- scenes
+
+
+def _is_dataset(path: Path) -> bool:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False  # reading it as a scene says what is wrong
+    return isinstance(document, dict) and "labels" in document
+
+
+def _scene(path: Path, choice: Choice) -> View:
+    scenes = dict(enumerate(fd.load_scenes(path)))
+    if not scenes:
+        raise FdifError(f"{path}: holds no scene")
+    number = int(choice.case) if choice.case.isdigit() else -1
+    if number not in scenes:
+        raise FdifError(f"--case {choice.case}: {path} holds scenes 0 to {len(scenes) - 1}")
+    scene, vocabulary = scenes[number], find_vocabulary(*choice.vocabulary, *map(str, choice.catalogue))
+    image, label = next(fd.render_scenes([scene], vocabulary))
+    things, legend = [], {}
+    for i, o in enumerate(scene.objects):
+        name = f"{o.class_name} (object {i})"
+        samples = Samples.of(_object(scene, o, vocabulary), _box_of(scene.grid), choice.resolution, name)
+        if samples is not None:  # an object may lie beyond the grid
+            legend[o.class_name] = colour_of(_number(o, vocabulary))
+            # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
+            things.append(Thing(samples.interpolated(), legend[o.class_name]))
+    if not things:
+        raise FdifError(f"{path}, scene {number}: no object reaches into the grid")
+    names = {o.class_id[0]: o.class_name for o in scene.objects}
+    classes = [names.get(i, f"class {i}") for i in range(1, max(names) + 1)]
+    first = label.reshape(-1, *image.shape)[0]
+    title = f"{path.name}, scene {number}"
+    return View(f"{path.stem}_{number}", title, things, legend=legend, volume=(image, first, classes))
+
+
+def _object(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> Shape:
+    """An object's shape in the scene's coordinates."""
+    inverse = jnp.asarray(o.inverse_transform, jnp.float32)[:3]
+    shape = Affine(unions.build(vocabulary, o.class_name, o.params), inverse)
+    if o.displacement == NONE:
+        return shape
+    return displaced(shape, vocabulary.displacement(o.displacement), scene.grid)
+
+
+def _box_of(grid: fd.Grid) -> Region:
+    edges = np.array(grid.edges, np.float32)
+    lower = -(edges // 2) - 0.5
+    return Region(lower, lower + edges)
+
+
+def _number(o: fd.SceneObject, vocabulary: Vocabulary) -> int:
+    """What an object's colour counts by: its family as in a view of it alone, or its label if it is a union."""
+    if unions.SEPARATOR in o.class_name:
+        return o.class_id[0]
+    return vocabulary.families.index(vocabulary.family(o.class_name))
+
+
+# --------------------------------------------------------------------------------------------- label maps
+
+
+def _case(path: Path, choice: Choice) -> View:
+    dataset = load_dataset(path)
+    cases = [*dataset.training, *dataset.validation]
+    by_name = {str(i): case for i, case in enumerate(cases)} | {case.id: case for case in cases}
+    if choice.case not in by_name:
+        if choice.case.isdigit():
+            raise FdifError(f"--case {choice.case}: {path} holds cases 0 to {len(cases) - 1}")
+        raise unknown(f"case of {path}:", choice.case, by_name)
+    case = by_name[choice.case]
+    image = load_channels(case)[..., 0]
+    label = load_labels(case, image.shape, [len(task.class_names) for task in dataset.tasks])[0]
+    names = dataset.tasks[0].class_names
+    affine = read_volume(case.label).affine
+    return _labels(case.id, f"case {case.id}", (image, label, names), affine, choice)
+
+
+def _label_map(path: Path, choice: Choice) -> View:
+    volume = read_volume(path)
+    label = np.round(volume.array).astype(np.int32)
+    if label.min() < 0 or not np.array_equal(label, volume.array):
+        raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, …")
+    names = [f"label {i}" for i in range(1, int(label.max()) + 1)]
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    return _labels(stem, path.name, (label, label, names), volume.affine, choice)
+
+
+def _labels(
+    name: str,
+    title: str,
+    volume: tuple[np.ndarray, np.ndarray, Sequence[str]],
+    affine: np.ndarray,
+    choice: Choice,
+) -> View:
+    """Labels as shapes in millimetres, along the scanner's axes."""
+    from fdif_jax.shapes.masks import outline_of_mask  # a second to import, which only label maps need
+
+    _, label, names = volume
+    present = [int(i) for i in np.unique(label) if i]
+    if not present:
+        raise FdifError(f"{title}: nothing is labelled")
+    image = nib.Nifti1Image(label.astype(np.int32), affine)
+    things = []
+    for i in present:
+        shape = Sampled.of(*outline_of_mask(image, label=i).sample_cube(LABEL_SAMPLES))
+        lower, upper = (np.asarray(end) for end in shape.bounds())
+        room = 0.1 * (upper - lower)
+        samples = Samples.of(shape, Region(lower - room, upper + room), choice.resolution, names[i - 1])
+        if samples is not None:
+            things.append(Thing(samples, colour_of(i)))
+    legend = {names[i - 1]: colour_of(i) for i in present}
+    return View(name, title, things, ["millimetres, along the scanner's axes"], legend, volume)

@@ -1,0 +1,1 @@
+"""Options that several commands share, and the presets that set them."""

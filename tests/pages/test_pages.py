@@ -1,0 +1,187 @@
+"""The pages on how to begin run as they are printed, at small sizes, and say what they show."""
+
+import importlib.util
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import fdif_jax as fd
+from fdif_jax.anatomy.bank import Bank
+from fdif_jax.scripts import cli
+from fdif_jax.training.runs import load_run
+from fdif_jax.weights.files import read_weights
+from tests.helpers.nnunet_client import decathlon_folder
+from tests.helpers.pages import blocks, run_here
+from tests.helpers.paths import ANATOMY, DOCS
+
+# Taken last, an option overrides what the page says. The same scenes everywhere, so that they are compiled once.
+FEW = "--grid 16 16 16 --primitives sphere torus --min-objects 1 --max-objects 2"
+FEW += " --sdf-mappers inverse_cube --displacement-functions ridge"
+SHORT = "--network resenc_unet --size features=[4,8] --steps 2 --val-every 2 --val-samples 1"
+UNVALIDATED = SHORT.replace("--val-every 2", "--val-every 0")
+PLAIN = "min_objects=1, max_objects=2, mappers=('inverse_cube',), displacements=()"
+SMALL_RECIPE = "replace(grid=(16, 16, 16), primitives=('sphere',), min_objects=1, max_objects=2)"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("my_shapes", None)  # a page's file, which another of its files imports
+
+
+def test_start(capsys):
+    small = {
+        "--grid 64 64 64 --visualize 2": f"{FEW} --visualize 2",
+        "--preset quick": f"--preset quick {FEW} {SHORT}",
+        "replace(grid=(64, 64, 64))": SMALL_RECIPE,
+    }
+    names = run_here("start.md", small, capsys)
+    assert len(list(Path("scenes/previews").glob("*.png"))) == 2
+    assert read_weights("first.safetensors").keys() and load_run("runs/first").history[-1]["step"] == 2
+    assert names["image"].shape == names["label"].shape == (16, 16, 16)
+
+
+def test_author(capsys):
+    small = {
+        "fdif view my_shapes.py:pebble": "fdif view my_shapes.py:pebble --size 64 --resolution 24",
+        "fdif check my_shapes.py": "fdif check my_shapes.py --members 4 --grid 24 24 24",
+        "fdif check my_looks.py": "fdif check my_looks.py --members 4 --grid 24 24 24",
+        "fdif check my_formula.py": "fdif check my_formula.py --members 4 --grid 24 24 24",
+        "--num-samples 8": f"--num-samples 2 {FEW.replace('sphere torus', 'pebble torus')}",
+        "--preset quick": f"{FEW.replace('--primitives sphere torus', '')} {UNVALIDATED}",
+        "--num-samples 4": "--num-samples 1 --grid 16 16 16 --min-objects 1 --max-objects 2",
+        "grid=(48, 48, 48)": f"grid=(16, 16, 16), {PLAIN}",
+    }
+    names = run_here("author.md", small, capsys)
+    assert names["label"].max() == 1
+    document = load_run("runs/pebbles").document
+    assert document["network"]["out_channels"] == 2
+    assert document["recipe"]["vocabulary"][-1] == "my_shapes.py"
+    image = np.asarray(nib.load("shells/data/image/batch_0000/sample_00000_x.nii.gz").dataobj)
+    assert set(np.unique(image)) <= {0, 128} and image.any()  # the page's mapper has two values
+
+
+def test_algebra():
+    """Every line of code makes a shape, or an image, and has a picture that was made of it."""
+    spec = importlib.util.spec_from_file_location("make_algebra", DOCS / "make_algebra.py")
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    page = (DOCS / "algebra.md").read_text()
+    known, lines = make.names(page), list(make.lines(page))
+    points = fd.Grid(12, 12, 12).points()
+    for path, code in lines:
+        values = np.asarray(eval(code, known)(points))
+        assert values.shape == (12, 12, 12) and np.isfinite(values).all() and values.min() < values.max()
+        assert (DOCS / path).read_bytes().startswith(b"\x89PNG")
+    assert len(lines) == page.count("![]") == len(list((DOCS / "algebra").iterdir()))
+    assert sum(path.stat().st_size for path in (DOCS / "algebra").iterdir()) < 500_000
+    functions = [
+        n for n in fd.__all__ if getattr(fd, n).__module__ in ("fdif_jax.sdf.algebra", "fdif_jax.sdf.lifts")
+    ]
+    assert len(functions) > 15
+    for name in functions:
+        assert f"fd.{name}" in page, f"the page on the algebra lacks fd.{name}"
+
+
+def test_compiler(capsys):
+    small = {
+        "(48, 48, 48), primitives": f"(16, 16, 16), {PLAIN}, primitives",
+        '("sphere", "torus", "cone")': "('sphere',)",
+        "(48, 48, 48), twice": "(16, 16, 16), twice",
+    }
+    names = run_here("compiler.md", small, capsys)
+    assert names["images"].shape == (3, 16, 16, 16) and np.isfinite(names["slope"])
+
+
+def test_generate(capsys):
+    pytest.importorskip("torch")
+    small = {
+        "--num-samples 100 --num-val-samples 10": f"--num-samples 2 --num-val-samples 1 {FEW}",
+        "--grid 64 64 64 --num-samples 20": f"--num-samples 1 {FEW}",
+        "--dataset-name Shapes --num-samples 20": f"--dataset-name Shapes --num-samples 1 {FEW}",
+        "grid=(32, 32, 32)": "grid=(16, 16, 16), mappers=('inverse_cube',), displacements=()",
+    }
+    names = run_here("generate.md", small, capsys)
+    assert tuple(names["images"].shape) == (2, 1, 16, 16, 16)
+    assert Path("nnUNet_raw/Dataset901_Shapes/dataset.json").is_file()
+
+
+@pytest.mark.slow
+def test_recipes(capsys):
+    decathlon_folder(Path.cwd())
+    tiny = "--size features=[4,8] --steps 2 --val-every 2 --val-samples 1"
+    tuned = "--steps 1 --val-every 0 --cases 2 --val-cases 1 --patch 16 16 16 --batch-size 1"
+    avs = "--grid 16 16 16 --min-objects 1 --max-objects 2"
+    small = {
+        "--recipe avs_db --grid 64 64 64 --num-samples 2": f"--recipe avs_db {avs} --num-samples 1",
+        "--recipe anatomy --grid 64 64 64 --num-samples 2": f"--recipe anatomy {avs} --num-samples 1",
+        "--recipe fdif --size tiny --batch-size 2 --steps 3000": f"--recipe fdif {FEW} {tiny}",
+        "--recipe avs_db --size tiny --batch-size 2 --steps 3000": f"--recipe avs_db {avs} {tiny}",
+        "--cases 8 --steps 500": tuned,
+    }
+    run_here("recipes.md", small, capsys)
+    assert len(fd.shipped_recipes()) == 5
+
+
+def test_fine_tune(capsys, calls):
+    """The study's runs are made up (`helpers.studies.calls`)."""
+    decathlon_folder(Path.cwd())
+    small = {
+        "--preset quick": f"--preset quick {FEW} {UNVALIDATED}",
+        "--init scratch --size tiny": "--init scratch --size features=[4,8]",
+        "--cases 8 --steps 1000": "--cases 8 --steps 1 --val-every 0 --val-cases 1 --batch-size 1",
+        "--cases 4 8 16 0 ": "--cases 2 4 0 ",
+        "--inits": "--tune-cases 2 --tune-val 2 --inits",
+    }
+    run_here("fine-tune.md", small, capsys)
+    assert Path("runs/tuned/metrics.json").is_file() and Path("runs.png").is_file()
+    assert len(list(Path("predictions").iterdir())) == len(
+        list(Path("Task04_Hippocampus/imagesTr").iterdir())
+    )
+    assert "| cases |" in Path("study/table.md").read_text().lower() and calls()
+
+
+def test_anatomy(capsys):
+    """Commands on a bank, of the one subject that is in the tests."""
+    data = ANATOMY
+    Path("names.json").write_text(json.dumps(json.loads((data / "label_names.json").read_text())["mr"]))
+    Path("case_1.nii.gz").symlink_to(data / "subject03_abdomen_mr_label.nii.gz")
+    run_here("anatomy.md", {}, capsys)
+    assert Bank.load("bank.npz").organs
+
+
+@pytest.mark.parametrize("page", [DOCS / "performance.md", DOCS / "results.md"], ids=lambda page: page.stem)
+def test_commands_of_pages_of_measurements_are_accepted(page):
+    """They take a GPU's minutes or hours: their options are read, and that is all."""
+    accepted = 0
+    for language, _, code in blocks(page.read_text()):
+        if language == "sh":
+            for line in (
+                code.replace("\\\n", " ")
+                .replace("examples/study.toml", str(DOCS / "examples/study.toml"))
+                .splitlines()
+            ):
+                _, command, *arguments = shlex.split(line, comments=True)
+                cli.parsed(command, cli.module_of(command), arguments)
+                accepted += 1
+    assert accepted
+
+
+def test_the_table_of_recipes_is_right():
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (DOCS / "recipes.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    assert {row[0].strip("`") for row in rows} == set(fd.shipped_recipes())
+    for name, classes, objects, *_ in rows:
+        recipe = fd.load_recipe(name.strip("`"))
+        most, least = recipe.max_objects, recipe.min_objects
+        assert objects == (f"{least}" if least == most else f"{least} to {most}") and recipe.grid == (96,) * 3
+        assert fd.compile(recipe).num_classes == int(classes)
