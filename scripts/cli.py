@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import absl.logging
-import platformdirs
 import tyro
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.scripts.console.compilation import keep_compiled_programs, leave_out_searches
 
 COMMANDS = {
     "generate": "write a labelled synthetic dataset (MONAI or nnU-Net layout)",
@@ -67,7 +67,8 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
     try:
         config = parsed(command, module, sys.argv[1:] if arguments is None else arguments)
         to = getattr(config, "out", to)  # what is said to be full where the error has no name
-        _keep_compiled_programs()
+        leave_out_searches()
+        keep_compiled_programs()
         absl.logging.set_verbosity(absl.logging.FATAL)  # the checkpoint library's remarks to developers
         _hush_background()
         module.run(config)
@@ -92,15 +93,6 @@ def parsed(command: str, module: ModuleType, arguments: Sequence[str]) -> Any:
     return tyro.cli(
         module.Config, prog=f"fdif {command}", args=arguments, description=module.__doc__, **given
     )
-
-
-def _keep_compiled_programs() -> None:
-    """Compile each program once a machine: keep what XLA makes in the user's cache directory."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("fdif-jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @functools.cache  # once a process: hooks would be laid on hooks

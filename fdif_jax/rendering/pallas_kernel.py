@@ -31,9 +31,10 @@ from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Structure
 from fdif_jax.sdf.algebra import move
 from fdif_jax.sdf.shape import Point
 
-# Voxels (z, y, x) of a program, powers of two, as Triton asks for; and the warps of 32 threads that share them.
-TILE = (4, 4, 32)
-WARPS = 4
+# Voxels (z, y, x) of a program, powers of two, as Triton asks for; and the warps of 32 threads that share them. Of eight
+# pairs the fastest on an H200, by up to a factor of five (docs/performance.md): compact tiles see few objects.
+TILE = (8, 8, 16)
+WARPS = 8
 
 
 class Numbers:

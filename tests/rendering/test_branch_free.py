@@ -26,7 +26,9 @@ def test_it_equals_the_renderer(recipe):
     tables = jax.jit(jax.vmap(program.draw))(jax.random.split(jax.random.key(3), 2))
     images, labels = jax.jit(BranchFree(program.renderer).intensities)(tables)
     for i in range(2):
-        image, label = jax.jit(program.renderer.intensities)(jax.tree.map(lambda column, i=i: column[i], tables))
+        image, label = jax.jit(program.renderer.intensities)(
+            jax.tree.map(lambda column, i=i: column[i], tables)
+        )
         assert labels.dtype == label.dtype
         assert (np.asarray(labels[i]) == label).mean() >= 0.9999
         # The renderer cuts tails below half a grey level of all objects together.
@@ -41,5 +43,7 @@ def test_several_label_maps():
     tables = jax.vmap(program.draw)(jax.random.split(jax.random.key(0), 2))
     labels = jax.jit(BranchFree(program.renderer).intensities)(tables)[1]
     assert labels.shape == (2, 2, 8, 8, 8)
-    np.testing.assert_array_equal(labels[1], program.renderer.intensities(jax.tree.map(lambda c: c[1], tables))[1])
+    np.testing.assert_array_equal(
+        labels[1], program.renderer.intensities(jax.tree.map(lambda c: c[1], tables))[1]
+    )
     assert jnp.any(labels > 0)

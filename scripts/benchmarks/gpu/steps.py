@@ -1,7 +1,7 @@
 """Part `steps`: a training step of each network, whole and by part, at one batch and at the largest that fits."""
 
 import statistics
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -30,9 +30,10 @@ def measure(size: Size, figures: Figures) -> None:
     prepared: dict[str, tuple[Training, Steps]] = {}
     with ThreadPoolExecutor() as pool:
         steps = {name: pool.submit(_ready, options, size.batch) for name, options in size.networks.items()}
-        for name in size.networks:
+        for future in as_completed(steps.values()):
+            name = next(name for name, each in steps.items() if each is future)
             with figures.attempt(name):
-                prepared[name] = steps[name].result()
+                prepared[name] = future.result()
                 figures.add(name, _whole(*prepared[name], size, figures))
                 with figures.attempt(f"{name} profile"), figures.alone():
                     figures.add(f"{name} profile", kernels_of(lambda s=prepared[name][1]: s(99)))

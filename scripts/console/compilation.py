@@ -1,0 +1,35 @@
+"""How XLA compiles for a command: each program once a machine, and on a GPU without searches that take minutes."""
+
+import importlib.util
+import os
+
+import platformdirs
+
+# XLA tries fusions and matrix products by Triton, too, and compiles every candidate. Of 3D volumes these are large, and a
+# training step took more than three minutes to compile on an H200 (JAX 0.11.2). Convolutions are still tuned.
+_SEARCHES = ("xla_gpu_experimental_enable_fusion_autotuner", "xla_gpu_enable_triton_gemm")
+_KNOWN = (
+    (0, 10),
+    (0, 11),
+)  # versions of JAX that know these flags; XLA ends a process over one it does not know
+_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+
+
+def keep_compiled_programs() -> None:
+    """Compile each program once a machine: keep what XLA makes in the user's cache directory."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("fdif-jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def leave_out_searches() -> None:
+    """Turn off XLA's searches on a CUDA device, but for those that ``XLA_FLAGS`` names; before JAX computes anything."""
+    import jax
+
+    if jax.__version_info__[:2] not in _KNOWN or not any(map(importlib.util.find_spec, _PLUGINS)):
+        return
+    flags = os.environ.get("XLA_FLAGS", "")
+    off = [f"--{name}=false" for name in _SEARCHES if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([flags, *off]).strip()
