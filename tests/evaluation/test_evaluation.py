@@ -87,6 +87,27 @@ def test_scores_equal_monai():
     np.testing.assert_array_equal(evaluation.example.label[0], boxes(0)[1])
 
 
+def test_voxels_that_nobody_labelled_count_in_no_score():
+    corner = np.zeros(GRID, bool)
+    corner[:5, :5] = True
+
+    def part(index):
+        """The boxes, of which a corner is not labelled."""
+        image, label = boxes(index)
+        return image, jnp.where(corner, -1, label.astype(jnp.int8))
+
+    def known(index):
+        """The same corner as background, in which nothing is predicted."""
+        image, label = part(index)
+        return image, jnp.maximum(label, 0)
+
+    somewhere = np.arange(np.prod(GRID)).reshape(1, *GRID) // 3 % 3
+    one = Evaluator(part, lambda w, x: jnp.asarray(somewhere), MAPS, 3)(0.5)
+    other = Evaluator(known, lambda w, x: jnp.where(corner, 0, somewhere), MAPS, 3)(0.5)
+    assert one.scalars == other.scalars and one.classes == other.classes
+    assert one.example.label.min() == -1
+
+
 @pytest.mark.parametrize("samples", [2, 3, 7])
 def test_the_same_however_many_volumes_a_call(samples):
     spreads = []
