@@ -104,7 +104,7 @@ class Cases:
     def describe(self, number: int) -> dict[str, Any]:
         """A case's shape, spacing (mm), channels, and for each label map the classes it shows, with their voxels.
 
-        Under ``unlabelled`` is how many voxels of each map nobody labelled.
+        Under ``ignored`` is how many voxels of each map are ignored.
 
         What is wrong with its labels is under ``error``; then there are none.
 
@@ -118,12 +118,12 @@ class Cases:
             "spacing": image.spacing,
             "channels": len(_channels(case)),
             "labels": [],
-            "unlabelled": [],
+            "ignored": [],
         }
         try:
             maps = self._labels(number)
             described["labels"] = [map_.classes for map_ in maps]
-            described["unlabelled"] = [map_.unlabelled for map_ in maps]
+            described["ignored"] = [map_.ignored for map_ in maps]
         except FdifError as error:
             described["error"] = str(error)
         return described
@@ -162,25 +162,25 @@ class _Map(NamedTuple):
 
     Attributes:
         ranks: ``(D, H, W)``, its classes renumbered 1, 2, … as a viewer's table of colours is short; 0 for background
-            and where nobody labelled.
+            and where voxels are ignored.
         classes: of each of these numbers the id, name and voxels.
-        unlabelled: voxels that nobody labelled.
+        ignored: ignored voxels.
     """
 
     ranks: np.ndarray
     classes: list[dict[str, Any]]
-    unlabelled: int
+    ignored: int
 
 
 def _ranked(label: np.ndarray, names: tuple[str, ...]) -> _Map:
-    unlabelled = int(np.count_nonzero(label < 0))
+    ignored = int(np.count_nonzero(label < 0))
     label = np.maximum(label, 0)
     counts = np.bincount(label.ravel(), minlength=1)
     present = np.flatnonzero(counts[1:]) + 1
     rank = np.zeros(len(counts), np.uint8 if len(present) < 256 else np.uint16)
     rank[present] = np.arange(1, len(present) + 1)
     shown = [{"id": int(i), "name": names[i - 1], "voxels": int(counts[i])} for i in present]
-    return _Map(rank[label], shown, unlabelled)
+    return _Map(rank[label], shown, ignored)
 
 
 def server_of(cases: Cases, port: int) -> ThreadingHTTPServer:

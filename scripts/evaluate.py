@@ -5,7 +5,7 @@ the same name, on the same grid. --out gets a line a case and class; a value tha
 class that is in neither map, and the distance where it is in only one of them. The table has means over cases with 95 %
 bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
 
-Names of classes, and the label of voxels that nobody labelled, are those of the dataset's JSON list, which is looked
+Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
 for in LABELS and the folder above it. Voxels labelled -1 are never compared.
 
 Example:
@@ -72,7 +72,7 @@ class _Pair(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """A case's label maps, in which -1 is what nobody labelled, on their grid; classes with the background."""
+    """A case's label maps, in which -1 is ignored, on their grid; classes with the background."""
 
     prediction: np.ndarray
     label: np.ndarray

@@ -101,7 +101,7 @@ class FileSource:
         Returns:
             Images ``(b, D, H, W, C)``, in the files' dtype where all have the same of at most 16 bits, or float32; and
             labels ``(b, D, H, W)``, or ``(b, T, D, H, W)`` of T > 1 tasks, in the smallest type they fit in: unsigned,
-            or signed where files may hold voxels that nobody labelled, which are -1.
+            or signed where files may hold ignored voxels, which are -1.
 
         Raises:
             FdifError: naming the file, see `load_channels` and `load_labels`.

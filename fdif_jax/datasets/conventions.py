@@ -1,4 +1,4 @@
-"""What the numbers in a dataset's files mean: names of classes and channels, and voxels that nobody labelled."""
+"""What the numbers in a dataset's files mean: names of classes and channels, and ignored voxels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError
 
-IGNORE = -1  # voxels that nobody labelled
+IGNORE = -1  # ignored voxels
 _LISTED = 12  # class names in an error
 
 
@@ -19,7 +19,7 @@ class Labels:
 
     Attributes:
         class_names: of label 1, 2, …
-        ignore: the label of voxels that nobody labelled, where it is not only -1.
+        ignore: the label of ignored voxels, where it is not only -1.
     """
 
     class_names: tuple[str, ...]
@@ -103,7 +103,7 @@ def conventions_of(path: Path, document: Mapping[str, Any]) -> Conventions:
 
 
 def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
-    """Class ids of a label map that was read from ``path``: signed integers, `IGNORE` where nobody labelled.
+    """Class ids of a label map that was read from ``path``: signed integers, `IGNORE` where voxels are ignored.
 
     Raises:
         FdifError: it holds what is no whole number, or a label that its dataset does not declare.

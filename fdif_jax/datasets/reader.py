@@ -310,7 +310,7 @@ def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) ->
 
 
 def read_label(path: Path, labels: Labels) -> Volume:
-    """Read a label map: class ids, signed integers, -1 where nobody labelled.
+    """Read a label map: class ids, signed integers, -1 where voxels are ignored.
 
     Raises:
         FdifError: naming the file, if it cannot be read (see `read_volume`), or holds what its dataset does not declare

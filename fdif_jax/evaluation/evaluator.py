@@ -166,7 +166,7 @@ class Evaluator:
             if not self._maps:
                 return {"image": image, "label": label, "prediction": prediction}
             prediction, label = (maps.reshape(-1, *image.shape) for maps in (prediction, label))
-            judged = label >= 0  # what nobody labelled is background in both
+            judged = label >= 0  # ignored voxels are background in both
             compared = jnp.where(judged, prediction, 0), jnp.where(judged, label, 0)
             dice = [dice_per_class(*maps) for maps in zip(*compared, self._num_classes, strict=True)]
             return {"image": image, "label": label, "prediction": prediction, "dice": jnp.concatenate(dice)}

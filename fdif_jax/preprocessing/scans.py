@@ -25,7 +25,7 @@ class Scan:
     Attributes:
         id: what the case is called.
         image: float32 ``(D, H, W, C)``.
-        label: class ids ``(D, H, W)``, signed integers, `IGNORE` where nobody labelled; None if not asked for.
+        label: class ids ``(D, H, W)``, signed integers, `IGNORE` where voxels are ignored; None if not asked for.
         space: the grid of its files.
     """
 

@@ -18,7 +18,7 @@ from fdif_jax.io.nifti import write_atomic
 _LEGEND_ENTRIES = 14
 _LEGEND_COLUMNS = 4
 _OPACITY = 0.55
-_STRIPE = 2  # voxels, of the hatching where nobody labelled
+_STRIPE = 2  # voxels, of the hatching where voxels are ignored
 # Strong tones first, then light ones; grey (14, 15) would not show on a grey image.
 _TONES = (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
 _COLOURS = [matplotlib.colormaps["tab20"](i)[:3] for i in _TONES]
@@ -39,7 +39,7 @@ def save_slices(
 
     Args:
         image: ``(D, H, W)``; grey from its least to its greatest value.
-        label: integers ``(D, H, W)``, 0 for background, below 0 where nobody labelled, which is hatched; None for the
+        label: integers ``(D, H, W)``, 0 for background, below 0 (ignored, hatched); None for the
             image alone.
         path: the PNG file.
         class_names: name of label 1, 2, … for the legend; "class 1", … without them.
@@ -117,7 +117,7 @@ def _add_legend(
         more = Patch(color="none", label=f"and {len(handles) - _LEGEND_ENTRIES} more")
         handles = [*handles[:_LEGEND_ENTRIES], more]
     if hatched:
-        handles.append(Patch(fill=False, hatch="///", label="not labelled"))
+        handles.append(Patch(fill=False, hatch="///", label="ignored"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 

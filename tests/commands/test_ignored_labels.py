@@ -1,4 +1,4 @@
-"""Voxels that nobody labelled, in an nnU-Net dataset with an ``ignore`` label and in a MONAI list with -1: no command
+"""Ignored voxels, in an nnU-Net dataset with an ``ignore`` label and in a MONAI list with -1: no command
 takes them for a class."""
 
 import csv
@@ -16,7 +16,7 @@ from fdif_jax.scripts.jobs.view_targets import Choice, views_of
 from fdif_jax.training.runs import load_run
 
 GRID = (16, 16, 16)
-UNLABELLED = 5 * 16 * 16
+IGNORED = 5 * 16 * 16
 SMALL = ["--size", "features=[4,8]", "--steps", "2", "--warmup", "1", "--val-every", "2"]
 
 
@@ -94,7 +94,7 @@ def test_finetune_predict_and_evaluate(datasets, tmp_path):
         predicted = np.asarray(nib.load(out / "case_0.nii.gz").dataobj)
         assert predicted.dtype == np.uint8 and predicted.max() <= 1
 
-        for number in range(2):  # as labelled, and the organ wherever nobody labelled
+        for number in range(2):  # as labelled, and the organ wherever voxels are ignored
             save(out / f"case_{number}.nii.gz", np.where(volumes(number)[1] == 0, 0, 1).astype(np.uint8))
         (out / "case_2.nii.gz").unlink(missing_ok=True)
         table = tmp_path / f"{name}.csv"
@@ -106,14 +106,14 @@ def test_finetune_predict_and_evaluate(datasets, tmp_path):
     assert measured(tmp_path / "a") == measured(tmp_path / "b") != []
 
 
-def test_browse_shows_them_as_unlabelled(datasets):
+def test_browse_shows_them_as_ignored(datasets):
     for folder, _ in datasets:
         cases = browse.Cases(load_dataset(folder), "title")
         assert cases.listing()["tasks"] == [{"name": "class", "classes": ("organ",)}]
         described = cases.describe(0)
         organ = int((volumes(0)[1] == 1).sum())
         assert described["labels"] == [[{"id": 1, "name": "organ", "voxels": organ}]]
-        assert described["unlabelled"] == [UNLABELLED] and "error" not in described
+        assert described["ignored"] == [IGNORED] and "error" not in described
         shown = np.asarray(nib.Nifti1Image.from_bytes(bytes(cases.label(0, 0))).dataobj)
         np.testing.assert_array_equal(shown, volumes(0)[1] == 1)
 

@@ -87,7 +87,7 @@ def test_scores_equal_monai():
     np.testing.assert_array_equal(evaluation.example.label[0], boxes(0)[1])
 
 
-def test_voxels_that_nobody_labelled_count_in_no_score():
+def test_ignored_voxels_count_in_no_score():
     corner = np.zeros(GRID, bool)
     corner[:5, :5] = True
 

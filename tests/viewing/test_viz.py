@@ -36,7 +36,7 @@ def test_two_labels_have_two_colours(top, tmp_path):
     assert hues(tmp_path / "none.png") == 0 and hues(tmp_path / "two.png") >= 2
 
 
-def test_what_nobody_labelled_is_hatched_and_no_class(tmp_path):
+def test_ignored_voxels_are_hatched_and_no_class(tmp_path):
     image, label = volumes(2)
     label = label.astype(np.int16)
     label[9:] = -1
