@@ -29,7 +29,7 @@ from fdif_jax.datasets.conventions import Conventions, Labels, checked_label
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, load_conventions, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
-from fdif_jax.io.nifti import make_folder, write_csv
+from fdif_jax.io.files import make_folder, write_csv
 from fdif_jax.preprocessing.scans import check_same_grid, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli

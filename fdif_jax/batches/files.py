@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.datasets.conventions import Labels
 from fdif_jax.datasets.reader import Case, load_channels, load_dataset, load_labels, volume_type
 from fdif_jax.errors import FdifError
-from fdif_jax.scenes.classes import Task
+from fdif_jax.rendering.look import normalise
+from fdif_jax.tasks import Task
 
 Shape = tuple[int, int, int]
 Arrays = tuple[np.ndarray, np.ndarray]

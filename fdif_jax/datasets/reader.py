@@ -18,7 +18,7 @@ from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, co
 from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.io.nifti import Volume, read_nifti
-from fdif_jax.scenes.classes import Task
+from fdif_jax.tasks import Task
 
 
 class Case(NamedTuple):

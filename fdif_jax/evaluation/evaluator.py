@@ -14,15 +14,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.datasets.classification import classes_of, images
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import surface_dice
 from fdif_jax.evaluation.scoring import mean_defined, where_labelled
-from fdif_jax.scenes.classes import Task
-from fdif_jax.scenes.compiler import Program, World, sample_key
+from fdif_jax.keys import RESERVED_SEEDS, sample_key
+from fdif_jax.rendering.look import normalise
+from fdif_jax.scenes.compiler import Program, World
+from fdif_jax.tasks import Task
 from fdif_jax.training.losses import dice_per_class
-from fdif_jax.training.plan import RESERVED_SEEDS
 
 Sample = Callable[[Array], tuple[Array, Array]]
 PerSample = Callable[[Any, Array], Any]

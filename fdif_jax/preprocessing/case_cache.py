@@ -12,7 +12,7 @@ import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case
-from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared, Way
 from fdif_jax.preprocessing.spaces import Space

@@ -164,7 +164,7 @@ def words_of(source: str) -> str:
     """The Python for the vocabulary of a source, after importing what it names."""
     if source in ("exact", "published", "avs_db"):
         return f"shapes.{source}"
-    return f"fd.vocabulary.resolve([{source!r}])"
+    return f"resolve([{source!r}])"
 
 
 def _with_values(shape: Shape) -> str:

@@ -20,8 +20,8 @@ from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.fingerprints import fingerprint, mirror_axes
 from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.scripts import cli, finetune
-from fdif_jax.training.checkpoints import State
-from fdif_jax.training.runs import load_run, open_run, weights
+from fdif_jax.training.network import State, weights
+from fdif_jax.training.runs import load_run, open_run
 from fdif_jax.weights.state_dicts import to_torch_state_dict
 from tests.helpers.paths import HIPPOCAMPUS
 

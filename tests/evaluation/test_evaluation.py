@@ -8,12 +8,12 @@ import torch
 from monai.metrics import compute_dice, compute_surface_dice
 
 import fdif_jax as fd
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.datasets.classification import centred
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import Evaluator, reserved_images, reserved_volumes
-from fdif_jax.scenes.classes import Task
-from fdif_jax.training.plan import RESERVED_SEEDS
+from fdif_jax.keys import RESERVED_SEEDS
+from fdif_jax.rendering.look import normalise
+from fdif_jax.tasks import Task
 
 GRID = (9, 8, 7)
 NAMES = ("dark", "bright", "absent")

@@ -8,8 +8,9 @@ import pytest
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.rendering.pallas_kernel import TileKernel
-from fdif_jax.rendering.renderer import Renderer, Structure
+from fdif_jax.rendering.renderer import Renderer
 from fdif_jax.sdf.sampled import Library, Member
+from fdif_jax.sdf.structure import Structure
 
 RECIPE = fd.load_recipe("fdif").replace(grid=(10, 17, 36), min_objects=33, max_objects=35)
 
