@@ -25,7 +25,7 @@ from fdif_jax.fitting.fitted_family import write_family
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.fitting.fitter import Fitter
 from fdif_jax.fitting.mask_targets import Mask
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 from fdif_jax.shapes.user_files import vocabulary_of
 from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.tracing import Solid, trace

@@ -10,17 +10,19 @@ Example:
 """
 
 from fdif_jax.errors import FdifError
+from fdif_jax.keys import sample_key
 from fdif_jax.rendering.look import Look
-from fdif_jax.scenes.compiler import MixedProgram, Program, World, compile, sample_key
+from fdif_jax.scenes.compiler import MixedProgram, Program, World, compile
 from fdif_jax.scenes.documents import Scene, SceneObject, load_scenes, save_scenes
 from fdif_jax.scenes.recipe import Mixture, Part, Recipe, load_recipe, shipped_recipes
 from fdif_jax.scenes.replay import render_scenes
+
+# `fd.shape` has the words of type hints, and functions that are differentiable everywhere.
+from fdif_jax.sdf import shape as shape
 from fdif_jax.sdf.algebra import (
     bend,
-    difference,
     displace,
     elongate,
-    intersection,
     map,
     onion,
     repeat,
@@ -31,12 +33,12 @@ from fdif_jax.sdf.algebra import (
     transform,
     translate,
     twist,
-    union,
 )
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.lifts import extrude, revolve
-from fdif_jax.sdf.shape import Box, Point, Profile, Shape, node, static
+from fdif_jax.sdf.shape import Box, Point, Profile, Shape, difference, intersection, node, static, union
 from fdif_jax.vocabulary.authoring import displacement, family, mapper
+from fdif_jax.vocabulary.spread import Spread
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
 __version__ = "0.1.0"
@@ -60,6 +62,7 @@ __all__ = [
     "Scene",
     "SceneObject",
     "Shape",
+    "Spread",
     "Vocabulary",
     "World",
     "bend",

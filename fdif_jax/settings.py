@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.sdf.grid import Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _checked(key: str, kind: Any, value: Any) -> Any:
         return value if isinstance(value, kind) else kind.from_dict(value, key)
     if kind == tuple[int, int, int]:
         if isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_integer, value)):
-            return Grid(*map(int, value))
+            return tuple(map(int, value))
         raise FdifError(f"{key} must be three whole numbers (D, H, W), not {value!r}")
     if kind == tuple[float, float]:
         if isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value)):

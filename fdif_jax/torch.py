@@ -17,8 +17,8 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.errors import FdifError
+from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import World, compile
 from fdif_jax.scenes.recipe import Mixture, Recipe, load_recipe
 

@@ -1,6 +1,6 @@
-"""nnU-Net and our networks: the ResEnc U-Net that a plans file asks for, and what nnU-Net is told to build ours.
+"""nnU-Net and the ResEnc U-Net: the one that a plans file asks for, and what nnU-Net is told to build ours.
 
-Sources: Isensee et al. 2024, nnU-Net Revisited (arXiv 2404.09556); Wald et al. 2025, Primus (arXiv 2503.01835). A plans
+Source: Isensee et al. 2024, nnU-Net Revisited (arXiv 2404.09556). A plans
 file is what ``nnUNetv2_plan_and_preprocess`` writes; its configurations hold ``patch_size``, ``spacing`` and, since
 nnU-Net 2.4, ``architecture``.
 """
@@ -9,14 +9,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.weights.nnunet_files import NnunetNetwork
-
-if TYPE_CHECKING:
-    from fdif_jax.models.primus import PrimusConfig
-    from fdif_jax.models.resenc_unet import ResEncConfig
 
 _CLASS = "ResidualEncoderUNet"  # of dynamic_network_architectures.architectures.unet
 _IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")  # arguments that name Python objects
@@ -47,8 +43,6 @@ _RESENC_L = {
     "n_conv_per_stage_decoder": [1] * 5,
     "conv_bias": True,
 }
-# Embedding, depth and heads of the networks that nnU-Net's Primus trainers build, with tokens of 8 voxels an edge.
-_PRIMUS = {(396, 12, 6): "S", (792, 12, 12): "B", (864, 16, 12): "M", (1056, 24, 16): "L"}
 
 
 class PlannedNetwork(NamedTuple):
@@ -100,56 +94,22 @@ def from_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> Pl
     return PlannedNetwork({"name": "resenc_unet", **network}, patch, spacing)
 
 
-def resenc_network(config: "ResEncConfig") -> NnunetNetwork:
-    """How nnU-Net builds a ResEnc U-Net of ours, and where nnssl finds its parts.
+def resenc_network(options: Mapping[str, Any]) -> NnunetNetwork:
+    """How nnU-Net builds a ResEnc U-Net of ours with these options, and where nnssl finds its parts.
 
     nnssl knows one size by name, ``ResEncL``; of any other the arguments are told.
     """
-    arguments = {name: _listed(getattr(config, option)) for name, option in _OPTIONS.items()}
+    arguments = {name: _listed(options[option]) for name, option in _OPTIONS.items()}
     named = arguments == _RESENC_L
     return NnunetNetwork(
         name="ResEncL" if named else _CLASS,
-        arguments=None if named else {"n_stages": len(config.features), **arguments, **_FIXED},
+        arguments=None if named else {"n_stages": len(options["features"]), **arguments, **_FIXED},
         imported=_IMPORTED,
         trainer="nnUNetTrainer",
         pretrained_trainer="PretrainedTrainer",
         key_to_encoder="encoder.stages",
         key_to_stem="encoder.stem",
         keys_to_in_proj=("encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"),
-    )
-
-
-def primus_network(config: "PrimusConfig") -> NnunetNetwork:
-    """How nnU-Net builds a Primus of ours, and where nnssl finds its parts.
-
-    ``nnUNetv2_train`` has a trainer for each published size. ``PretrainedTrainer_Primusx`` reads the size from the
-    plan, and builds no Primus with register tokens, another MLP, or without either of its embeddings of positions.
-    """
-    c = config
-    usual = c.init_values is not None and c.scale_attn_inner and c.patch_embed_size == (8, 8, 8)
-    name = _PRIMUS.get((c.embed_dim, c.depth, c.num_heads)) if usual else None
-    buildable = (
-        not c.num_register_tokens and c.use_rot_pos_emb and c.use_abs_pos_embed and c.mlp_ratio == 8 / 3
-    )
-    return NnunetNetwork(
-        name=f"Primus{name or 'X'}",
-        arguments={
-            "embed_dim": c.embed_dim,
-            "encoder_eva_depth": c.depth,
-            "encoder_eva_numheads": c.num_heads,
-            "patch_embed_size": list(c.patch_embed_size),
-            "input_shape": list(c.grid),
-            "drop_path_rate": c.drop_path_rate,
-            "init_values": c.init_values,
-            "scale_attn_inner": c.scale_attn_inner,
-        },
-        imported=(),
-        trainer=f"nnUNet_Primus_{name}_Trainer" if name and buildable else None,
-        pretrained_trainer="PretrainedTrainer_Primusx" if buildable else None,
-        key_to_encoder="eva",
-        key_to_stem="down_projection",
-        keys_to_in_proj=("down_projection.proj",),
-        key_to_lpe="eva.pos_embed",
     )
 
 

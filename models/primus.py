@@ -23,9 +23,11 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.models.conv import ConvTranspose, PatchConv, Triple
 from fdif_jax.models.eva import Eva, EvaConfig, whole
 from fdif_jax.models.layers import LayerNorm
-from fdif_jax.models.nnunet import primus_network
 from fdif_jax.weights.nnunet_files import NnunetNetwork
 from fdif_jax.weights.state_dicts import TorchBuffer
+
+# Embedding, depth and heads of the networks that nnU-Net's Primus trainers build, with tokens of 8 voxels an edge.
+_NNUNET_SIZES = {(396, 12, 6): "S", (792, 12, 12): "B", (864, 16, 12): "M", (1056, 24, 16): "L"}
 
 # S, B, M and L are the paper's; tiny is ours, for small machines.
 PRESETS: dict[str, dict[str, int]] = {
@@ -183,7 +185,7 @@ net = Primus(
 
     def nnunet(self) -> NnunetNetwork:
         """How nnU-Net builds this network, and where nnssl finds its parts."""
-        return primus_network(self.config)
+        return _nnunet(self.config)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         expected = (*self.config.grid, self.config.in_channels)
@@ -254,3 +256,37 @@ def build(
 
 def _triple(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) * 3 if isinstance(value, int) else tuple(value)
+
+
+def _nnunet(config: PrimusConfig) -> NnunetNetwork:
+    """How nnU-Net builds a Primus of ours, and where nnssl finds its parts.
+
+    ``nnUNetv2_train`` has a trainer for each published size. ``PretrainedTrainer_Primusx`` reads the size from the
+    plan, and builds no Primus with register tokens, another MLP, or without either of its embeddings of positions.
+    """
+    c = config
+    usual = c.init_values is not None and c.scale_attn_inner and c.patch_embed_size == (8, 8, 8)
+    name = _NNUNET_SIZES.get((c.embed_dim, c.depth, c.num_heads)) if usual else None
+    buildable = (
+        not c.num_register_tokens and c.use_rot_pos_emb and c.use_abs_pos_embed and c.mlp_ratio == 8 / 3
+    )
+    return NnunetNetwork(
+        name=f"Primus{name or 'X'}",
+        arguments={
+            "embed_dim": c.embed_dim,
+            "encoder_eva_depth": c.depth,
+            "encoder_eva_numheads": c.num_heads,
+            "patch_embed_size": list(c.patch_embed_size),
+            "input_shape": list(c.grid),
+            "drop_path_rate": c.drop_path_rate,
+            "init_values": c.init_values,
+            "scale_attn_inner": c.scale_attn_inner,
+        },
+        imported=(),
+        trainer=f"nnUNet_Primus_{name}_Trainer" if name and buildable else None,
+        pretrained_trainer="PretrainedTrainer_Primusx" if buildable else None,
+        key_to_encoder="eva",
+        key_to_stem="down_projection",
+        keys_to_in_proj=("down_projection.proj",),
+        key_to_lpe="eva.pos_embed",
+    )

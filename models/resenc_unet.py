@@ -277,7 +277,7 @@ net = ResidualEncoderUNet(
 
     def nnunet(self) -> NnunetNetwork:
         """How nnU-Net builds this network, and where nnssl finds its parts."""
-        return resenc_network(self.config)
+        return resenc_network(dataclasses.asdict(self.config))
 
     @property
     def grid_multiple(self) -> Triple:

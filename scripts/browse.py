@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -104,6 +104,8 @@ class Cases:
     def describe(self, number: int) -> dict[str, Any]:
         """A case's shape, spacing (mm), channels, and for each label map the classes it shows, with their voxels.
 
+        Under ``ignored`` is how many voxels of each map are ignored.
+
         What is wrong with its labels is under ``error``; then there are none.
 
         Raises:
@@ -116,9 +118,12 @@ class Cases:
             "spacing": image.spacing,
             "channels": len(_channels(case)),
             "labels": [],
+            "ignored": [],
         }
         try:
-            described["labels"] = [shown for _, shown in self._labels(number)]
+            maps = self._labels(number)
+            described["labels"] = [map_.classes for map_ in maps]
+            described["ignored"] = [map_.ignored for map_ in maps]
         except FdifError as error:
             described["error"] = str(error)
         return described
@@ -134,14 +139,14 @@ class Cases:
 
     def label(self, number: int, task: int) -> bytes | memoryview:
         """A label map as NIfTI, its labels replaced by their places in the description's list, counted from 1."""
-        ranks, _ = self._labels(number)[task]
+        ranks = self._labels(number)[task].ranks
         affine = read_volume(self._cases[number].image, allow_4d=True).affine
         return encode_nifti(ranks, affine, compress=False)
 
-    def _read_labels(self, number: int) -> list[tuple[np.ndarray, list[dict[str, Any]]]]:
+    def _read_labels(self, number: int) -> list["_Map"]:
         case, tasks = self._cases[number], self._dataset.tasks
         shape, _ = volume_type(case.image)
-        labels = load_labels(case, shape[:3], [len(task.class_names) for task in tasks])
+        labels = load_labels(case, shape[:3], self._dataset.labels)
         return [_ranked(label, task.class_names) for label, task in zip(labels, tasks, strict=True)]
 
 
@@ -152,14 +157,30 @@ def _channels(case: Case) -> list[tuple[Path, int | None]]:
     return [(case.image, place) for place in places] + [(path, None) for path in case.further_images]
 
 
-def _ranked(label: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The map, the classes it shows renumbered 1, 2, … as a viewer's table of colours is short; and these classes."""
+class _Map(NamedTuple):
+    """A label map to be shown.
+
+    Attributes:
+        ranks: ``(D, H, W)``, its classes renumbered 1, 2, … as a viewer's table of colours is short; 0 for background
+            and where voxels are ignored.
+        classes: of each of these numbers the id, name and voxels.
+        ignored: ignored voxels.
+    """
+
+    ranks: np.ndarray
+    classes: list[dict[str, Any]]
+    ignored: int
+
+
+def _ranked(label: np.ndarray, names: tuple[str, ...]) -> _Map:
+    ignored = int(np.count_nonzero(label < 0))
+    label = np.maximum(label, 0)
     counts = np.bincount(label.ravel(), minlength=1)
     present = np.flatnonzero(counts[1:]) + 1
     rank = np.zeros(len(counts), np.uint8 if len(present) < 256 else np.uint16)
     rank[present] = np.arange(1, len(present) + 1)
     shown = [{"id": int(i), "name": names[i - 1], "voxels": int(counts[i])} for i in present]
-    return rank[label], shown
+    return _Map(rank[label], shown, ignored)
 
 
 def server_of(cases: Cases, port: int) -> ThreadingHTTPServer:

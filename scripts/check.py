@@ -24,7 +24,7 @@ from rich.table import Table
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import make_folder
+from fdif_jax.io.files import make_folder
 from fdif_jax.scenes.classes import Families
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar

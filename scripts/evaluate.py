@@ -5,7 +5,7 @@ the same name, on the same grid. --out gets a line a case and class; a value tha
 class that is in neither map, and the distance where it is in only one of them. The table has means over cases with 95 %
 bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
 
-Names of classes, and the label of voxels that nobody labelled, are those of the dataset's JSON list, which is looked
+Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
 for in LABELS and the folder above it. Voxels labelled -1 are never compared.
 
 Example:
@@ -25,17 +25,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, read_volume
+from fdif_jax.datasets.conventions import Conventions, Labels, checked_label
+from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, load_conventions, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
-from fdif_jax.io.nifti import make_folder, write_csv
-from fdif_jax.preprocessing.scans import (
-    Conventions,
-    check_same_grid,
-    checked_label,
-    load_conventions,
-    space_of,
-)
+from fdif_jax.io.files import make_folder, write_csv
+from fdif_jax.preprocessing.scans import check_same_grid, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
@@ -77,7 +72,7 @@ class _Pair(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """A case's label maps, in which -1 is what nobody labelled, on their grid; classes with the background."""
+    """A case's label maps, in which -1 is ignored, on their grid; classes with the background."""
 
     prediction: np.ndarray
     label: np.ndarray
@@ -166,12 +161,13 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
     truth, guess = read_volume(pair.label), read_volume(pair.prediction)
     space = space_of(pair.label, truth)
     check_same_grid(pair.prediction, space_of(pair.prediction, guess), pair.label, space)
-    if conventions is None:  # any label is one
+    labels: Labels | None = conventions
+    if labels is None:  # any label is one
         highest = int(max(truth.array.max(), guess.array.max(), 1))
-        conventions = Conventions(tuple(map(str, range(1, highest + 1))))
-    prediction = checked_label(pair.prediction, guess.array, conventions)
-    label = checked_label(pair.label, truth.array, conventions)
-    return _Maps(np.maximum(prediction, 0), label, space, 1 + len(conventions.class_names))
+        labels = Labels(tuple(map(str, range(1, highest + 1))))
+    prediction = checked_label(pair.prediction, guess.array, labels)
+    label = checked_label(pair.label, truth.array, labels)
+    return _Maps(np.maximum(prediction, 0), label, space, 1 + len(labels.class_names))
 
 
 # --------------------------------------------------------------------------------------------------- what is told
@@ -237,7 +233,7 @@ def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) 
         volume = read_volume(pair.image, allow_4d=True)
         check_same_grid(pair.image, space_of(pair.image, volume), pair.label, space)
         image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
-    image, label, prediction = map(space.to_canonical, (image, np.maximum(label, 0), prediction))
+    image, label, prediction = map(space.to_canonical, (image, label, prediction))
     names = conventions.class_names if conventions else None
     viz.save_slices(image, label, path, names, prediction, title)
 

@@ -32,7 +32,6 @@ from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.scenes.classes import Task
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import TrainingBar
 from fdif_jax.scripts.jobs.cases import Chosen, choose_cases, plan_for, read_prepared
@@ -41,13 +40,14 @@ from fdif_jax.scripts.jobs.scores import Referee
 from fdif_jax.scripts.options.network import network_of, planned
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.training import TrainingOptions, devices_of, plan_of
-from fdif_jax.training.devices import is_first_process
+from fdif_jax.tasks import Task
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
 from fdif_jax.training.loop import fit
+from fdif_jax.training.network import Network, functional
 from fdif_jax.training.objectives import Segmentation
 from fdif_jax.training.plan import Plan
+from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.runs import open_run
-from fdif_jax.training.updates import Network, functional
 
 _GRID = (96, 96, 96)  # that a network of position embeddings is made for until the patch is known
 

@@ -22,7 +22,7 @@ from fdif_jax.fitting.fit_picture import save_fits
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.fitting.fitter import Fitter
 from fdif_jax.fitting.mask_targets import Mask
-from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.options.recipe import Flag

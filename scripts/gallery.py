@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.jobs.view_targets import code_of, displaced, drawn, sampled, words_of

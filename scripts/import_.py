@@ -30,8 +30,8 @@ from fdif_jax.models.recognise import Recognised, recognise
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.initial_weights import token_grid_of
 from fdif_jax.scripts.options.network import parse_size
-from fdif_jax.training.checkpoints import State
-from fdif_jax.training.runs import open_run, weights
+from fdif_jax.training.network import State, weights
+from fdif_jax.training.runs import open_run
 from fdif_jax.weights.files import read_checkpoint
 from fdif_jax.weights.state_dicts import some
 from fdif_jax.weights.transfer import Transfer, transfer

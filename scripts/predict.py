@@ -30,15 +30,13 @@ from fdif_jax.datasets.reader import Case
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.prediction import Ensemble, encode_like, find_cases, load_ensemble, predict_case
 from fdif_jax.inference.sliding_window import TiledNetwork
-from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.preprocessing.preparation import Prepared, prepare
 from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar, say
 from fdif_jax.scripts.options.recipe import Flag
-from fdif_jax.training.checkpoints import Weights
-from fdif_jax.training.runs import weights
-from fdif_jax.training.updates import Apply, functional
+from fdif_jax.training.network import Apply, Weights, functional, weights
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,10 @@ from fdif_jax.scripts.jobs.prepared import prepare
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.recipe import RecipeOptions
 from fdif_jax.scripts.options.training import TrainingOptions
-from fdif_jax.training.checkpoints import Weights
-from fdif_jax.training.devices import OneEach, is_first_process
+from fdif_jax.training.devices import OneEach
 from fdif_jax.training.loop import fit
+from fdif_jax.training.network import Weights
+from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.runs import open_run
 
 

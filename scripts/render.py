@@ -12,7 +12,8 @@ from tyro.conf import Positional
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import make_folder, write_nifti
+from fdif_jax.io.files import make_folder
+from fdif_jax.io.nifti import write_nifti
 from fdif_jax.scripts import cli
 from fdif_jax.shapes.shape_names import find_vocabulary
 

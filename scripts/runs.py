@@ -26,7 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import write_json
+from fdif_jax.io.files import write_json
 from fdif_jax.scripts import cli
 from fdif_jax.training.runs import METRICS, RUN, load_run
 from fdif_jax.viewing import viz

@@ -24,7 +24,7 @@ from tyro.conf import Positional
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.view_targets import Choice, Thing, View, views_of
 from fdif_jax.viewing import viz

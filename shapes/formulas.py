@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fdif_jax.sdf import algebra, lifts, sampled
+from fdif_jax.sdf.shape import Difference, Intersection, Union
 from fdif_jax.shapes import profiles, solids
 from fdif_jax.shapes.avs_db import Ellipse, Outline, Stack
 
@@ -45,13 +46,9 @@ _FORMULAS: dict[type, Callable[[Any], str]] = {
         "c·s(x/c, y/c) − 1 for 0 ≤ z < height, c(z) linear from bottom to middle to top; "
         f"s(u, v) = {formula_of(s.profile)}"
     ),
-    algebra.Union: lambda s: f"min(a, b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}",
-    algebra.Intersection: lambda s: (
-        f"max(a, b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}"
-    ),
-    algebra.Difference: lambda s: (
-        f"max(a, −b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}"
-    ),
+    Union: lambda s: f"min(a, b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}",
+    Intersection: lambda s: f"max(a, b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}",
+    Difference: lambda s: f"max(a, −b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}",
     algebra.Affine: lambda s: f"{formula_of(s.shape)}, at the point moved by `inverse`",
     algebra.Scaled: lambda s: f"factor · ({formula_of(s.shape)}), at p / factor",
     algebra.Onion: lambda s: f"|{formula_of(s.shape)}| − thickness",

@@ -22,7 +22,7 @@ import trimesh
 from scipy import sparse
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 from fdif_jax.sdf.algebra import Scaled
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.sampled import Library, Member, Sampled, inside_box

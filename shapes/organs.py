@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from fdif_jax.anatomy.bank import Bank
 from fdif_jax.anatomy.placement import Atlas, Waves, draw_waves
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.sdf.algebra import move
+from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, static
 from fdif_jax.shapes.displacements import DISPLACEMENTS

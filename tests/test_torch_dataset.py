@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fdif_jax as fd
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.errors import FdifError
+from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import Program
 from tests.helpers.paths import ROOT
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from fdif_jax.anatomy.organ_masks import ENCLOSED, Grid, Part, Subject, read_subject
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 
 VERSION = 1
 DISJOINT, TOUCHING, INTERLOCKED, INSIDE = range(4)

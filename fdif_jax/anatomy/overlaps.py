@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from fdif_jax.anatomy.bank import DISJOINT, INSIDE, TOUCHING, Bank
 from fdif_jax.rendering.renderer import BITS, Tiling
-from fdif_jax.sdf.algebra import invert, move
+from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Point, Shape
 

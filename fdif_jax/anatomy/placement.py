@@ -15,7 +15,7 @@ again with a smaller deviation, at last with none and with the shape of the most
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,12 @@ from jaxtyping import Array, Float, Int
 from fdif_jax.anatomy.bank import INSIDE, Bank
 from fdif_jax.anatomy.overlaps import Check
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import Structure, Table
-from fdif_jax.scenes.placement import Placement, turned
-from fdif_jax.sdf.algebra import invert
+from fdif_jax.rendering.renderer import Table
+from fdif_jax.scenes.placement import Placement, SceneProgram
+from fdif_jax.sdf.affine import invert, turned
 from fdif_jax.sdf.shape import Box, Coordinate, Point, Scalar, Shape
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.settings import at_least
-
-if TYPE_CHECKING:
-    from fdif_jax.scenes.compiler import Program
 
 # mm: how far at random an organ may seem from the scene's first one when scenes are chosen.
 NEIGHBOURHOOD = 30.0
@@ -196,7 +194,7 @@ class Anatomical(Placement):
         if self.stretch >= 0.5:
             raise FdifError(f"stretch must be below 0.5, not {self.stretch:g}")
 
-    def choose(self, key: jax.Array, size: int, program: "Program") -> Int[Array, " size"]:
+    def choose(self, key: jax.Array, size: int, program: SceneProgram) -> Int[Array, " size"]:
         """Organs without replacement: a random one first, then mostly those near it. Repeats, if any, are last."""
         atlas, classes = _atlas(program), program.classes
         known = {name: n for n, name in enumerate(atlas.bank.organs)}
@@ -215,15 +213,15 @@ class Anatomical(Placement):
         )
         return jnp.argmax(score, axis=1).astype(jnp.int32)
 
-    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
         """The organs that show, in their places; see `lay_out`."""
         return self.lay_out(key, program, table)[0]
 
-    def lay_out(self, key: jax.Array, program: "Program", table: Table) -> tuple[Table, Body]:
+    def lay_out(self, key: jax.Array, program: SceneProgram, table: Table) -> tuple[Table, Body]:
         """The table as `place` returns it, and how the body lies on the grid."""
         atlas = _atlas(program)
         bank, size = atlas.bank, table.branch.size
-        branch = program.families.structures.index(atlas.structure)
+        branch = program.renderer.structures.index(atlas.structure)
         body_key, subject_key, deviation_key = jax.random.split(key, 3)
         rows = jax.vmap(lambda row: atlas.structure.unpack(row).member)(table.row)  # type: ignore[attr-defined]
         drawn = jnp.clip(jnp.round(rows).astype(jnp.int32), 0, bank.organ.size - 1)
@@ -249,7 +247,7 @@ class Anatomical(Placement):
         position = jax.random.uniform(key, organ.shape) * counts[organ]
         return members[organ, jnp.minimum(position.astype(jnp.int32), counts[organ] - 1)]
 
-    def _body(self, key: jax.Array, program: "Program", bank: Bank, organ: Array) -> Body:
+    def _body(self, key: jax.Array, program: SceneProgram, bank: Bank, organ: Array) -> Body:
         """A random body whose window shows the usual place of ``organ``."""
         spacing_key, place_key, turn_key, stretch_key, wave_key = jax.random.split(key, 5)
         low, high = self.spacing
@@ -271,7 +269,7 @@ class Anatomical(Placement):
         )
 
 
-def _atlas(program: "Program") -> Atlas:
+def _atlas(program: SceneProgram) -> Atlas:
     atlas = program.vocabulary.atlas
     if not isinstance(atlas, Atlas):
         raise FdifError(
@@ -292,7 +290,7 @@ def _repeated(organ: Int[Array, " n"]) -> Array:
     return jnp.any(jnp.tril(same, -1), axis=1)
 
 
-def _in_window(bank: Bank, member: Array, body: Body, program: "Program") -> Array:
+def _in_window(bank: Bank, member: Array, body: Body, program: SceneProgram) -> Array:
     """Whether the boxes of members reach into the grid by more than a voxel."""
     world = invert(body.matrix)
     boxes = jax.vmap(lambda lower, upper: Box(lower, upper).mapped(world))(
@@ -305,7 +303,7 @@ def _in_window(bank: Bank, member: Array, body: Body, program: "Program") -> Arr
 
 def _put(
     placement: Anatomical,
-    program: "Program",
+    program: SceneProgram,
     table: Table,
     body: Body,
     organ: Array,
@@ -315,7 +313,7 @@ def _put(
     """Put the table's organs one after another; those that the graph does not let in leave the table."""
     atlas = _atlas(program)
     check = Check.of(atlas.bank, program.grid, table.branch.size)
-    branch = program.families.structures.index(atlas.structure)
+    branch = program.renderer.structures.index(atlas.structure)
     factors = jnp.append(jnp.linspace(1.0, 0.0, placement.tries), 0.0)
     last, fallback = placement.tries, jnp.asarray(atlas.fallback)
 

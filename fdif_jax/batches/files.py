@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Num, UInt
+from jaxtyping import Array, Float, Integer, Num
 
-from fdif_jax.batches.augmentation import normalise
+from fdif_jax.datasets.conventions import Labels
 from fdif_jax.datasets.reader import Case, load_channels, load_dataset, load_labels, volume_type
 from fdif_jax.errors import FdifError
-from fdif_jax.scenes.classes import Task
+from fdif_jax.rendering.look import normalise
+from fdif_jax.tasks import Task
 
 Shape = tuple[int, int, int]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -47,7 +48,7 @@ class FileSource:
         *,
         split: str = "training",
     ):
-        """Reads the headers of all images; their voxels, and all labels, are read when they are needed.
+        """Reads the headers of all files; their voxels are read when they are needed.
 
         Args:
             path: directory or list, see `load_dataset`.
@@ -78,9 +79,9 @@ class FileSource:
         self.channels = _channels(self._cases, [shape for shape, _ in types])
         self.grid = _grid(self._cases, [shape for shape, _ in types], patch)
         self._image_type = _common_type([dtype for _, dtype in types])
-        self._num_classes = [len(task.class_names) for task in self.tasks]
-        self._label_type = np.min_scalar_type(max(self._num_classes))
-        self.digest = _digest(self.tasks, self._cases, types)
+        self._labels = dataset.labels
+        self._label_type = _label_type(self._cases, self._labels)
+        self.digest = _digest(self.tasks, self._labels, self._cases, types)
         self._batch_size, self._seed, self._workers = batch_size, seed, workers
         self._batches: Any = None  # grain's iterator, once it is needed
         self._next: int | None = None
@@ -99,10 +100,11 @@ class FileSource:
 
         Returns:
             Images ``(b, D, H, W, C)``, in the files' dtype where all have the same of at most 16 bits, or float32; and
-            labels ``(b, D, H, W)``, or ``(b, T, D, H, W)`` of T > 1 tasks, in the smallest unsigned type they fit in.
+            labels ``(b, D, H, W)``, or ``(b, T, D, H, W)`` of T > 1 tasks, in the smallest type they fit in: unsigned,
+            or signed where files may hold ignored voxels, which are -1.
 
         Raises:
-            FdifError: naming the file, see `load_case`.
+            FdifError: naming the file, see `load_channels` and `load_labels`.
         """
         if self._batches is None:
             self._batches = self._read_ahead()
@@ -143,7 +145,7 @@ class FileSource:
         for (case, number), image, maps in zip(samples, images, labels, strict=True):
             array = load_channels(case)
             shape = array.shape[:3]
-            read = load_labels(case, shape, self._num_classes)
+            read = load_labels(case, shape, self._labels)
             start = _start(shape, self.grid, None if number is None else (self._seed, number))
             _place(array, image, start, fill=array.min((0, 1, 2)) if min(start) < 0 else 0)
             for label, target in zip(read, maps, strict=True):
@@ -152,8 +154,8 @@ class FileSource:
 
 
 def file_batch(
-    keys: jax.Array, data: tuple[Num[Array, "B D H W C"], UInt[Array, "B *tasks D H W"]]
-) -> tuple[Float[Array, "B D H W C"], UInt[Array, "B *tasks D H W"]]:
+    keys: jax.Array, data: tuple[Num[Array, "B D H W C"], Integer[Array, "B *tasks D H W"]]
+) -> tuple[Float[Array, "B D H W C"], Integer[Array, "B *tasks D H W"]]:
     """``make_batch`` for `fit` with `FileSource.feed`: every channel of every volume normalised by itself."""
     images, labels = data
     return jax.vmap(normalise, -1, -1)(images), labels
@@ -170,7 +172,7 @@ def _rows(batch_size: int, index: int, count: int) -> range:
 
 def _image_type(case: Case) -> tuple[tuple[int, ...], np.dtype]:
     """Shape ``(D, H, W, C)`` and dtype of a case's image."""
-    types = [volume_type(path) for path in (case.image, *case.further_images)]
+    types = [volume_type(path) for path in case.images]
     shape = (*types[0][0], 1)[:4]
     return (*shape[:3], shape[3] * len(types)), np.result_type(*(dtype for _, dtype in types))
 
@@ -205,11 +207,24 @@ def _common_type(dtypes: Sequence[np.dtype]) -> np.dtype:
     return common if common.kind in "iu" and common.itemsize <= 2 else np.dtype(np.float32)
 
 
+def _label_type(cases: Sequence[Case], labels: Sequence[Labels]) -> np.dtype:
+    """What batches of labels hold: signed integers where there may be -1, by the list or by the types of the files."""
+    unsigned = all(volume_type(path)[1].kind == "u" for case in cases for path in case.labels)
+    if unsigned and all(meaning.ignore is None for meaning in labels):
+        return np.min_scalar_type(max(len(meaning.class_names) for meaning in labels))
+    return np.result_type(*(np.min_scalar_type(-len(meaning.class_names) - 1) for meaning in labels))
+
+
 def _digest(
-    tasks: Sequence[Task], cases: Sequence[Case], types: Sequence[tuple[tuple[int, ...], np.dtype]]
+    tasks: Sequence[Task],
+    labels: Sequence[Labels],
+    cases: Sequence[Case],
+    types: Sequence[tuple[tuple[int, ...], np.dtype]],
 ) -> str:
     listed = [(case.id, shape, str(dtype)) for case, (shape, dtype) in zip(cases, types, strict=True)]
-    return hashlib.sha256(json.dumps([tasks, listed]).encode()).hexdigest()
+    ignored = [meaning.ignore for meaning in labels]
+    said = [tasks, listed, ignored] if any(ignored) else [tasks, listed]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _start(shape: Sequence[int], patch: Shape, number: tuple[int, int] | None) -> tuple[int, ...]:

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Integer
 
-from fdif_jax.batches.augmentation import normalise, random_intensity
+from fdif_jax.batches.augmentation import random_intensity
+from fdif_jax.keys import AUGMENTATION
+from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import World
 from fdif_jax.training.updates import MakeBatch
-
-_LOOK = 13  # what a sample's key is folded with for its random look in training
 
 
 def scene_batch(program: World) -> MakeBatch:
@@ -31,7 +31,7 @@ def with_random_looks(make_batch: MakeBatch) -> MakeBatch:
     """The same batches, the image of every sample with a random look of its key (`random_intensity`)."""
 
     def look(key: jax.Array, image: Array) -> Array:
-        return random_intensity(jax.random.fold_in(key, _LOOK), image)
+        return random_intensity(jax.random.fold_in(key, AUGMENTATION), image)
 
     def changed(keys: jax.Array, data: Any) -> tuple[Float[Array, "B D H W C"], Integer[Array, "B ..."]]:
         images, labels = make_batch(keys, data)

@@ -18,17 +18,16 @@ import numpy as np
 import yaml
 from jaxtyping import Array, Float, Int
 
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.datasets.layouts import Plan, check_name
 from fdif_jax.datasets.sources import Sample
 from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import encode_b2nd
+from fdif_jax.keys import CLASS, LOOK
+from fdif_jax.rendering.look import normalise
 from fdif_jax.rendering.renderer import Table
-from fdif_jax.scenes.compiler import LOOK, Program
+from fdif_jax.scenes.compiler import Program
 from fdif_jax.scenes.recipe import Recipe
 from fdif_jax.vocabulary.vocabulary import NONE
-
-_CLASS = 11  # what the random stream of classes is folded with; below 4 lie the streams of a scene
 
 FOLDER = "nnUNetResEncUNetLPlans_3d_fullres"
 CODEC, LEVEL = "ZSTD", 8
@@ -228,7 +227,7 @@ def classification_batch(
     render = images(program)
 
     def sample(key: jax.Array) -> tuple[Array, Array]:
-        drawn = jax.random.randint(jax.random.fold_in(key, _CLASS), (), 0, len(rows))
+        drawn = jax.random.randint(jax.random.fold_in(key, CLASS), (), 0, len(rows))
         (image,) = render(key, drawn)
         return image[0, ..., None], jnp.asarray(rows)[drawn]
 

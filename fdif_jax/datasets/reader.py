@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -15,10 +14,11 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from fdif_jax.errors import FdifError, unknown
+from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
+from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.io.nifti import Volume, read_nifti
-from fdif_jax.scenes.classes import Task
+from fdif_jax.tasks import Task
 
 
 class Case(NamedTuple):
@@ -33,11 +33,22 @@ class Case(NamedTuple):
     further_labels: tuple[tuple[str, Path], ...] = ()
     further_images: tuple[Path, ...] = ()
 
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """All files of the image."""
+        return self.image, *self.further_images
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """The files of all label maps."""
+        return self.label, *(path for _, path in self.further_labels)
+
 
 class Dataset(NamedTuple):
-    """A labelled dataset: its label maps, in the order of a case's, and its cases."""
+    """A labelled dataset: its label maps, in the order of a case's, what their numbers mean, and its cases."""
 
     tasks: tuple[Task, ...]
+    labels: tuple[Labels, ...]
     training: list[Case]
     validation: list[Case]
 
@@ -68,14 +79,22 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
     first = "class" if not further else "label"
     if isinstance(names, list) and names[1:] == further:
         first = str(names[0])
-    tasks = (
-        Task(first, load_class_names(path)),
-        *(Task(task, load_class_names(path, task)) for task in further),
-    )
+    labels = tuple(labels_of(path, document, task) for task in (None, *further))
+    tasks = tuple(Task(name, map_.class_names) for name, map_ in zip((first, *further), labels, strict=True))
     training, validation = list_cases(path)
     for case in (*training, *validation):
         _check_files(path, case)
-    return Dataset(tasks, training, validation)
+    return Dataset(tasks, labels, training, validation)
+
+
+def load_conventions(path: str | os.PathLike) -> Conventions:
+    """What a dataset's JSON list, or that of its directory, says of the first label map and of the images.
+
+    Raises:
+        FdifError: the document is missing or no such list; see `conventions_of`.
+    """
+    path = find_list(Path(path))
+    return conventions_of(path, read_document(path))
 
 
 def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
@@ -98,8 +117,7 @@ def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
 
 
 def _check_files(path: Path, case: Case) -> None:
-    further = (file for _, file in case.further_labels)
-    for file in (case.image, *case.further_images, case.label, *further):
+    for file in (*case.images, *case.labels):
         if not file.is_file():
             raise FdifError(f"{path}: case {case.id}: no such file: {file}")
 
@@ -158,53 +176,6 @@ def _nnunet_cases(path: Path) -> list[Case]:
 
 def _further_tasks(document: dict) -> list[str]:
     return [key.removeprefix("labels_") for key in document if key.startswith("labels_")]
-
-
-def load_decathlon(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
-    """The training and the validation cases that a Decathlon ``dataset.json`` or MONAI ``data.json`` lists.
-
-    Relative paths are taken from the document's folder. A case without ``id`` is called after its image file.
-    A document without ``validation`` has no validation cases. Where it has ``labels_<task>``, the cases have a further
-    label map, under the key ``label_<task>``.
-
-    Raises:
-        FdifError: the document or a file it lists is missing, or it is not such a document.
-    """
-    path = Path(path)
-    document = read_document(path)
-    if "training" not in document:
-        raise FdifError(
-            f"{path}: no key 'training'; a Decathlon list has 'training' and, if any, 'validation'"
-        )
-    cases = _cases(path, document, "training"), _cases(path, document, "validation")
-    for case in itertools.chain(*cases):
-        _check_files(path, case)
-    return cases
-
-
-def load_class_names(path: str | os.PathLike, task: str | None = None) -> tuple[str, ...]:
-    """The foreground classes that a dataset's JSON list names; label id = position + 1.
-
-    ``labels`` may map ids to names (Decathlon) or names to ids (nnU-Net). With ``task`` they are those of that
-    further label map, from ``labels_<task>``.
-
-    Raises:
-        FdifError: the document is missing or no such list, or its ids are not 0, 1, 2, …
-    """
-    path, key = Path(path), f"labels_{task}" if task else "labels"
-    try:
-        labels = read_document(path)[key]
-        pairs = {(int(k), str(v)) if k.isdigit() else (int(v), k) for k, v in labels.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FdifError(
-            f'{path}: needs "{key}", a table of label ids and names, as {{"0": "background"}}'
-        ) from None
-    names = dict(pairs)
-    if len(pairs) < 2 or sorted(i for i, _ in pairs) != list(range(len(pairs))):
-        raise FdifError(
-            f'{path}: "{key}" must number the classes 0 (background), 1, 2, …, not {sorted(names)}'
-        )
-    return tuple(names[i] for i in range(1, len(names)))
 
 
 def read_document(path: Path) -> dict:
@@ -310,67 +281,40 @@ def load_channels(case: Case) -> np.ndarray:
     Raises:
         FdifError: naming the file, if one cannot be read (see `read_volume`) or their shapes differ.
     """
-    paths = (case.image, *case.further_images)
-    arrays = [read_volume(path, allow_4d=True).array for path in paths]
-    for path, array in zip(paths, arrays, strict=True):
+    arrays = [read_volume(path, allow_4d=True).array for path in case.images]
+    for path, array in zip(case.images, arrays, strict=True):
         if array.shape != arrays[0].shape:
             raise FdifError(f"{path}: shape {array.shape}, but {case.image} has {arrays[0].shape}")
     arrays = [array if array.ndim == 4 else array[..., None] for array in arrays]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
 
-def load_labels(case: Case, shape: tuple[int, ...], num_classes: Sequence[int]) -> list[np.ndarray]:
-    """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)`` and with an integer dtype.
+def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) -> list[np.ndarray]:
+    """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)``, as `read_label` does.
 
     Args:
         case: the files.
         shape: of the image.
-        num_classes: foreground classes of each map.
+        labels: what the numbers of each map mean, as `Dataset` has it.
 
     Raises:
-        FdifError: see `load_case`.
+        FdifError: see `read_label`; or naming the file whose shape is another.
     """
-    paths = (case.label, *(path for _, path in case.further_labels))
-    return [
-        _load_label(path, case.image, shape, count).array
-        for path, count in zip(paths, num_classes, strict=True)
-    ]
+    arrays = []
+    for path, meaning in zip(case.labels, labels, strict=True):
+        array = read_label(path, meaning).array
+        if array.shape != shape:
+            raise FdifError(f"{path}: shape {array.shape}, but its image {case.image} has {shape}")
+        arrays.append(array)
+    return arrays
 
 
-def load_case(case: Case, num_classes: int, task: str | None = None) -> tuple[Volume, Volume]:
-    """Read a case's image and label.
-
-    Args:
-        case: the files.
-        num_classes: foreground classes; labels must be ``0 … num_classes``.
-        task: read this further label map instead of the first.
-
-    Returns:
-        The image and the label; the label's array has an integer dtype.
+def read_label(path: Path, labels: Labels) -> Volume:
+    """Read a label map: class ids, signed integers, -1 where voxels are ignored.
 
     Raises:
-        FdifError: naming the file, if one cannot be read (see `read_volume`), the shapes differ, a label is
-            no whole number or out of range, or there is no such task.
+        FdifError: naming the file, if it cannot be read (see `read_volume`), or holds what its dataset does not declare
+            (see `checked_label`).
     """
-    labels = dict(case.further_labels)
-    if task and task not in labels:
-        raise unknown(f"task of case {case.id}:", task, labels)
-    path = labels[task] if task else case.label
-    image = read_volume(case.image)
-    return image, _load_label(path, case.image, image.array.shape, num_classes)
-
-
-def _load_label(path: Path, image: Path, shape: tuple[int, ...], num_classes: int) -> Volume:
-    label = read_volume(path)
-    if shape != label.array.shape:
-        raise FdifError(f"{path}: shape {label.array.shape}, but its image {image} has {shape}")
-    low, high = label.array.min(), label.array.max()
-    if low < 0 or high > num_classes:
-        worst = low if low < 0 else high
-        raise FdifError(f"{path}: holds label {worst:g}; {num_classes} classes allow 0 to {num_classes}")
-    if label.array.dtype.kind == "f":
-        whole = label.array.astype(np.int32)
-        if not np.array_equal(whole, label.array):
-            raise FdifError(f"{path}: holds labels that are not whole numbers")
-        label = Volume(whole, label.affine, label.spacing)
-    return label
+    volume = read_volume(path)
+    return Volume(checked_label(path, volume.array, labels), volume.affine, volume.spacing)

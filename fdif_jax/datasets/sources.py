@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from fdif_jax.errors import FdifError
-from fdif_jax.scenes.compiler import sample_key
+from fdif_jax.keys import sample_key
 
 Sample = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 """Key and index of a sample → what its files hold; pure and jittable."""

@@ -25,7 +25,7 @@ import numpy as np
 
 from fdif_jax.datasets.layouts import Layout, Plan
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, write_atomic
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"

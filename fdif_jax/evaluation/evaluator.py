@@ -14,15 +14,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.datasets.classification import classes_of, images
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import surface_dice
-from fdif_jax.evaluation.scoring import mean_defined
-from fdif_jax.scenes.classes import Task
-from fdif_jax.scenes.compiler import Program, World, sample_key
+from fdif_jax.evaluation.scoring import mean_defined, where_labelled
+from fdif_jax.keys import RESERVED_SEEDS, sample_key
+from fdif_jax.rendering.look import normalise
+from fdif_jax.scenes.compiler import Program, World
+from fdif_jax.tasks import Task
 from fdif_jax.training.losses import dice_per_class
-from fdif_jax.training.plan import RESERVED_SEEDS
 
 Sample = Callable[[Array], tuple[Array, Array]]
 PerSample = Callable[[Any, Array], Any]
@@ -139,7 +139,7 @@ class Evaluator:
 
         Args:
             sample: number (uint32) → image ``(D, H, W)`` or ``(D, H, W, C)``, and either label maps, ``(D, H, W)`` or
-                ``(T, D, H, W)``, or class ids ``(L,)`` from 0; jittable.
+                ``(T, D, H, W)``, or class ids ``(L,)`` from 0; jittable. Voxels of a negative label count in no score.
             predict: ``(weights, images (1, D, H, W, C))`` → class ids in the form of the labels, with a first axis of
                 1; jittable. Images are normalised.
             tasks: what each label map, or class id, tells apart.
@@ -166,7 +166,9 @@ class Evaluator:
             if not self._maps:
                 return {"image": image, "label": label, "prediction": prediction}
             prediction, label = (maps.reshape(-1, *image.shape) for maps in (prediction, label))
-            dice = [dice_per_class(*maps) for maps in zip(prediction, label, self._num_classes, strict=True)]
+            judged = label >= 0  # ignored voxels are background in both
+            compared = jnp.where(judged, prediction, 0), jnp.where(judged, label, 0)
+            dice = [dice_per_class(*maps) for maps in zip(*compared, self._num_classes, strict=True)]
             return {"image": image, "label": label, "prediction": prediction, "dice": jnp.concatenate(dice)}
 
         self._judge = spread(judge)
@@ -203,7 +205,10 @@ class Evaluator:
         """Of one volume: Dice and surface Dice of every class, or whether its own class was recognised."""
         maps = zip(judged["prediction"], judged["label"], self._num_classes, strict=True)
         if self._maps:
-            nsd = [surface_dice(p, label, number, tolerance=self.tolerance) for p, label, number in maps]
+            nsd = [
+                surface_dice(*where_labelled(p, label), number, tolerance=self.tolerance)
+                for p, label, number in maps
+            ]
             return {"dice": judged["dice"].astype(np.float64), "nsd": np.concatenate(nsd)}
         hits = [np.where(np.arange(number) == label, p == label, np.nan) for p, label, number in maps]
         return {"accuracy": np.concatenate(hits)}

@@ -14,46 +14,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
 from fdif_jax.fitting.fitted_shape import Fit
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 from fdif_jax.sdf.shape import Point
+from fdif_jax.vocabulary.spread import Rows
 from fdif_jax.vocabulary.user_files import load_catalogue
 
 GROWTH = "growth"
-FARTHEST = 2.5  # standard deviations that a drawn member goes along a direction at most
 _WIDTH = 100  # columns of the written shape
 _MESH = 48
 _MIRRORED = [
     "    hand = jnp.where(jax.random.bernoulli(hand_key, MIRRORED), -1.0, 1.0)",
     "    shape = fd.transform(shape, jnp.diag(jnp.stack([hand, 1.0, 1.0, 1.0])))",
 ]
-
-# Of each parameter: lower and upper bound, mean of the unbounded parameter, and what every direction adds to it.
-Rows = Mapping[str, tuple[float, float, float, tuple[float, ...]]]
-
-
-class Spread:
-    """Bounded parameters with a mean and a covariance: value = lower + (upper - lower) / (1 + exp(-u)).
-
-    u is normal: its mean plus the sum of the directions, each times a standard normal number cut at 2.5; the
-    directions are the covariance's principal axes times their standard deviations.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        """Take the table of a written family: name → (lower, upper, mean, directions)."""
-        self.names = tuple(rows)
-        numbers = [np.asarray(column, np.float32) for column in zip(*rows.values(), strict=True)]
-        self.lower, self.upper, self.mean, self.directions = numbers
-
-    def draw(self, key: jax.Array) -> dict[str, Float[Array, ""]]:
-        """A value of each parameter by name."""
-        z = jax.random.truncated_normal(key, -FARTHEST, FARTHEST, (self.directions.shape[1],))
-        u = self.mean + self.directions @ z
-        values = self.lower + (self.upper - self.lower) * jax.nn.sigmoid(u)
-        return dict(zip(self.names, values, strict=True))
 
 
 def spread_of(fits: Sequence[Fit]) -> Rows:
@@ -135,7 +110,7 @@ def _text(fits: Sequence[Fit], name: str) -> str:
         *_head(writer),
         "# Of each parameter: lower and upper bound, mean of the unbounded parameter, and what each random",
         "# direction adds to it. growth is the size over the mean size.",
-        "SPREAD = Spread({",
+        "SPREAD = fd.Spread({",
         *(f"    {json.dumps(key)}: {row!r}," for key, row in rows.items()),
         "})",
         f"HALF = {_short(half)}  # half the longest edge of the mean member",
@@ -164,7 +139,6 @@ def _head(writer: "_Writer") -> list[str]:
         "",
         *sorted(writer.imports),
         "import fdif_jax as fd",
-        "from fdif_jax.fitting.fitted_family import Spread",
     ]
     copied = [part for part in _definitions(writer.own) if part not in head]
     return [*head, *copied, *([""] * (2 if copied else 1))]
@@ -239,7 +213,13 @@ class _Writer:
         if module.startswith("fdif_user_"):
             self.own[inspect.getfile(thing)].add(name)
             return name
+        if module.startswith("fdif_jax.sdf."):
+            return f"fd.sdf.{name}"
         importlib.import_module(module)
+        package, _, inner = module.partition(".")
+        if package == "fdif_jax":
+            self.imports.add(f"from fdif_jax import {inner.partition('.')[0]}")
+            return f"{inner}.{name}"
         self.imports.add(f"import {module}")
         return f"{module}.{name}"
 

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from fdif_jax.fitting.free_parameters import FreeParameters
 from fdif_jax.fitting.mask_targets import Mask
 from fdif_jax.scenes.documents import Scene, SceneObject
-from fdif_jax.sdf.algebra import move
+from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Point, Shape
 from fdif_jax.vocabulary.vocabulary import NONE, Family, Vocabulary

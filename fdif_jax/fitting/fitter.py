@@ -184,7 +184,7 @@ class Fitter:
             if not np.isfinite(losses).any():
                 raise FdifError(
                     f"{place_of(self.family)}: the gradient of {self.family.name!r} is NaN from all starts; where a "
-                    "length can be zero, fdif_jax.sdf.shape.length has a gradient and jnp.sqrt has none"
+                    "length can be zero, fd.shape.length has a gradient and jnp.sqrt has none"
                 )
             best = np.argsort(losses)[: self.finalists if stage == 0 else 1]
             variables, start = jax.tree.map(lambda leaf, best=best: leaf[best], (variables, start))

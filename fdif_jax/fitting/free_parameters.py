@@ -24,9 +24,9 @@ from jaxtyping import Array, Float
 from scipy.linalg import qr
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import Structure
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Shape
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.authoring import place_of
 from fdif_jax.vocabulary.user_files import leaf_names
 from fdif_jax.vocabulary.vocabulary import Family

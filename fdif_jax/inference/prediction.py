@@ -15,13 +15,13 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 
+from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, Case, find_volumes, volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Report, TiledNetwork
 from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.preprocessing.scans import Conventions
 from fdif_jax.preprocessing.spaces import Shape, labels_of_scores
 from fdif_jax.training.runs import RUN, Run, load_run
 

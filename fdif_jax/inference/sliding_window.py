@@ -21,8 +21,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.spaces import Shape
-from fdif_jax.training.checkpoints import Weights
-from fdif_jax.training.updates import Apply
+from fdif_jax.training.network import Apply, Weights
 
 # MONAI's Gaussian importance: standard deviation in patch edges, and the least weight a voxel has.
 _SIGMA, _LEAST_WEIGHT = 0.125, 1e-3
@@ -62,7 +61,7 @@ class TiledNetwork:
     """Sliding-window inference with one compiled program for all volumes, weights and mirrorings.
 
     Args:
-        apply: the network as in `fdif_jax.training.updates.functional`.
+        apply: the network as in `fdif_jax.training.network.functional`.
         members: weights, one for each network of an ensemble; their logits are averaged.
         patch: voxels of a tile along each axis.
         in_channels: channels of the images.

@@ -1,15 +1,9 @@
-"""NIfTI volumes in and out: one pass, no needless copies, files that are whole or not there."""
+"""NIfTI volumes in and out: one pass, no needless copies."""
 
-import csv
-import io
-import json
 import os
-import uuid
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,6 +12,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import write_atomic
 
 # Measured on 96³ scenes: level 2 deflates an image in 1.1 ms, 0.6 % smaller than level 1 at the same speed;
 # level 3 is slower and no smaller. zlib's level 6 saves 7 % more and takes 18 ms.
@@ -42,44 +37,6 @@ class Volume:
     array: np.ndarray
     affine: np.ndarray
     spacing: tuple[float, float, float]
-
-
-def make_folder(path: Path) -> None:
-    """Make a directory to write to, and those above it; FdifError if that cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise FdifError(f"{path}: cannot be made a directory: {error.strerror}") from None
-
-
-def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
-    """Write ``data`` to ``path`` so that the name holds either what it held before or all of ``data``.
-
-    A hidden ``*.part`` file in the same folder takes the bytes first; it is removed when writing fails, and
-    the OSError names ``path``.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)
-        raise
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write plain data as `write_atomic` does."""
-    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows of fields, the first one their names, as `write_atomic` does; None is an empty field."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomic(path, text.getvalue().encode())
 
 
 def encode_nifti(

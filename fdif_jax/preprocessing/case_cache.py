@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case
-from fdif_jax.io.nifti import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared, Way
-from fdif_jax.preprocessing.scans import Conventions
 from fdif_jax.preprocessing.spaces import Space
 
 
@@ -44,7 +44,7 @@ class CaseCache:
             return prepared
 
     def _path(self, case: Case) -> Path | None:
-        files = (case.image, *case.further_images, case.label)
+        files = (*case.images, case.label)
         try:
             stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         except OSError:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.normalisation import (
     AsItIs,
@@ -22,7 +23,7 @@ from fdif_jax.preprocessing.normalisation import (
     ZScore,
     read_normalisation,
 )
-from fdif_jax.preprocessing.scans import Conventions, Scan
+from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import Spacing, shape_at
 from fdif_jax.settings import Plain
 

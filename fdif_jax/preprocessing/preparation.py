@@ -86,7 +86,7 @@ class Prepared:
     Attributes:
         id: what the case is called.
         image: float32 ``(D, H, W, C)``, normalised; 0 in the padding.
-        label: class ids ``(D, H, W)``, signed integers, `scans.IGNORE` where nobody labelled, background in
+        label: class ids ``(D, H, W)``, signed integers, `conventions.IGNORE` where voxels are ignored, background in
             the padding; None without a label.
         way: back to the file's grid.
     """

@@ -7,7 +7,7 @@ import numpy as np
 
 from fdif_jax.datasets.reader import Case
 from fdif_jax.errors import FdifError
-from fdif_jax.training.plan import stream
+from fdif_jax.keys import stream
 
 HELD_OUT = 5  # a fifth, where nobody says what to validate on
 

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt
 
 from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Table
-from fdif_jax.sdf.algebra import move
+from fdif_jax.sdf.affine import move
 
 
 @dataclasses.dataclass(frozen=True)

@@ -188,3 +188,17 @@ def _curve(key: jax.Array, strength: Array, volume: Image) -> Image:
     # A sum of hats instead of a search: a voxel costs a few multiplications.
     position = jnp.clip(volume, 0, 1) * _KNOTS
     return sum(h * jnp.maximum(1 - jnp.abs(position - i), 0) for i, h in enumerate(heights))
+
+
+def normalise(images: Num[Array, "B D H W"]) -> Float[Array, "B D H W"]:
+    """Zero mean and unit variance per volume, over all its voxels, float32; a constant volume becomes about 0.
+
+    Synthetic volumes (0…128) and MRI (arbitrary units) meet in this form, so a pre-trained first layer sees
+    in both the range that it learnt.
+    """
+    images = images.astype(jnp.float32)
+    centred = images - images.mean((1, 2, 3), keepdims=True)
+    deviation = jnp.sqrt(jnp.square(centred).mean((1, 2, 3), keepdims=True))
+    # What float32 makes of a constant volume's mean must not be blown up to unit variance.
+    rounding = 1e-5 * jnp.abs(images).max((1, 2, 3), keepdims=True)
+    return centred / jnp.maximum(deviation, jnp.maximum(rounding, 1e-30))

@@ -27,9 +27,10 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Structure, Table, Tiling
-from fdif_jax.sdf.algebra import move
+from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Table, Tiling
+from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Point
+from fdif_jax.sdf.structure import Structure
 
 # Voxels (z, y, x) of a program, powers of two, as Triton asks for; and the warps of 32 threads that share them. Of eight
 # pairs the fastest on an H200, by up to a factor of five (docs/performance.md): compact tiles see few objects.

@@ -11,20 +11,19 @@
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
-from fdif_jax.sdf.algebra import invert, move
+from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Box, Distance, Point, Shape, length
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Displacement, Mapper, growths
 
 INTENSITY_TOP = 128.0
@@ -51,39 +50,6 @@ class Table(NamedTuple):
     displacement: Int[Array, " n"]
     mapper: Int[Array, " n"]
     label: Int[Array, "n T"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Structure:
-    """The program part of a shape: what is left when its parameters are taken out."""
-
-    treedef: Any
-    sizes: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, shape: Shape) -> "Structure":
-        """The structure of a shape (of arrays, numbers or abstract values)."""
-        leaves, treedef = jax.tree.flatten(shape)
-        return cls(treedef, tuple(tuple(jnp.shape(leaf)) for leaf in leaves))
-
-    @property
-    def width(self) -> int:
-        """How many numbers its parameters are."""
-        return sum(math.prod(size) for size in self.sizes)
-
-    def pack(self, shape: Shape, width: int) -> Float[Array, "{width}"]:
-        """The shape's parameters as a row of ``width`` numbers, padded with zeros."""
-        parts = [jnp.ravel(jnp.asarray(leaf, jnp.float32)) for leaf in jax.tree.leaves(shape)]
-        row = jnp.concatenate([*parts, jnp.zeros(0, jnp.float32)])
-        return jnp.pad(row, (0, width - row.size))
-
-    def unpack(self, row: Float[Array | np.ndarray, " P"]) -> Shape:
-        """The shape whose parameters ``row`` holds."""
-        leaves, start = [], 0
-        for size in self.sizes:
-            leaves.append(row[start : start + math.prod(size)].reshape(size))
-            start += math.prod(size)
-        return jax.tree.unflatten(self.treedef, leaves)
 
 
 @dataclasses.dataclass(frozen=True)

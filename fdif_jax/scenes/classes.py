@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import Structure
 from fdif_jax.scenes.recipe import Recipe
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.structure import Structure
+from fdif_jax.tasks import Task
 from fdif_jax.vocabulary import unions
 from fdif_jax.vocabulary.vocabulary import NONE, Family, Range
 
@@ -73,13 +74,6 @@ def _random_pairs(rng: np.random.Generator, families: int, count: int) -> list[t
             f"num_combined_unions ({count}) exceeds the {families**2} ordered pairs of {families} classes"
         )
     return [divmod(int(pair), families) for pair in rng.choice(families**2, count, replace=False)]
-
-
-class Task(NamedTuple):
-    """One label map: what it tells apart, and its foreground classes; label id = position + 1."""
-
-    name: str
-    class_names: tuple[str, ...]
 
 
 def tasks_of(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task, ...], np.ndarray]:

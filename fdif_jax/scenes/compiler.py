@@ -16,28 +16,23 @@ from jax import lax
 from jaxtyping import Array, Int, UInt
 
 from fdif_jax.errors import FdifError
+from fdif_jax.keys import LOOK, sample_key
 from fdif_jax.rendering.branch_free import BranchFree
 from fdif_jax.rendering.look import Look, to_grey_levels
 from fdif_jax.rendering.pallas_kernel import TileKernel
 from fdif_jax.rendering.renderer import Renderer, Table
-from fdif_jax.scenes.classes import Families, ObjectClass, Task, classes_of, tasks_of
+from fdif_jax.scenes.classes import Families, ObjectClass, classes_of, tasks_of
 from fdif_jax.scenes.documents import Scene, SceneObject
 from fdif_jax.scenes.recipe import Mixture, Recipe
 from fdif_jax.scenes.replay import render_scenes
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.tasks import Task
 from fdif_jax.vocabulary import unions
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
 
 Kernel = Literal["auto", "off", "on", "interpret"]
 Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
 Batch = tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]
-
-LOOK = 7  # what the random stream of looks is folded with; the streams of a scene are splits of its key
-
-
-def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) -> jax.Array:
-    """The random key of sample ``index`` of ``seed``: ``fold_in(key(seed), index)``."""
-    return jax.random.fold_in(jax.random.key(seed), index)
 
 
 def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> "World":

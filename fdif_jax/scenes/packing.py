@@ -7,7 +7,7 @@ bits, 32 voxels of a row in a word: a try is a shift, an `and` and a count of bi
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import BITS, Renderer, Structure, Table, Tiling
-from fdif_jax.scenes.placement import Placement
-from fdif_jax.sdf.algebra import move
+from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
+from fdif_jax.scenes.placement import Placement, SceneProgram
+from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Box
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.settings import at_least
-
-if TYPE_CHECKING:
-    from fdif_jax.scenes.compiler import Program
 
 # The six axis-aligned turns: proper rotations that take the z axis to ±z, ±x and ±y. Whole numbers, so that a
 # turned object lies on the voxels just as the unturned one does.
@@ -68,7 +66,7 @@ class Packed(Placement):
             raise FdifError(f"max_overlap of the placement must be from 0 to 1, not {self.max_overlap:g}")
         at_least(self, 1, "tries")
 
-    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
         """The table with the objects at their places; pure and jittable."""
         size = table.branch.shape[0]
         turn_key, place_key = jax.random.split(key)

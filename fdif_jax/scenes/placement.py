@@ -6,35 +6,57 @@ here scatters objects or centres them; `packing` limits their overlap, `fdif_jax
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.rendering.renderer import Table
-from fdif_jax.sdf.algebra import invert
+from fdif_jax.rendering.renderer import Renderer, Table
+from fdif_jax.sdf.affine import invert, turned
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.settings import Choice
-
-if TYPE_CHECKING:
-    from fdif_jax.scenes.compiler import Program
+from fdif_jax.vocabulary.vocabulary import Vocabulary
 
 MAX_SHIFT = 0.35
 MAX_SHEAR = 0.1
 
 
+class SceneProgram(Protocol):
+    """What a placement asks of the program whose scene it is."""
+
+    @property
+    def recipe(self) -> Any:
+        """The recipe; without its ``transform`` objects are moved only."""
+
+    @property
+    def grid(self) -> Grid:
+        """Voxels ``(D, H, W)``."""
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        """What an object can be, each with a ``family``."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the recipe's names mean."""
+
+    @property
+    def renderer(self) -> Renderer:
+        """Renders the tables that are placed; ``Table.branch`` counts into its structures."""
+
+
 class Placement(Choice):
     """Base of placements."""
 
-    def choose(self, key: jax.Array, size: int, program: "Program") -> Int[Array, " size"]:
+    def choose(self, key: jax.Array, size: int, program: SceneProgram) -> Int[Array, " size"]:
         """Classes (counted from 0) of ``size`` objects: each drawn from all classes, with replacement."""
         return jax.random.randint(key, (size,), 0, len(program.classes))
 
-    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
         """The table with all objects in place; pure and jittable.
 
         Args:
@@ -51,7 +73,7 @@ class Scattered(Placement):
 
     kind: ClassVar[str] = "scattered"
 
-    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
         """Every object gets a pose of its own (`draw_pose`)."""
         keys = jax.random.split(key, table.branch.size)
         pose = jax.vmap(partial(draw_pose, grid=program.grid, turn=program.recipe.transform))
@@ -75,7 +97,7 @@ class Centred(Placement):
         if not self.scale > 0:
             raise FdifError(f"scale of the placement must be above 0, not {self.scale:g}")
 
-    def place(self, key: jax.Array, program: "Program", table: Table) -> Table:
+    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
         """Every object is turned and sheared about the centre."""
         keys = jax.random.split(key, table.branch.size)
         edges = jnp.asarray(program.grid.edges, jnp.float32)
@@ -100,15 +122,6 @@ def draw_pose(key: jax.Array, grid: Grid, turn: bool) -> Float[Array, "3 4"]:
         a, b, c = MAX_SHEAR * slope
         linear = turned(jnp.pi * angle) @ jnp.asarray([[1.0, a, b], [a, 1.0, c], [b, c, 1.0]])
     return jnp.concatenate([linear, offset[:, None]], axis=1)
-
-
-def turned(angles: Float[Array, "3"]) -> Float[Array, "3 3"]:
-    """The matrix Rz·Ry·Rx of turns by three angles (radians) about the axes x, y, z."""
-    (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles), jnp.sin(angles)
-    about_x = jnp.asarray([[1.0, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = jnp.asarray([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
-    about_z = jnp.asarray([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1.0]])
-    return about_z @ about_y @ about_x
 
 
 _KINDS = {

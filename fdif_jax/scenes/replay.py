@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from fdif_jax.rendering.renderer import PlacedObject, Renderer, Structure, Table, render_reference
+from fdif_jax.rendering.renderer import PlacedObject, Renderer, Table, render_reference
 from fdif_jax.scenes.documents import Scene
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary import unions
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
 

@@ -11,56 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, length, node
-
-
-@node
-class Union(Shape):
-    """`union` of two shapes."""
-
-    first: Shape
-    second: Shape
-    smooth: Scalar | None = None
-
-    def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return smooth_minimum(self.first(p), self.second(p), self.smooth)
-
-    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        # The smooth minimum lies at most smooth / 4 below the sharp one.
-        margin = margin if self.smooth is None else margin + self.smooth / 4
-        a, b = self.first.bounds(margin), self.second.bounds(margin)
-        return Box(jnp.minimum(a.lower, b.lower), jnp.maximum(a.upper, b.upper))
-
-
-@node
-class Intersection(Shape):
-    """`intersection` of two shapes."""
-
-    first: Shape
-    second: Shape
-    smooth: Scalar | None = None
-
-    def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return -smooth_minimum(-self.first(p), -self.second(p), self.smooth)
-
-    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        a, b = self.first.bounds(margin), self.second.bounds(margin)
-        return Box(jnp.maximum(a.lower, b.lower), jnp.minimum(a.upper, b.upper))
-
-
-@node
-class Difference(Shape):
-    """`difference` of two shapes."""
-
-    first: Shape
-    second: Shape
-    smooth: Scalar | None = None
-
-    def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return -smooth_minimum(-self.first(p), self.second(p), self.smooth)
-
-    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        return self.first.bounds(margin)
+from fdif_jax.sdf.affine import invert, move, rotation
+from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, node
 
 
 @node
@@ -201,44 +153,6 @@ class Bent(Shape):
         return self.shape(Point(cos * p.x - sin * p.y, sin * p.x + cos * p.y, p.z))
 
 
-def union(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
-    """What is inside any of the shapes.
-
-    Args:
-        first: a shape.
-        *others: more shapes.
-        smooth: width in voxels (> 0) of a polynomial blend between neighbours; None for a sharp seam.
-
-    Returns:
-        A shape. Sharp: a true distance outside, a bound inside. Smooth: a bound.
-    """
-    for other in others:
-        first = Union(first, other, smooth)
-    return first
-
-
-def intersection(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
-    """What is inside all of the shapes; arguments as for `union`. A bound outside, true inside."""
-    for other in others:
-        first = Intersection(first, other, smooth)
-    return first
-
-
-def difference(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
-    """What is inside ``first`` and outside all others; arguments as for `union`. A bound."""
-    for other in others:
-        first = Difference(first, other, smooth)
-    return first
-
-
-def smooth_minimum(a: Distance, b: Distance, smooth: Scalar | None) -> Distance:
-    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None."""
-    sharp = jnp.minimum(a, b)
-    if smooth is None:
-        return sharp
-    return sharp - jnp.square(jnp.maximum(smooth - jnp.abs(a - b), 0.0)) / (4 * smooth)
-
-
 def displace(shape: Shape, field: Callable[[Point], Distance]) -> Shape:
     """Add ``field(point)`` (voxels) to the distance. Neither true nor a bound: as rough as the field is.
 
@@ -323,29 +237,3 @@ def twist(shape: Shape, rate: Scalar) -> Shape:
 def bend(shape: Shape, rate: Scalar) -> Shape:
     """Curve the x axis by ``rate`` radians a voxel. Not a true distance: stretched by the bend."""
     return Bent(shape, rate)
-
-
-def move(matrix: Float[Array, "3 4"], p: Point) -> Point:
-    """Apply an affine matrix to a point."""
-    return Point(*(row[0] * p.x + row[1] * p.y + row[2] * p.z + row[3] for row in matrix))
-
-
-def invert(matrix: Float[Array, "3 4"]) -> Float[Array, "3 4"]:
-    """The inverse of an affine matrix."""
-    inverse = inverse3(matrix[:, :3])
-    return jnp.concatenate([inverse, -inverse @ matrix[:, 3:]], axis=1)
-
-
-def inverse3(m: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
-    """The inverse of a 3×3 matrix by cofactors: plain arithmetic that fuses, where a solver would not."""
-    a, b, c = m
-    cofactors = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
-    return cofactors / jnp.dot(a, jnp.cross(b, c))
-
-
-def rotation(axis: tuple[Scalar, Scalar, Scalar], angle: Scalar) -> Float[Array, "3 3"]:
-    """The matrix of a turn by ``angle`` radians about ``axis`` (Rodrigues' formula)."""
-    k = jnp.asarray(axis, jnp.float32)
-    k = k / length(*k)
-    cross = jnp.cross(jnp.eye(3), k)  # cross @ v = k × v
-    return jnp.eye(3) + jnp.sin(angle) * cross + (1 - jnp.cos(angle)) * (cross @ cross)

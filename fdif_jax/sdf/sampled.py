@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from fdif_jax.errors import FdifError
-from fdif_jax.sdf.algebra import inverse3, invert, move
+from fdif_jax.sdf.affine import inverse3, invert, move
 from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, length, node, static
 
 

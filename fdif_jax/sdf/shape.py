@@ -125,19 +125,100 @@ class Shape:
         return self.bounds()
 
     def __or__(self, other: "Shape") -> "Shape":
-        from fdif_jax.sdf import algebra
-
-        return algebra.union(self, other)
+        return union(self, other)
 
     def __and__(self, other: "Shape") -> "Shape":
-        from fdif_jax.sdf import algebra
-
-        return algebra.intersection(self, other)
+        return intersection(self, other)
 
     def __sub__(self, other: "Shape") -> "Shape":
-        from fdif_jax.sdf import algebra
+        return difference(self, other)
 
-        return algebra.difference(self, other)
+
+@node
+class Union(Shape):
+    """`union` of two shapes."""
+
+    first: Shape
+    second: Shape
+    smooth: Scalar | None = None
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return smooth_minimum(self.first(p), self.second(p), self.smooth)
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        # The smooth minimum lies at most smooth / 4 below the sharp one.
+        margin = margin if self.smooth is None else margin + self.smooth / 4
+        a, b = self.first.bounds(margin), self.second.bounds(margin)
+        return Box(jnp.minimum(a.lower, b.lower), jnp.maximum(a.upper, b.upper))
+
+
+@node
+class Intersection(Shape):
+    """`intersection` of two shapes."""
+
+    first: Shape
+    second: Shape
+    smooth: Scalar | None = None
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return -smooth_minimum(-self.first(p), -self.second(p), self.smooth)
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        a, b = self.first.bounds(margin), self.second.bounds(margin)
+        return Box(jnp.maximum(a.lower, b.lower), jnp.minimum(a.upper, b.upper))
+
+
+@node
+class Difference(Shape):
+    """`difference` of two shapes."""
+
+    first: Shape
+    second: Shape
+    smooth: Scalar | None = None
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return -smooth_minimum(-self.first(p), self.second(p), self.smooth)
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        return self.first.bounds(margin)
+
+
+def union(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
+    """What is inside any of the shapes.
+
+    Args:
+        first: a shape.
+        *others: more shapes.
+        smooth: width in voxels (> 0) of a polynomial blend between neighbours; None for a sharp seam.
+
+    Returns:
+        A shape. Sharp: a true distance outside, a bound inside. Smooth: a bound.
+    """
+    for other in others:
+        first = Union(first, other, smooth)
+    return first
+
+
+def intersection(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
+    """What is inside all of the shapes; arguments as for `union`. A bound outside, true inside."""
+    for other in others:
+        first = Intersection(first, other, smooth)
+    return first
+
+
+def difference(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
+    """What is inside ``first`` and outside all others; arguments as for `union`. A bound."""
+    for other in others:
+        first = Difference(first, other, smooth)
+    return first
+
+
+def smooth_minimum(a: Distance, b: Distance, smooth: Scalar | None) -> Distance:
+    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None."""
+    sharp = jnp.minimum(a, b)
+    if smooth is None:
+        return sharp
+    return sharp - jnp.square(jnp.maximum(smooth - jnp.abs(a - b), 0.0)) / (4 * smooth)
 
 
 def length(*components: Coordinate) -> Distance:

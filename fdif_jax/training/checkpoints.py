@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,31 +14,11 @@ import numpy as np
 from jax import lax
 
 from fdif_jax.errors import FdifError
-from fdif_jax.training.devices import is_first_process, wait_for_all
+from fdif_jax.training.network import State
+from fdif_jax.training.processes import is_first_process, wait_for_all
 
 UNSCORED = -1.0  # ranks below every score, so "best" is the newest checkpoint until there is a validation
 _SUMS = "sums"  # beside the parts of a state: what tells whether they are read as they were written
-
-Weights = dict[str, jax.Array]
-
-
-class State(NamedTuple):
-    """What a step of training changes.
-
-    Attributes:
-        weights: what the network has learnt, by name.
-        moments: the optimiser's state.
-        average: the moving average of the weights; empty where none is kept.
-    """
-
-    weights: Weights
-    moments: Any
-    average: Weights
-
-    @property
-    def result(self) -> Weights:
-        """The weights to validate and to keep: their average, where there is one."""
-        return self.average or self.weights
 
 
 class Checkpoints:

@@ -14,7 +14,7 @@ from fdif_jax.weights.state_dicts import torch_variables
 
 
 def encoder_weights(model: nnx.Module) -> frozenset[str]:
-    """Names (`fdif_jax.training.runs.weights`) of the encoder's parameters and running statistics."""
+    """Names (`fdif_jax.training.network.weights`) of the encoder's parameters and running statistics."""
     return frozenset(name for name, _ in _encoder(model))
 
 

@@ -17,11 +17,13 @@ import numpy as np
 
 from fdif_jax.errors import FdifError
 from fdif_jax.signals import handled
-from fdif_jax.training.checkpoints import Checkpoints, Weights
-from fdif_jax.training.devices import Devices, any_process
+from fdif_jax.training.checkpoints import Checkpoints
+from fdif_jax.training.devices import Devices
+from fdif_jax.training.network import Network, Weights
 from fdif_jax.training.plan import Plan
+from fdif_jax.training.processes import any_process
 from fdif_jax.training.runs import Run
-from fdif_jax.training.updates import Loss, MakeBatch, Network, compiled, fresh_state, update_of
+from fdif_jax.training.updates import Loss, MakeBatch, compiled, fresh_state, update_of
 
 # XLA runs convolutions inside a loop on one core of a CPU (3.4 times slower on two cores), so there a call is
 # one step; on an accelerator one call does several, and the host is asked nothing in between.

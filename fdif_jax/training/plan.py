@@ -1,19 +1,12 @@
-"""What decides the updates of a training run, and the random streams of its seed."""
+"""What decides the updates of a training run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
-import numpy as np
 import optax
 
 from fdif_jax.errors import FdifError
-
-_STREAMS = ("network", "cases", "folds")
-_BEYOND_SAMPLES = 2**32 - 1  # what a stream's key is folded with, where a sample's is folded with its number
-
-RESERVED_SEEDS = 2**31
-"""Seeds from here on are for evaluation: training never draws from them."""
+from fdif_jax.keys import BEYOND_SAMPLES, RESERVED_SEEDS
 
 
 @dataclass(frozen=True)
@@ -66,9 +59,9 @@ class Plan:
             raise FdifError(
                 f"a batch of {self.batch_size} cannot be accumulated in {self.accumulate} equal parts"
             )
-        if self.steps * self.batch_size > _BEYOND_SAMPLES:
+        if self.steps * self.batch_size > BEYOND_SAMPLES:
             raise FdifError(
-                f"{self.steps} steps of {self.batch_size} samples exceed the {_BEYOND_SAMPLES} of a seed"
+                f"{self.steps} steps of {self.batch_size} samples exceed the {BEYOND_SAMPLES} of a seed"
             )
 
     @property
@@ -90,9 +83,3 @@ class Plan:
             lambda changes, _: {name: rates.get(name, 1.0) * change for name, change in changes.items()}
         )
         return optax.chain(adamw, slower)
-
-
-def stream(seed: int, name: str) -> jax.Array:
-    """The key of a random stream of a seed beside its samples: network, cases or folds."""
-    beyond = jax.random.fold_in(jax.random.key(np.uint32(seed)), _BEYOND_SAMPLES)
-    return jax.random.fold_in(beyond, _STREAMS.index(name))

@@ -26,29 +26,15 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.nifti import write_atomic, write_json
-from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, State, Weights, check_same_network
-from fdif_jax.training.devices import is_first_process, wait_for_all
+from fdif_jax.io.files import read_json_lines, write_atomic, write_json
+from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
+from fdif_jax.training.network import State, set_weights, weights
+from fdif_jax.training.processes import is_first_process, wait_for_all
 
 RUN, METRICS, CHECKPOINTS, LOCK = "run.json", "metrics.jsonl", "checkpoints", ".lock"
 SCORES = "metrics.json"  # of a fine-tuning, when it is over
 _ORIGIN = ("versions", "command", "devices", "processes")  # what may differ where a run goes on
 _PACKAGES = ("fdif-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-
-# What a network learns, and a checkpoint keeps: parameters, and the running statistics of batch norms.
-LEARNT = nnx.Any(nnx.Param, nnx.BatchStat)
-
-
-def weights(model: nnx.Module, kind: nnx.filterlib.Filter = LEARNT) -> Weights:
-    """What a network has learnt by name, the attribute path joined by dots; of one kind of variable if given."""
-    return {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(nnx.state(model, kind))}
-
-
-def set_weights(model: nnx.Module, new: Mapping[str, jax.Array]) -> None:
-    """Put named weights into a network, in place; names that are not given stay as they are."""
-    flat = nnx.to_flat_state(nnx.state(model, LEARNT))
-    named = [(path, p, ".".join(map(str, path))) for path, p in flat]
-    nnx.update(model, nnx.from_flat_state([(path, p.replace(new[n])) for path, p, n in named if n in new]))
 
 
 class Run:
@@ -63,7 +49,7 @@ class Run:
     def __init__(self, path: Path, document: dict[str, Any]):
         """Use `open_run` or `load_run`."""
         self.path, self.document = path, document
-        self.history: list[dict[str, float]] = _read_metrics(path / METRICS)
+        self.history: list[dict[str, float]] = read_json_lines(path / METRICS)
 
     @property
     def network(self) -> dict[str, Any]:
@@ -236,14 +222,3 @@ def _flattened(document: dict, prefix: str = "") -> dict[str, Any]:
 def _short(flat: dict, key: str) -> str:
     text = json.dumps(flat[key]) if key in flat else "not set"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _read_metrics(path: Path) -> list[dict[str, float]]:
-    """The whole lines of ``metrics.jsonl``; a killed process may have left half of one at the end."""
-    history = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            history.append(json.loads(line))
-        except ValueError:
-            break
-    return history

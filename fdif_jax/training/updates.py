@@ -1,78 +1,25 @@
 """The update: one step as a pure function of the state and its number, compiled for the devices at hand."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from fdif_jax.scenes.compiler import sample_key
-from fdif_jax.training.checkpoints import State, Weights
+from fdif_jax.keys import sample_key, stream
 from fdif_jax.training.devices import Devices
-from fdif_jax.training.plan import Plan, stream
-from fdif_jax.training.runs import LEARNT, weights
+from fdif_jax.training.network import Network, State, Weights
+from fdif_jax.training.plan import Plan
 
-Apply = Callable[[Weights, Float[Array, "B D H W C"]], Float[Array, "B D H W O"]]
 Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B ..."]]
 MakeBatch = Callable[[jax.Array, Any], Batch]
 Loss = Callable[[Any, Array], Float[Array, ""]]
 Update = Callable[[State, Array, Any], tuple[State, Float[Array, "2"]]]
-
-
-class Network(NamedTuple):
-    """A network as pure functions of its weights by name.
-
-    Attributes:
-        weights: what it has learnt: parameters, and the running statistics of batch norms.
-        parameters: the names of those that updates change.
-        apply: ``(weights, images) -> logits`` in inference; the finest ones if there are several.
-        train: ``(weights, images, key) -> logits, statistics`` in training: what is omitted at random is drawn from
-            ``key``; logits as the network gives them, a list with deep supervision; the new running statistics.
-        rates: parts of the learning rate that parameters have, by name; others have all of it.
-    """
-
-    weights: Weights
-    parameters: tuple[str, ...]
-    apply: Apply
-    train: Callable[[Weights, Array, Array], tuple[Any, Weights]]
-    rates: Mapping[str, float] = {}
-
-
-def functional(
-    model: nnx.Module, *, frozen: Collection[str] = (), rates: Mapping[str, float] | None = None
-) -> Network:
-    """The pure functions of a network; the network itself stays as it is.
-
-    Args:
-        model: the network.
-        frozen: names of weights, running statistics among them, that stay as they are.
-        rates: see `Network`.
-    """
-    graph, learnt, *rest = nnx.split(model, LEARNT, ...)
-    flat = [(path, ".".join(map(str, path)), p) for path, p in nnx.to_flat_state(learnt)]
-
-    def merged(named: Weights) -> nnx.Module:
-        state = nnx.from_flat_state([(path, p.replace(named[name])) for path, name, p in flat])
-        return nnx.merge(graph, state, *rest)
-
-    def apply(named: Weights, images: Array) -> Array:
-        logits = merged(named)(images)
-        return logits[0] if isinstance(logits, list) else logits
-
-    def train(named: Weights, images: Array, key: Array) -> tuple[Any, Weights]:
-        network = merged(named)
-        outputs = network(images, key=key)
-        statistics = weights(network, nnx.BatchStat)
-        return outputs, {name: value for name, value in statistics.items() if name not in frozen}
-
-    parameters = tuple(name for name in weights(model, nnx.Param) if name not in frozen)
-    return Network(weights(model), parameters, apply, train, rates or {})
 
 
 def fresh_state(network: Network, plan: Plan, devices: Devices) -> State:

@@ -21,7 +21,7 @@ from trimesh.viewer.notebook import scene_to_html
 from trimesh.visual.material import PBRMaterial
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Distance, Point, Shape
 from fdif_jax.viewing.camera import Camera

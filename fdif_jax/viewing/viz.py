@@ -13,11 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 
 _LEGEND_ENTRIES = 14
 _LEGEND_COLUMNS = 4
 _OPACITY = 0.55
+_STRIPE = 2  # voxels, of the hatching where voxels are ignored
 # Strong tones first, then light ones; grey (14, 15) would not show on a grey image.
 _TONES = (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
 _COLOURS = [matplotlib.colormaps["tab20"](i)[:3] for i in _TONES]
@@ -38,7 +39,8 @@ def save_slices(
 
     Args:
         image: ``(D, H, W)``; grey from its least to its greatest value.
-        label: integers ``(D, H, W)``, 0 for background; None for the image alone.
+        label: integers ``(D, H, W)``, 0 for background, below 0 (ignored, hatched); None for the
+            image alone.
         path: the PNG file.
         class_names: name of label 1, 2, … for the legend; "class 1", … without them.
         prediction: labels in the form of ``label``.
@@ -64,8 +66,8 @@ def save_slices(
     planes = [
         [volume.take(cut, axis).astype(int) for axis, cut in enumerate(cuts)] for volume in overlays.values()
     ]
-    present = sorted(set().union(*(np.unique(plane).tolist() for row in planes for plane in row)) - {0})
-    colours = _colours(present)
+    present = sorted(set().union(*(np.unique(plane).tolist() for row in planes for plane in row)))
+    colours = _colours([label for label in present if label > 0])
     for axis, cut in enumerate(cuts):
         grey = (image.take(cut, axis).astype(np.float32) - low) / (high - low)
         _show(rows[0, axis], np.repeat(grey[..., None], 3, axis=2))
@@ -74,12 +76,12 @@ def save_slices(
             _show(panels[axis], _tinted(grey, row[axis], colours))
     for name, row in zip(("image", *overlays), rows, strict=True):
         row[0].set_ylabel(name, fontsize=10)
-    _add_legend(figure, colours, class_names)
+    _add_legend(figure, colours, class_names, hatched=bool(present) and present[0] < 0)
     save_figure(figure, path)
 
 
 def _most_labelled(label: np.ndarray, axis: int) -> int:
-    counts = np.count_nonzero(label, axis=tuple({0, 1, 2} - {axis}))
+    counts = np.count_nonzero(label > 0, axis=tuple({0, 1, 2} - {axis}))
     return int(counts.argmax()) if counts.any() else label.shape[axis] // 2
 
 
@@ -92,10 +94,12 @@ def _colours(labels: list[int]) -> dict[int, _Colour]:
 
 
 def _tinted(grey: np.ndarray, plane: np.ndarray, colours: dict[int, _Colour]) -> np.ndarray:
-    """RGB ``(rows, columns, 3)``: the grey picture with each label's colour over it."""
+    """RGB ``(rows, columns, 3)``: the grey picture with each label's colour over it, hatched below 0."""
     picture = np.repeat(grey[..., None], 3, axis=2)
     for label, colour in colours.items():
         picture[plane == label] = (1 - _OPACITY) * picture[plane == label] + _OPACITY * np.asarray(colour)
+    stripes = np.indices(plane.shape).sum(0) // _STRIPE % 2 == 0
+    picture[(plane < 0) & stripes] += (1 - _OPACITY) * (1 - picture[(plane < 0) & stripes])
     return picture
 
 
@@ -104,12 +108,16 @@ def _show(panel: Axes, picture: np.ndarray) -> None:
     panel.set(xticks=[], yticks=[])
 
 
-def _add_legend(figure: Figure, colours: dict[int, _Colour], class_names: Sequence[str] | None) -> None:
+def _add_legend(
+    figure: Figure, colours: dict[int, _Colour], class_names: Sequence[str] | None, hatched: bool
+) -> None:
     names = dict(enumerate(class_names or (), start=1))
     handles = [Patch(color=colour, label=names.get(i, f"class {i}")) for i, colour in colours.items()]
     if len(handles) > _LEGEND_ENTRIES:
         more = Patch(color="none", label=f"and {len(handles) - _LEGEND_ENTRIES} more")
         handles = [*handles[:_LEGEND_ENTRIES], more]
+    if hatched:
+        handles.append(Patch(fill=False, hatch="///", label="ignored"))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
-from fdif_jax.scenes.placement import turned
-from fdif_jax.sdf.algebra import Affine, Union, transform
+from fdif_jax.sdf.affine import turned
+from fdif_jax.sdf.algebra import Affine, transform
 from fdif_jax.sdf.grid import Grid
-from fdif_jax.sdf.shape import Point, Scalar, Shape
+from fdif_jax.sdf.shape import Point, Scalar, Shape, Union
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 SEPARATOR = "|"

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 
 # Where the training programs put a state dict, the most particular first.
 SUFFIXES = (".pth", ".pt", ".safetensors")

@@ -34,7 +34,7 @@ from rich.table import Table
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.training.updates import functional
+from fdif_jax.training.network import functional
 from fdif_jax.weights import state_dicts
 
 # The sizes of the literature, and little ones. What is not named is the network's default, which is the original's.

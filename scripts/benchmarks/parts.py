@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdif_jax.scenes.compiler import sample_key
+from fdif_jax.keys import sample_key
 from fdif_jax.scripts.jobs.prepared import Training
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.plan import Plan

@@ -16,7 +16,7 @@ import numpy as np
 from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.errors import FdifError
-from fdif_jax.scenes.compiler import sample_key
+from fdif_jax.keys import sample_key
 from fdif_jax.scripts.benchmarks import networks
 from fdif_jax.scripts.benchmarks.parts import Steps
 from fdif_jax.scripts.jobs.prepared import Training

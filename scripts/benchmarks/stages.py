@@ -20,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fdif_jax.rendering.renderer import BITS, Renderer, Structure, Table, Tiling
-from fdif_jax.scenes.compiler import Program, sample_key
-from fdif_jax.sdf.algebra import move
+from fdif_jax.keys import sample_key
+from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
+from fdif_jax.scenes.compiler import Program
+from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Distance, Point, Shape, node
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Displacement
 
 

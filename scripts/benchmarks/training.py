@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 from fdif_jax.scripts import pretrain
 from fdif_jax.scripts.benchmarks.parts import (
     Part,

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
-from fdif_jax.io.nifti import write_atomic
-from fdif_jax.scenes.classes import Task
+from fdif_jax.io.files import write_atomic
 from fdif_jax.scripts.console.progress import progress_bar
-from fdif_jax.training.devices import is_first_process
+from fdif_jax.tasks import Task
+from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.runs import Run
 from fdif_jax.viewing import viz
 

@@ -5,13 +5,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fdif_jax.datasets.reader import Case, list_cases
+from fdif_jax.datasets.conventions import Conventions
+from fdif_jax.datasets.reader import Case, list_cases, load_conventions
 from fdif_jax.errors import FdifError
 from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.preprocessing.case_cache import CaseCache
 from fdif_jax.preprocessing.fingerprints import CasePlan, Fingerprint, fingerprint, mirror_axes, plan_cases
 from fdif_jax.preprocessing.preparation import Prepared, prepare
-from fdif_jax.preprocessing.scans import Conventions, load_conventions, read_scan
+from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.preprocessing.splits import HELD_OUT, apart, few, fold
 from fdif_jax.scripts.console.reading import each_good
 

@@ -14,8 +14,9 @@ from fdif_jax.scripts.options.network import network_of, planned
 from fdif_jax.scripts.options.training import devices_of, plan_of
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.loop import STEPS_PER_CALL
+from fdif_jax.training.network import Network, functional
 from fdif_jax.training.plan import Plan
-from fdif_jax.training.updates import Network, functional, update_of
+from fdif_jax.training.updates import update_of
 
 
 @dataclass(frozen=True)

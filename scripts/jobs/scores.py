@@ -7,18 +7,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fdif_jax.datasets.reader import Case, read_volume
+from fdif_jax.datasets.reader import Case, read_label, read_volume
 from fdif_jax.evaluation.scoring import dice, mean_defined, where_labelled
 from fdif_jax.inference.prediction import encode_like, predict_case
 from fdif_jax.inference.sliding_window import TiledNetwork
-from fdif_jax.io.nifti import make_folder, write_atomic, write_csv, write_json
+from fdif_jax.io.files import make_folder, write_atomic, write_csv, write_json
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.preprocessing.scans import checked_label
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.console.watching import write_pictures
 from fdif_jax.scripts.jobs.cases import Chosen
-from fdif_jax.training.checkpoints import Weights
 from fdif_jax.training.losses import mean_dice
+from fdif_jax.training.network import Weights
 from fdif_jax.training.runs import SCORES, Run
 
 
@@ -59,7 +58,7 @@ class Referee:
                 if number == 0:
                     image = read_volume(case.image, allow_4d=True).array
                     first = image if image.ndim == 3 else image[..., 0]
-                    pictures = write_pictures(run, (first, np.maximum(label, 0), prediction), names)
+                    pictures = write_pictures(run, (first, label, prediction), names)
                 if save_predictions:
                     write_atomic(folder / f"{case.id}.nii.gz", encode_like(case.image, prediction))
                 bar.advance(task)
@@ -67,7 +66,7 @@ class Referee:
         print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))
 
     def _label(self, case: Case) -> np.ndarray:
-        return checked_label(case.label, read_volume(case.label).array, self._chosen.conventions)
+        return read_label(case.label, self._chosen.conventions).array
 
     def _dice(self, prediction: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         assert label is not None  # validation cases are labelled

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import make_folder
+from fdif_jax.io.files import make_folder
 from fdif_jax.signals import handled
 from fdif_jax.training.runs import METRICS
 

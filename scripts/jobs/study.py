@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.statistics import Result, mean_of_cases
-from fdif_jax.io.nifti import make_folder, write_json
+from fdif_jax.io.files import make_folder, write_json
 from fdif_jax.training.runs import METRICS, SCORES
 
 STUDY, TUNED = "study.json", "tuned.json"

@@ -8,7 +8,7 @@ from typing import Any
 from rich.progress import Progress
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import write_json
+from fdif_jax.io.files import write_json
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import say
 from fdif_jax.scripts.jobs.side_by_side import Job, run_all

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.statistics import Result, Summary, summarise
-from fdif_jax.io.nifti import write_atomic, write_csv, write_json
+from fdif_jax.io.files import write_atomic, write_csv, write_json
 from fdif_jax.scripts.jobs.study import Study, load_results, load_tuned
 from fdif_jax.viewing.viz import plain_axes, save_figure
 

@@ -14,9 +14,9 @@ from fdif_jax.datasets.classification import centred, classes_of, classification
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import Sample, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
-from fdif_jax.scenes.classes import Task
 from fdif_jax.scenes.compiler import Program
 from fdif_jax.scripts.options.recipe import recipe_of
+from fdif_jax.tasks import Task
 from fdif_jax.training.objectives import Classification, Objective, Segmentation
 from fdif_jax.training.updates import MakeBatch
 

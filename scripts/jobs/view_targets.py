@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 import fdif_jax as fd
+from fdif_jax.datasets.conventions import IGNORE
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.sdf.algebra import Affine, Displaced
@@ -163,7 +164,7 @@ def words_of(source: str) -> str:
     """The Python for the vocabulary of a source, after importing what it names."""
     if source in ("exact", "published", "avs_db"):
         return f"shapes.{source}"
-    return f"fd.vocabulary.resolve([{source!r}])"
+    return f"resolve([{source!r}])"
 
 
 def _with_values(shape: Shape) -> str:
@@ -245,7 +246,7 @@ def _case(path: Path, choice: Choice) -> View:
         raise unknown(f"case of {path}:", choice.case, by_name)
     case = by_name[choice.case]
     image = load_channels(case)[..., 0]
-    label = load_labels(case, image.shape, [len(task.class_names) for task in dataset.tasks])[0]
+    label = load_labels(case, image.shape, dataset.labels)[0]
     names = dataset.tasks[0].class_names
     affine = read_volume(case.label).affine
     return _labels(case.id, f"case {case.id}", (image, label, names), affine, choice)
@@ -254,8 +255,8 @@ def _case(path: Path, choice: Choice) -> View:
 def _label_map(path: Path, choice: Choice) -> View:
     volume = read_volume(path)
     label = np.round(volume.array).astype(np.int32)
-    if label.min() < 0 or not np.array_equal(label, volume.array):
-        raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, …")
+    if label.min() < IGNORE or not np.array_equal(label, volume.array):
+        raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, … and -1 (ignored)")
     names = [f"label {i}" for i in range(1, int(label.max()) + 1)]
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
     return _labels(stem, path.name, (label, label, names), volume.affine, choice)
@@ -272,7 +273,7 @@ def _labels(
     from fdif_jax.shapes.masks import outline_of_mask  # a second to import, which only label maps need
 
     _, label, names = volume
-    present = [int(i) for i in np.unique(label) if i]
+    present = [int(i) for i in np.unique(label) if i > 0]
     if not present:
         raise FdifError(f"{title}: nothing is labelled")
     image = nib.Nifti1Image(label.astype(np.int32), affine)

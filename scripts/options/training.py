@@ -6,8 +6,9 @@ from typing import Literal
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.scripts.options.recipe import Flag
-from fdif_jax.training.devices import Devices, divide_cpu, join_processes
+from fdif_jax.training.devices import Devices, divide_cpu
 from fdif_jax.training.plan import Plan
+from fdif_jax.training.processes import join_processes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,9 @@ function describe(channel) {
     patch.style.background = `rgb(${colourOf(id)})`;
     return element("li", { title: `label ${id}` }, patch, name, element("b", { textContent: voxels.toLocaleString("en") }));
   }));
+  const ignored = shown.ignored[at("task").selectedIndex];
+  if (ignored) at("legend").append(element("li", { title: "counts in no loss and no score" }, element("i", {}), "ignored",
+    element("b", { textContent: ignored.toLocaleString("en") })));
 }
 
 viewer.onLocationChange = ({ vox, values }) => {

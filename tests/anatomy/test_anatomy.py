@@ -12,7 +12,7 @@ import fdif_jax as fd
 from fdif_jax.anatomy.bank import DISJOINT, build_bank
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import write_nifti
-from fdif_jax.sdf.algebra import invert, move
+from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.shape import Point
 from tests.helpers.phantom import NAMES, phantom, plain
 

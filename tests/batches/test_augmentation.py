@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from fdif_jax.batches.augmentation import normalise, random_intensity, random_mirror, random_turn
+from fdif_jax.batches.augmentation import random_intensity, random_mirror, random_turn
+from fdif_jax.rendering.look import normalise
 
 
 def test_normalised_volumes_have_zero_mean_and_unit_variance():

@@ -172,7 +172,7 @@ def test_real_volumes_of_many_shapes_and_types():
     source = FileSource(HIPPOCAMPUS, 4, 0, (32, 40, 32))
     assert len(source) == 8 and source.class_names == ("Anterior", "Posterior")
     images, labels = source.feed(0)
-    assert images.dtype == np.float32 and labels.dtype == np.uint8 and labels.max() == 2
+    assert images.dtype == np.float32 and labels.dtype == np.int8 and labels.max() == 2
     case = load_dataset(HIPPOCAMPUS / "dataset.json").training[1]
     image, label = (np.asarray(nib.load(path).dataobj) for path in case[:2])
     (read,), (read_label,) = source.read([1])
@@ -221,7 +221,7 @@ def cut(path):
         (
             lambda path: write_nifti(path, np.full(GRID, 3, np.uint8)),
             "label",
-            "label 3; 2 classes allow 0 to 2",
+            "label 3, which its dataset does not declare: 0 background, 1 ball, 2 cube",
         ),
         (lambda path: write_nifti(path, np.zeros((5, 6, 8), np.uint8)), "label", r"shape \(5, 6, 8\)"),
     ],

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from fdif_jax import models
-from fdif_jax.datasets.reader import list_cases, load_class_names
+from fdif_jax.datasets.reader import list_cases, load_conventions
 from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.fingerprints import fingerprint, mirror_axes
-from fdif_jax.preprocessing.scans import load_conventions, read_scan
+from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.scripts import cli, finetune
-from fdif_jax.training.checkpoints import State
-from fdif_jax.training.runs import load_run, open_run, weights
+from fdif_jax.training.network import State, weights
+from fdif_jax.training.runs import load_run, open_run
 from fdif_jax.weights.state_dicts import to_torch_state_dict
 from tests.helpers.paths import HIPPOCAMPUS
 
@@ -257,7 +257,9 @@ def test_hippocampi_are_mirrored_left_to_right_only():
 
 def test_labels_may_map_either_way_round(dataset):
     names = ("Anterior", "Posterior")
-    assert load_class_names(DATA / "dataset.json") == load_class_names(dataset) == names
+    assert (
+        load_conventions(DATA / "dataset.json").class_names == load_conventions(dataset).class_names == names
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_labels_may_map_either_way_round(dataset):
 def test_labels_that_number_no_classes_are_refused(tmp_path, labels, message):
     (tmp_path / "d.json").write_text(json.dumps({"training": [], "labels": labels}))
     with pytest.raises(FdifError, match=message):
-        load_class_names(tmp_path / "d.json")
+        load_conventions(tmp_path / "d.json")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fdif_jax as fd
-from fdif_jax.datasets.reader import load_case, load_class_names, load_decathlon, read_volume
+from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume
 from fdif_jax.scripts import cli, generate
 from fdif_jax.scripts.options.recipe import recipe_of
 
@@ -167,16 +167,13 @@ def test_multi_task_sets_have_a_file_a_label_map(tmp_path):
     )
     names = {"shape": ("sphere", "torus"), "displacement": ("none", "ridge"), "mapper": RECIPE.mappers}
     assert {task.name: task.class_names for task in program.tasks} == names
-    listed = out / "data/data.json"
-    training, validation = load_decathlon(listed)
-    for index, case in enumerate(training + validation):
+    dataset = load_dataset(out / "data/data.json")
+    assert dict(dataset.tasks) == names
+    for index, case in enumerate(dataset.training + dataset.validation):
         image, labels = program.sample_at(0, index)
-        for number, task in enumerate(names):
-            read = load_case(case, 2, task if number else None)
-            np.testing.assert_array_equal(read[0].array, image)
-            np.testing.assert_array_equal(read[1].array, labels[number])
-            assert read[1].array.dtype == np.uint8
-            assert load_class_names(listed, task if number else None) == names[task]
+        np.testing.assert_array_equal(load_channels(case)[..., 0], image)
+        np.testing.assert_array_equal(load_labels(case, image.shape, dataset.labels), labels)
+        assert all(read_volume(path).array.dtype == np.uint8 for path in case.labels)
     pictures = {path.name for path in (out / "previews").iterdir()}
     assert pictures == {f"sample_00000{task}.png" for task in ("", "_displacement", "_mapper")}
     before = tree(out)

@@ -1,5 +1,6 @@
 """Networks as the commands name them: sizes, plans of nnU-Net, and every network pre-trained and fine-tuned."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def plans(tmp_path):
     ).config
     network = {
         "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-        "arch_kwargs": resenc_network(config).arguments,
+        "arch_kwargs": resenc_network(dataclasses.asdict(config)).arguments,
     }
     full = {"patch_size": [16, 24, 32], "spacing": [1.0, 1.0, 1.0], "architecture": network}
     path = tmp_path / "nnUNetResEncUNetMPlans.json"

@@ -21,9 +21,8 @@ from fdif_jax.preprocessing.preparation import prepare
 from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import Space, labels_of_scores
 from fdif_jax.scripts import cli, predict
-from fdif_jax.training.checkpoints import State
+from fdif_jax.training.network import State, functional
 from fdif_jax.training.runs import open_run
-from fdif_jax.training.updates import functional
 from tests.helpers.monai_tiles import monai
 from tests.helpers.spaces import affines
 from tests.helpers.training import Net

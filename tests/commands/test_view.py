@@ -19,6 +19,7 @@ from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.scripts import cli, view
 from fdif_jax.scripts.jobs.view_targets import Choice, views_of
+from fdif_jax.vocabulary.vocabulary import resolve
 from tests.helpers.paths import HIPPOCAMPUS
 from tests.helpers.tabs import open_page
 from tests.helpers.user_shapes import SHAPES
@@ -98,12 +99,7 @@ def test_members_displacements_and_mappers_are_chosen(file):
     one, two = views_of(f"{file}:ball", choice(members=2, seed=5, mapper="shell"))
     assert (one.title, two.title) == ("ball, seed 5", "ball, seed 6")
     assert one.mapper.name == "shell" and float(one.mapper(np.full(1, 0.5, np.float32))[0]) == 128
-    radius = float(
-        fd.vocabulary.resolve([str(file)])
-        .family("ball")
-        .sample(jax.random.key(6), fd.Grid(96, 96, 96))
-        .radius
-    )
+    radius = float(resolve([str(file)]).family("ball").sample(jax.random.key(6), fd.Grid(96, 96, 96)).radius)
     assert two.things[0].samples.mesh((1, 0, 0)).extents == pytest.approx([2 * radius] * 3, rel=0.02)
     (ball,) = views_of("ball", choice(catalogue=(file,), resolution=16))
     assert ball.title == "ball, seed 0" and str(file) in ball.caption[-1]

@@ -11,9 +11,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
-from fdif_jax.scenes.classes import Task
 from fdif_jax.scripts.console import watching
 from fdif_jax.scripts.console.watching import TrainingBar, Watch, write_example, write_pictures
+from fdif_jax.tasks import Task
 from fdif_jax.training.runs import open_run
 
 TASKS = (Task("class", ("dark", "bright")),)

@@ -24,8 +24,9 @@ from monai.transforms import LoadImaged
 
 import fdif_jax as fd
 from fdif_jax.datasets import writer
+from fdif_jax.datasets.conventions import labels_of
 from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
-from fdif_jax.datasets.reader import load_case, load_class_names, load_decathlon
+from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_document, read_volume
 from fdif_jax.datasets.sources import RenderedSource, labelled
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.errors import FdifError
@@ -84,15 +85,14 @@ def test_monai_reads_every_pair(tmp_path):
 
 def test_our_reader_agrees_with_monai(tmp_path):
     write_dataset(tmp_path, source, PLAN)
-    training, validation = load_decathlon(tmp_path / "data/data.json")
+    _, labels, training, validation = load_dataset(tmp_path / "data/data.json")
     theirs = load_decathlon_datalist(tmp_path / "data/data.json", True, "validation")
     assert len(training) == 7
     assert [(os.path.realpath(c.image), os.path.realpath(c.label), c.id) for c in validation] == [
         (e["image"], e["label"], e["id"]) for e in theirs
     ]
-    image, label = load_case(validation[0], 2)
-    np.testing.assert_array_equal(image.array, draw(7)[0])
-    np.testing.assert_array_equal(label.array, draw(7)[1])
+    np.testing.assert_array_equal(load_channels(validation[0])[..., 0], draw(7)[0])
+    np.testing.assert_array_equal(load_labels(validation[0], GRID, labels), draw(7)[1:])
 
 
 def test_nnunet_layout(tmp_path):
@@ -278,11 +278,12 @@ def test_every_compression_is_read_back_by_others_and_by_us(compress, tmp_path):
         write_dataset(tmp_path / "b", crash_after(4), plan)
     assert write_dataset(tmp_path / "b", source, plan).found == 4
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
-    training, validation = load_decathlon(tmp_path / "a/data/data.json")
+    _, labels, training, validation = load_dataset(tmp_path / "a/data/data.json")
     suffix = {"gzip": ".nii.gz", "none": ".nii", "blosc2": ".b2nd"}[compress]
     for index, case in enumerate(training + validation):
         assert case.image.name == f"sample_{index:05d}_x{suffix}" and case.id == f"sample_{index:05d}"
-        for path, volume, expected in zip(case[:2], load_case(case, 2), draw(index), strict=True):
+        np.testing.assert_array_equal(load_labels(case, GRID, labels), draw(index)[1:])
+        for path, volume, expected in zip(case[:2], map(read_volume, case[:2]), draw(index), strict=True):
             for read in (voxels(path), volume.array):
                 np.testing.assert_array_equal(read, expected)
                 assert read.dtype == expected.dtype
@@ -309,20 +310,20 @@ def test_monai_reads_every_label_map(tmp_path):
     for key, array in zip(keys, expected, strict=True):
         np.testing.assert_array_equal(read[key].numpy(), array)
 
-    case = load_decathlon(path)[1][1]
-    assert load_class_names(path) == FACTORS["shape"]
-    assert load_class_names(path, "displacement") == FACTORS["displacement"]
-    for task, array in zip((None, "displacement", "mapper"), expected[1:], strict=True):
-        image, label = load_case(case, 3, task)
-        np.testing.assert_array_equal(image.array, expected[0])
-        np.testing.assert_array_equal(label.array, array)
-    with pytest.raises(FdifError, match=r"task of case sample_00008: 'maper'; did you mean 'mapper'"):
-        load_case(case, 3, "maper")
+    dataset = load_dataset(path)
+    case = dataset.validation[1]
+    assert (
+        dict(dataset.tasks)
+        == {task: dataset.labels[i].class_names for i, task in enumerate(FACTORS)}
+        == FACTORS
+    )
+    np.testing.assert_array_equal(load_channels(case)[..., 0], expected[0])
+    np.testing.assert_array_equal(load_labels(case, GRID, dataset.labels), expected[1:])
     with pytest.raises(FdifError, match=r"needs \"labels_color\""):
-        load_class_names(path, "color")
+        labels_of(path, read_document(path), "color")
     case.further_labels[0][1].unlink()
     with pytest.raises(FdifError, match=r"no such file: .*sample_00008_y_displacement\.nii\.gz"):
-        load_decathlon(path)
+        load_dataset(path)
 
 
 def test_nnunet_keeps_further_label_maps_beside_the_first(tmp_path):
@@ -343,7 +344,7 @@ def test_nnunet_keeps_further_label_maps_beside_the_first(tmp_path):
             "cube": 2,
         }
         assert document["labels_displacement"] == {"background": 0, "none": 1, "ridge": 2, "wave": 3}
-        assert load_class_names(tmp_path / folder / "dataset.json", "mapper") == FACTORS["mapper"]
+        assert load_dataset(tmp_path / folder).labels[2].class_names == FACTORS["mapper"]
 
 
 @pytest.mark.parametrize(

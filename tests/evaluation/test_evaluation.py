@@ -8,12 +8,12 @@ import torch
 from monai.metrics import compute_dice, compute_surface_dice
 
 import fdif_jax as fd
-from fdif_jax.batches.augmentation import normalise
 from fdif_jax.datasets.classification import centred
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import Evaluator, reserved_images, reserved_volumes
-from fdif_jax.scenes.classes import Task
-from fdif_jax.training.plan import RESERVED_SEEDS
+from fdif_jax.keys import RESERVED_SEEDS
+from fdif_jax.rendering.look import normalise
+from fdif_jax.tasks import Task
 
 GRID = (9, 8, 7)
 NAMES = ("dark", "bright", "absent")
@@ -85,6 +85,27 @@ def test_scores_equal_monai():
     assert evaluation.scalars["score"] == evaluation.scalars["dice"] < evaluation.scalars["nsd"] < 1
     np.testing.assert_array_equal(evaluation.example.image, boxes(0)[0])
     np.testing.assert_array_equal(evaluation.example.label[0], boxes(0)[1])
+
+
+def test_ignored_voxels_count_in_no_score():
+    corner = np.zeros(GRID, bool)
+    corner[:5, :5] = True
+
+    def part(index):
+        """The boxes, of which a corner is not labelled."""
+        image, label = boxes(index)
+        return image, jnp.where(corner, -1, label.astype(jnp.int8))
+
+    def known(index):
+        """The same corner as background, in which nothing is predicted."""
+        image, label = part(index)
+        return image, jnp.maximum(label, 0)
+
+    somewhere = np.arange(np.prod(GRID)).reshape(1, *GRID) // 3 % 3
+    one = Evaluator(part, lambda w, x: jnp.asarray(somewhere), MAPS, 3)(0.5)
+    other = Evaluator(known, lambda w, x: jnp.where(corner, 0, somewhere), MAPS, 3)(0.5)
+    assert one.scalars == other.scalars and one.classes == other.classes
+    assert one.example.label.min() == -1
 
 
 @pytest.mark.parametrize("samples", [2, 3, 7])

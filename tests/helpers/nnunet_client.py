@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax import models
-from fdif_jax.training.checkpoints import State
-from fdif_jax.training.runs import open_run, weights
+from fdif_jax.training.network import State, weights
+from fdif_jax.training.runs import open_run
 from tests.helpers import twins  # noqa: F401 - for torchvision
 from tests.helpers.paths import COMPILED, HIPPOCAMPUS
 

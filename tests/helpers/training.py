@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdif_jax.batches.scenes import scene_batch, with_random_looks
+from fdif_jax.keys import RESERVED_SEEDS, sample_key
 from fdif_jax.models.layers import BatchNorm, dropout
-from fdif_jax.scenes.compiler import sample_key
 from fdif_jax.training.losses import dice_per_class, mean_dice
-from fdif_jax.training.plan import RESERVED_SEEDS, Plan
+from fdif_jax.training.plan import Plan
 
 GRID = (8, 8, 8)
 PLAN = Plan(steps=12, seed=3, batch_size=2, learning_rate=1e-2, warmup=2)

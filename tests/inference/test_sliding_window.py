@@ -16,7 +16,7 @@ from fdif_jax.preprocessing.normalisation import AsItIs
 from fdif_jax.preprocessing.preparation import prepare
 from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import Space
-from fdif_jax.training.updates import functional
+from fdif_jax.training.network import functional
 from tests.helpers.monai_tiles import monai
 from tests.helpers.spaces import affines
 from tests.helpers.training import Net

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.nifti import encode_nifti, read_nifti, write_atomic, write_nifti
+from fdif_jax.io.files import write_atomic
+from fdif_jax.io.nifti import encode_nifti, read_nifti, write_nifti
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "float32", "float64"]
 AFFINE = np.array([[0, -1.5, 0, 10], [2.0, 0, 0, -5], [0, 0, 3.0, 7], [0, 0, 0, 1]])

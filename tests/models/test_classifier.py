@@ -11,7 +11,7 @@ from flax import nnx
 from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
-from fdif_jax.training.runs import weights
+from fdif_jax.training.network import weights
 from fdif_jax.weights import state_dicts
 from fdif_jax.weights.transfer import carry, transfer
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdif_jax.datasets.reader import Case, load_dataset
+from fdif_jax.datasets.conventions import Conventions
+from fdif_jax.datasets.reader import Case, load_conventions, load_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.fingerprints import (
     CasePlan,
@@ -20,7 +21,7 @@ from fdif_jax.preprocessing.fingerprints import (
 )
 from fdif_jax.preprocessing.normalisation import AsItIs, UnitRange, Window, ZScore, read_normalisation
 from fdif_jax.preprocessing.preparation import prepare
-from fdif_jax.preprocessing.scans import Conventions, Scan, load_conventions, read_scan
+from fdif_jax.preprocessing.scans import Scan, read_scan
 from fdif_jax.preprocessing.spaces import Space
 from tests.helpers.paths import HIPPOCAMPUS
 from tests.helpers.spaces import SHAPES, affines

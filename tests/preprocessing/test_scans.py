@@ -7,9 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fdif_jax.datasets.reader import Case
+from fdif_jax.datasets.conventions import IGNORE, Conventions
+from fdif_jax.datasets.reader import Case, load_conventions
 from fdif_jax.errors import FdifError
-from fdif_jax.preprocessing.scans import IGNORE, Conventions, load_conventions, read_scan
+from fdif_jax.preprocessing.scans import read_scan
 
 SHAPE = (7, 6, 5)
 AFFINE = nib.affines.from_matvec(np.array([[0, -2.0, 0], [1, 0, 0], [0, 0, 3]]), [10, 20, 30])

@@ -1,5 +1,7 @@
 """The GPU kernel, interpreted: the same volumes as the renderer's, through the same interface."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.rendering.pallas_kernel import TileKernel
-from fdif_jax.rendering.renderer import Renderer, Structure
+from fdif_jax.rendering.renderer import Renderer
 from fdif_jax.sdf.sampled import Library, Member
+from fdif_jax.sdf.structure import Structure
 
 RECIPE = fd.load_recipe("fdif").replace(grid=(10, 17, 36), min_objects=33, max_objects=35)
 
@@ -48,11 +51,36 @@ def test_the_kernel_serves_several_label_maps_and_looks():
     assert np.abs(np.asarray(images, int) - np.asarray(expected[0], int)).max() <= 1
 
 
+def _a_gpu():
+    """The context in which JAX lowers for a GPU that is not there; before 0.11 it needs none."""
+    if jax.__version_info__ < (0, 11):
+        return contextlib.nullcontext()
+    device = jax.sharding.AbstractDevice("NVIDIA H200", num_cores=None, platform="cuda")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
 def test_the_kernel_of_the_whole_recipe_lowers_for_cuda():
     program = fd.compile(RECIPE.replace(grid=(96, 96, 96)), kernel="on")
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-    text = jax.jit(program.batch).trace(keys).lower(lowering_platforms=("cuda",)).as_text()
+    with _a_gpu():
+        text = jax.jit(program.batch).trace(keys).lower(lowering_platforms=("cuda",)).as_text()
     assert "triton" in text
+
+
+@pytest.mark.parametrize("name", ["fdif", "anatomy"])
+def test_on_a_gpu_every_recipe_is_rendered_side_by_side(name, monkeypatch):
+    """By the kernel, or without branches what the kernel cannot; for a CPU the same program is the scan."""
+    program = fd.compile(fd.load_recipe(name).replace(grid=(8, 8, 16)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    expected = jax.jit(program.batch)(keys)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    program = fd.compile(program.recipe)
+    with _a_gpu():
+        text = jax.jit(program.batch).trace(keys).lower(lowering_platforms=("cuda",)).as_text()
+    assert ("triton" in text) == (name == "fdif")
+    images, labels = jax.jit(program.batch)(keys)
+    np.testing.assert_array_equal(images, expected[0])
+    np.testing.assert_array_equal(labels, expected[1])
 
 
 def test_partial_volume_has_no_kernel():

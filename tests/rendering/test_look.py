@@ -13,7 +13,8 @@ from scipy import ndimage
 
 import fdif_jax as fd
 from fdif_jax.rendering import look
-from fdif_jax.rendering.renderer import Renderer, Structure, Table
+from fdif_jax.rendering.renderer import Renderer, Table
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Mapper
 
 KEY = jax.random.key(1)

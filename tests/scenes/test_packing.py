@@ -13,10 +13,11 @@ import scipy.stats
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import Renderer, Structure, Table
+from fdif_jax.rendering.renderer import Renderer, Table
 from fdif_jax.scenes.packing import TURNS, Packed, _shifted
 from fdif_jax.scenes.placement import placement_of
 from fdif_jax.sdf.shape import Scalar, Shape, node
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.shapes import avs_db, box, published, sphere
 
 SMALL = {"grid": [32, 36, 40], "min_objects": 12, "max_objects": 12}

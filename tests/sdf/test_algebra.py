@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.sdf.algebra import rotation
+from fdif_jax.sdf.affine import rotation
 
 sizes = st.floats(1.0, 20.0)
 offsets = st.tuples(*[st.floats(-15, 15)] * 3)

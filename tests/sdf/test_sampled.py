@@ -10,10 +10,11 @@ from scipy import ndimage
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.rendering.renderer import PlacedObject, Renderer, Structure, Table, render_reference
+from fdif_jax.rendering.renderer import PlacedObject, Renderer, Table, render_reference
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.sampled import Library, Member, Sampled, inside_box, trilinear
 from fdif_jax.sdf.shape import Point
+from fdif_jax.sdf.structure import Structure
 
 SIZE = 24
 STRAIGHT = np.eye(3)

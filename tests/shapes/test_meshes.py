@@ -10,9 +10,9 @@ import trimesh
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.rendering.renderer import Structure
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Point
+from fdif_jax.sdf.structure import Structure
 from fdif_jax.shapes import from_mesh
 from fdif_jax.shapes.meshes import vocabulary_of
 from tests.helpers.paths import DOCS

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from fdif_jax.errors import FdifError
-from fdif_jax.training.devices import Devices, join_processes, local_devices
+from fdif_jax.training.devices import Devices, local_devices
+from fdif_jax.training.processes import join_processes
 from fdif_jax.training.runs import load_run
 from tests.helpers.paths import ROOT
 
@@ -19,16 +20,16 @@ from tests.helpers.paths import ROOT
 TRAIN = """
 import json, sys
 sys.path.insert(0, {root!r})
-from fdif_jax.training import devices
+from fdif_jax.training import devices, processes
 each, shard, how, path, steps = json.loads(sys.argv[1])
 devices.divide_cpu(each)
 if how:
-    devices.join_processes(how)
+    processes.join_processes(how)
 from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import dice_cross_entropy
 from fdif_jax.training.plan import Plan
 from fdif_jax.training.runs import open_run
-from fdif_jax.training.updates import functional
+from fdif_jax.training.network import functional
 from tests.helpers import training as t
 import jax
 place = devices.Devices(each, shard)
@@ -135,7 +136,7 @@ def test_processes_that_do_not_find_each_other_are_told_why(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", no_cluster)
     with pytest.raises(FdifError, match=r"auto: .* no cluster here says who is who"):
         join_processes("auto")
-    monkeypatch.setattr("fdif_jax.training.devices._WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("fdif_jax.training.processes._WAIT_SECONDS", 0.1)
     with socket.socket() as taken:
         taken.bind(("", 0))
         port = taken.getsockname()[1]

@@ -11,9 +11,9 @@ from fdif_jax.errors import FdifError
 from fdif_jax.training import losses
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
 from fdif_jax.training.loop import fit
+from fdif_jax.training.network import functional, weights
 from fdif_jax.training.plan import Plan
-from fdif_jax.training.runs import open_run, weights
-from fdif_jax.training.updates import functional
+from fdif_jax.training.runs import open_run
 from fdif_jax.weights.state_dicts import torch_variables
 
 SPECS = {

@@ -13,7 +13,7 @@ import fdif_jax as fd
 from fdif_jax import models
 from fdif_jax.datasets import classification
 from fdif_jax.errors import FdifError
-from fdif_jax.scenes.classes import Task
+from fdif_jax.tasks import Task
 from fdif_jax.training import losses
 from fdif_jax.training.objectives import Classification, Segmentation
 

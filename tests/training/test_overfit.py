@@ -12,9 +12,9 @@ from fdif_jax import models
 from fdif_jax.batches.scenes import scene_batch
 from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import dice_cross_entropy
+from fdif_jax.training.network import functional
 from fdif_jax.training.plan import Plan
 from fdif_jax.training.runs import open_run
-from fdif_jax.training.updates import functional
 
 pytestmark = pytest.mark.slow
 

@@ -15,14 +15,14 @@ import pytest
 
 from fdif_jax.batches.scenes import scene_batch
 from fdif_jax.errors import FdifError
-from fdif_jax.scenes.compiler import sample_key
+from fdif_jax.keys import sample_key, stream
 from fdif_jax.training import loop
 from fdif_jax.training.checkpoints import _checksums
 from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import cross_entropy, dice_cross_entropy
-from fdif_jax.training.plan import Plan, stream
-from fdif_jax.training.runs import load_run, open_run, weights
-from fdif_jax.training.updates import functional
+from fdif_jax.training.network import functional, weights
+from fdif_jax.training.plan import Plan
+from fdif_jax.training.runs import load_run, open_run
 from tests.helpers.paths import ROOT
 from tests.helpers.training import BOXES, DOCUMENT, PLAN, Boxes, Net, Noisy, Validation
 
@@ -141,7 +141,7 @@ def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
         from fdif_jax.training.loop import fit
         from fdif_jax.training.losses import dice_cross_entropy
         from fdif_jax.training.runs import open_run
-        from fdif_jax.training.updates import functional
+        from fdif_jax.training.network import functional
         from tests.helpers import training as t
         def report(step, _):
             if step == 9:

@@ -36,6 +36,21 @@ def test_two_labels_have_two_colours(top, tmp_path):
     assert hues(tmp_path / "none.png") == 0 and hues(tmp_path / "two.png") >= 2
 
 
+def test_ignored_voxels_are_hatched_and_no_class(tmp_path):
+    image, label = volumes(2)
+    label = label.astype(np.int16)
+    label[9:] = -1
+    save_slices(image, label, tmp_path / "some.png")
+    assert hues(tmp_path / "some.png") >= 2
+    striped = []
+    for name, labels in (("none", np.zeros_like(label)), ("all", np.full_like(label, -1))):
+        save_slices(np.zeros_like(image), labels, tmp_path / f"{name}.png")
+        rgb = matplotlib.image.imread(tmp_path / f"{name}.png")[..., :3]
+        striped.append((abs(rgb - 0.45) < 0.01).all(-1).mean())
+        assert hues(tmp_path / f"{name}.png") == 0
+    assert striped[0] < 0.01 and striped[1] > 0.05
+
+
 def test_a_prediction_adds_a_row(tmp_path):
     image, label = volumes(2)
     save_slices(image, label, tmp_path / "a.png")

@@ -8,8 +8,8 @@ from flax import nnx
 from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
-from fdif_jax.training.checkpoints import State
-from fdif_jax.training.runs import open_run, weights
+from fdif_jax.training.network import State, weights
+from fdif_jax.training.runs import open_run
 from fdif_jax.weights import state_dicts
 
 torch = pytest.importorskip("torch")

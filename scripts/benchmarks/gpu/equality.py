@@ -23,9 +23,9 @@ _SCAN_SECONDS = 15.0  # for the scan with switches, which an accelerator may run
 
 
 def measure(size: Size, figures: Figures) -> None:
-    """Compare every recipe, by the kernel where it serves it and by the scan; then the published scenes."""
+    """Compare every recipe, by the kernel where it serves it, as by default, and by the scan; then the published scenes."""
     for name in size.recipes:
-        for how, kernel in (("kernel", size.kernel), ("scan", "off")):
+        for how, kernel in (("kernel", size.kernel), ("auto", "auto"), ("scan", "off")):
             with figures.attempt(f"{name} {how}"):
                 figures.add(f"{name} {how}", _compared(name, how, kernel, size, figures))
     with figures.attempt("published scenes"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fdif_jax.io.nifti import write_atomic
+from fdif_jax.io.files import write_atomic
 
 
 class Figures:

@@ -14,7 +14,7 @@ _USED = 0.85  # of the time goes into steps, the rest into validation and writin
 
 
 def measure(size: Size, figures: Figures, seconds: float) -> None:
-    """Pre-train for about ``seconds`` and export the weights.
+    """Pre-train for about ``seconds``, or as long as is asked for, and export the weights.
 
     The number of steps follows from a measured rate and is written down; with it the same command makes them again.
     """
@@ -28,7 +28,7 @@ def measure(size: Size, figures: Figures, seconds: float) -> None:
             turns = Steps(prepare(config))
             turns(0)
             a_step = min(turns(turn) for turn in range(1, 4))
-            steps = max(20, round(_USED * seconds / a_step / 20) * 20)
+            steps = max(20, round(_USED * min(seconds, size.pretrain_seconds) / a_step / 20) * 20)
             steps_file.write_text(json.dumps(steps))
             figures.add("seconds_a_step", a_step)
         figures.add("steps", steps)

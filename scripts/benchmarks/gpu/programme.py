@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.nifti import make_folder, write_json
+from fdif_jax.io.files import make_folder, write_json
 from fdif_jax.scripts.benchmarks.gpu import figures
 from fdif_jax.scripts.benchmarks.gpu.pictures import draw
 

@@ -22,6 +22,7 @@ class Size:
         batch: volumes of a training step.
         largest: the largest batch that is tried.
         compile_torch: also measure `torch.compile`.
+        pretrain_seconds: of the training of those weights, at most.
         pretrain: options of `fdif pretrain` for the weights that are brought back.
     """
 
@@ -39,6 +40,7 @@ class Size:
     batch: int
     largest: int
     compile_torch: bool
+    pretrain_seconds: float
     pretrain: tuple[str, ...]
 
 
@@ -79,6 +81,7 @@ FULL = Size(
     batch=2,
     largest=32,
     compile_torch=True,
+    pretrain_seconds=300.0,
     pretrain=("--preset", "gpu-resenc"),
 )
 
@@ -99,6 +102,7 @@ TOY = Size(
     batch=2,
     largest=4,
     compile_torch=False,
+    pretrain_seconds=2.0,
     pretrain=("--network", "resenc_unet", "--size", "features=[4,8]", *_TINY),
 )
 

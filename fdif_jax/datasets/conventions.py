@@ -1,0 +1,134 @@
+"""What the numbers in a dataset's files mean: names of classes and channels, and ignored voxels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fdif_jax.errors import FdifError
+
+IGNORE = -1  # ignored voxels
+_LISTED = 12  # class names in an error
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the numbers of a label map mean.
+
+    Attributes:
+        class_names: of label 1, 2, …
+        ignore: the label of ignored voxels, where it is not only -1.
+    """
+
+    class_names: tuple[str, ...]
+    ignore: int | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """All labels that there may be, -1 first."""
+        further = [] if self.ignore is None else [self.ignore]
+        return [IGNORE, *range(len(self.class_names) + 1), *further]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest signed integers that hold the labels of a file, and class ids and -1."""
+        return np.min_scalar_type(-max(self.ids) - 1)
+
+
+@dataclass(frozen=True)
+class Conventions(Labels):
+    """What the numbers of a dataset's files mean, its first label map's and its images'.
+
+    Attributes:
+        channel_names: of the image's channels.
+    """
+
+    channel_names: tuple[str, ...] = ("image",)
+
+
+def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) -> Labels:
+    """What a dataset's JSON list says of a label map.
+
+    Args:
+        path: of the list, for errors.
+        document: what it holds; ``labels`` maps ids to names (the Decathlon) or names to ids (nnU-Net). A label that is
+            called "ignore", or -1, is no class.
+        task: the further label map whose ``labels_<task>`` to read; None for the first.
+
+    Raises:
+        FdifError: there is no such table, or its classes are not numbered 1, 2, …
+    """
+    key = f"labels_{task}" if task else "labels"
+    try:
+        labels = {
+            int(key) if _is_id(key) else int(value): str(value) if _is_id(key) else key
+            for key, value in document[key].items()
+        }
+        count = len(document[key])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FdifError(
+            f'{path}: needs "{key}", a table of label ids and names, as {{"background": 0, "liver": 1}}'
+        ) from None
+    ignored = {i for i, name in labels.items() if name.lower() == "ignore" or i == IGNORE}
+    ids = sorted(labels.keys() - ignored)
+    if len(labels) < count or ids != list(range(max(len(ids), 2))) or len(ignored - {IGNORE}) > 1:
+        raise FdifError(
+            f'{path}: "{key}" must number the classes 0 (background), 1, 2, …, not {sorted(labels)}'
+        )
+    return Labels(tuple(labels[i] for i in ids[1:]), max(ignored - {IGNORE}, default=None))
+
+
+def _is_id(key: str) -> bool:
+    return key.removeprefix("-").isdigit()
+
+
+def conventions_of(path: Path, document: Mapping[str, Any]) -> Conventions:
+    """What a dataset's JSON list says of its first label map and of its images.
+
+    Channels are those of ``channel_names`` (nnU-Net) or ``modality`` (the Decathlon), else one.
+
+    Raises:
+        FdifError: see `labels_of`; or the channels are not numbered 0, 1, …
+    """
+    labels = labels_of(path, document)
+    names = document.get("channel_names", document.get("modality", {"0": "image"}))
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(max(len(names), 1)))):
+        raise FdifError(
+            f'{path}: "channel_names" or "modality" must number the channels, as {{"0": "MRI"}}, not {names!r}'
+        )
+    channels = tuple(str(names[str(i)]) for i in range(len(names)))
+    return Conventions(labels.class_names, labels.ignore, channels)
+
+
+def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
+    """Class ids of a label map that was read from ``path``: signed integers, `IGNORE` where voxels are ignored.
+
+    Raises:
+        FdifError: it holds what is no whole number, or a label that its dataset does not declare.
+    """
+    declared = labels.ids
+    if array.min() < min(declared) or array.max() > max(declared):
+        raise _undeclared(path, array, labels)
+    found = array.astype(labels.dtype, copy=False)
+    contiguous = max(declared) <= len(labels.class_names) + 1
+    if not np.array_equal(found, array) or not (contiguous or np.isin(found, declared).all()):
+        raise _undeclared(path, array, labels)
+    if labels.ignore is not None:
+        found = np.where(found == labels.ignore, found.dtype.type(IGNORE), found)
+    return found
+
+
+def _undeclared(path: Path, array: np.ndarray, labels: Labels) -> FdifError:
+    present = np.unique(array)
+    strange = present[~np.isin(present, labels.ids)][0]
+    return FdifError(
+        f"{path}: holds label {strange:g}, which its dataset does not declare: {_listed(labels.class_names)}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > _LISTED:
+        return f"0 to {len(names)}"
+    return ", ".join(f"{i} {name}" for i, name in enumerate(("background", *names)))

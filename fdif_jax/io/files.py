@@ -1,0 +1,64 @@
+"""Folders and files that are whole or not there: bytes, JSON, CSV, and JSON lines that grow."""
+
+import csv
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fdif_jax.errors import FdifError
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory to write to, and those above it; FdifError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise FdifError(f"{path}: cannot be made a directory: {error.strerror}") from None
+
+
+def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
+    """Write ``data`` to ``path`` so that the name holds either what it held before or all of ``data``.
+
+    A hidden ``*.part`` file in the same folder takes the bytes first; it is removed when writing fails, and
+    the OSError names ``path``.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write plain data as `write_atomic` does."""
+    write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows of fields, the first one their names, as `write_atomic` does; None is an empty field."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+
+
+def read_json_lines(path: str | os.PathLike) -> list[Any]:
+    """The values of the whole lines of a file of JSON lines; a killed process may have left half of one at the end.
+
+    None are where there is no file.
+    """
+    values = []
+    for line in Path(path).read_bytes().splitlines() if Path(path).is_file() else []:
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            break
+    return values

@@ -1,0 +1,33 @@
+"""Every random stream: of a seed's samples, within a sample, and beside the samples.
+
+Sample i of a seed has the key ``fold_in(key(seed), i)``. What a sample draws is split from its key, but for streams
+that were added to it: those are folded from it with numbers of their own. What a run draws beside its samples is
+folded from the one number that no sample has.
+"""
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+RESERVED_SEEDS = 2**31
+"""Seeds from here on are for evaluation: training never draws from them."""
+
+BEYOND_SAMPLES = 2**32 - 1
+"""A seed has fewer samples than this; its other streams are folded from here."""
+
+LOOK, CLASS, AUGMENTATION = 7, 11, 13
+"""What a sample's key is folded with for the look of its image, the class of its one object, and its random look in
+training; below 4 lie the streams of a scene."""
+
+_STREAMS = ("network", "cases", "folds")
+
+
+def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) -> jax.Array:
+    """The random key of sample ``index`` of ``seed``: ``fold_in(key(seed), index)``."""
+    return jax.random.fold_in(jax.random.key(seed), index)
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """The key of a random stream of a seed beside its samples: network, cases or folds."""
+    beyond = jax.random.fold_in(jax.random.key(np.uint32(seed)), BEYOND_SAMPLES)
+    return jax.random.fold_in(beyond, _STREAMS.index(name))

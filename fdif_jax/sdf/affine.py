@@ -1,0 +1,41 @@
+"""Affine matrices: applied to points, inverted, and made from angles."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fdif_jax.sdf.shape import Point, Scalar, length
+
+
+def move(matrix: Float[Array, "3 4"], p: Point) -> Point:
+    """Apply an affine matrix to a point."""
+    return Point(*(row[0] * p.x + row[1] * p.y + row[2] * p.z + row[3] for row in matrix))
+
+
+def invert(matrix: Float[Array, "3 4"]) -> Float[Array, "3 4"]:
+    """The inverse of an affine matrix."""
+    inverse = inverse3(matrix[:, :3])
+    return jnp.concatenate([inverse, -inverse @ matrix[:, 3:]], axis=1)
+
+
+def inverse3(m: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """The inverse of a 3×3 matrix by cofactors: plain arithmetic that fuses, where a solver would not."""
+    a, b, c = m
+    cofactors = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
+    return cofactors / jnp.dot(a, jnp.cross(b, c))
+
+
+def rotation(axis: tuple[Scalar, Scalar, Scalar], angle: Scalar) -> Float[Array, "3 3"]:
+    """The matrix of a turn by ``angle`` radians about ``axis`` (Rodrigues' formula)."""
+    k = jnp.asarray(axis, jnp.float32)
+    k = k / length(*k)
+    cross = jnp.cross(jnp.eye(3), k)  # cross @ v = k × v
+    return jnp.eye(3) + jnp.sin(angle) * cross + (1 - jnp.cos(angle)) * (cross @ cross)
+
+
+def turned(angles: Float[Array, "3"]) -> Float[Array, "3 3"]:
+    """The matrix Rz·Ry·Rx of turns by three angles (radians) about the axes x, y, z."""
+    (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles), jnp.sin(angles)
+    about_x = jnp.asarray([[1.0, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = jnp.asarray([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
+    about_z = jnp.asarray([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1.0]])
+    return about_z @ about_y @ about_x

@@ -1,0 +1,83 @@
+"""Several processes that train together: how they find each other, wait, and agree."""
+
+import re
+import socket
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from fdif_jax.errors import FdifError
+
+_WAIT_SECONDS = 300.0  # for process 0 to listen
+
+
+def join_processes(how: str) -> None:
+    """Make this process one of several that train together; before anything else is done with JAX.
+
+    Args:
+        how: ``auto`` where the cluster says who is who (SLURM, Open MPI, cloud TPUs), or ``HOST:PORT,i/n``: where
+            process 0 listens, and which of how many this one is.
+
+    Raises:
+        FdifError: ``how`` is neither, or the others cannot be found.
+    """
+    explicit = re.fullmatch(r"([^,\s]+:\d+),(\d+)/(\d+)", how)
+    if explicit is None and how != "auto":
+        raise FdifError(f"--distributed {how}: must be auto, or HOST:PORT,i/n as in node0:9876,0/2")
+    where: dict[str, Any] = {}
+    if explicit:
+        address, index, count = explicit[1], int(explicit[2]), int(explicit[3])
+        if index >= count:
+            raise FdifError(f"--distributed {how}: processes are counted from 0, so i must be below {count}")
+        _check_reachable(how, address, listens=index == 0)
+        where = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    try:
+        jax.distributed.initialize(**where)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if how == "auto" and isinstance(error, ValueError):
+            reason = "no cluster here says who is who; give HOST:PORT,i/n"
+        raise FdifError(f"--distributed {how}: the processes did not find each other: {reason}") from None
+
+
+def _check_reachable(how: str, address: str, listens: bool) -> None:
+    """Check that process 0 can listen, or wait until it does; what JAX does itself if not is to abort."""
+    host, port = address.rsplit(":", 1)
+    end = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            if listens:
+                with socket.socket() as listener:
+                    listener.bind(("", int(port)))
+            else:
+                socket.create_connection((host, int(port)), timeout=_WAIT_SECONDS).close()
+            return
+        except (OSError, OverflowError) as error:
+            if listens:
+                raise FdifError(f"--distributed {how}: port {port} cannot be listened at: {error}") from None
+            if time.monotonic() > end or isinstance(error, (socket.gaierror, OverflowError)):
+                raise FdifError(
+                    f"--distributed {how}: process 0 does not listen at {address}: {error}"
+                ) from None
+            time.sleep(0.5)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all of them must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
