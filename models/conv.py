@@ -45,7 +45,7 @@ grid      features      kernel    folded         gathered    PyTorch
 6³        320 → 320     3x3x3     9.8 / 28       7.2 / 19    14 / 43
 ========  ============  ========  =============  ==========  ===========
 
-On a GPU the convolution is left to cuDNN.
+On a GPU layers take the folded or the spread form (figures in docs/performance.md).
 """
 
 import math
