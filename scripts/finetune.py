@@ -6,7 +6,8 @@ directory of `fdif pretrain` or `fdif import`, a PyTorch file (.pth, .pt, .safet
 
 How scans are prepared follows from the training cases and is printed with its reasons: spacing, patch, normalisation
 of every channel, and the axes to mirror along. Patches are drawn, turned, mirrored and changed in intensity on the
-device. The same command on the same --out goes on where it stopped. `fdif predict` applies the result to new scans.
+device. Scans are read once; until they are prepared they are kept, cropped, in the folder for temporary files (TMPDIR).
+The same command on the same --out goes on where it stopped. `fdif predict` applies the result to new scans.
 
 Example:
     fdif finetune Task04_Hippocampus --init runs/pretrain --cases 8 --steps 1000 --out runs/finetune
@@ -16,6 +17,7 @@ Example:
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -27,11 +29,12 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.batches.patches import lay_out, patch_batch
-from fdif_jax.datasets.reader import Case
+from fdif_jax.datasets.reader import Case, load_conventions
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
+from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import TrainingBar
 from fdif_jax.scripts.jobs.cases import Chosen, choose_cases, plan_for, read_prepared
@@ -141,9 +144,11 @@ def run(config: Config) -> None:
     if not config.folds:
         _train(config)
         return
-    for number in range(config.folds) if config.fold is None else (config.fold,):
-        print(f"fold {number} of {config.folds}")
-        _train(dataclasses.replace(config, fold=number, out=config.out / f"fold_{number}"))
+    with ScanStore(load_conventions(config.dataset)) as scans:  # which all folds share
+        for number in range(config.folds) if config.fold is None else (config.fold,):
+            print(f"fold {number} of {config.folds}")
+            fold = dataclasses.replace(config, fold=number, out=config.out / f"fold_{number}")
+            _train(fold, scans)
 
 
 def _check(config: Config) -> None:
@@ -179,10 +184,11 @@ def _check(config: Config) -> None:
         raise FdifError("--folds validate on training cases already; leave --val-from out")
 
 
-def _train(config: Config) -> None:
+def _train(config: Config, shared: ScanStore | None = None) -> None:
     devices, plan = devices_of(config), plan_of(config, config.steps, config.seed)
     initial = read_initial(config.init, config.which, config)
-    ready = _prepare(config, initial)
+    with ScanStore(load_conventions(config.dataset)) if shared is None else nullcontext(shared) as scans:
+        ready = _prepare(config, initial, scans)
     class_names = ready.chosen.conventions.class_names
     referee = Referee(
         ready.validated_on,
@@ -227,12 +233,12 @@ def _train(config: Config) -> None:
             referee.report(opened, judged, ready.mirror_axes, save_predictions=config.save_predictions)
 
 
-def _prepare(config: Config, initial: Initial | None) -> _Prepared:
+def _prepare(config: Config, initial: Initial | None, scans: ScanStore) -> _Prepared:
     """Read the cases, and make the network that fits them; nothing is written yet."""
     chosen = choose_cases(config)
     spec = _network(config, initial, chosen)
     multiple = nnx.eval_shape(lambda: models.create(**spec)).grid_multiple
-    plan, axes, chosen = plan_for(config, chosen, multiple, planned(config))
+    plan, axes, chosen = plan_for(config, chosen, multiple, planned(config), scans)
     spec |= {"grid": list(plan.patch)} if models.takes_grid(spec["name"]) else {}
     model = models.create(**spec, seed=config.seed)
     if initial is not None:
@@ -244,7 +250,7 @@ def _prepare(config: Config, initial: Initial | None) -> _Prepared:
     )
     # A patch that the network cannot take is an error before anything is written.
     jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *plan.patch, len(plan.channels))))
-    trained_on, validated_on, chosen = read_prepared(config, chosen, plan)
+    trained_on, validated_on, chosen = read_prepared(config, chosen, plan, scans)
     return _Prepared(chosen, plan, axes, spec, network, trained_on, validated_on)
 
 

@@ -26,13 +26,19 @@ from typing import Annotated, Literal
 import tyro
 
 from fdif_jax import models
-from fdif_jax.datasets.reader import Case
 from fdif_jax.errors import FdifError
-from fdif_jax.inference.prediction import Ensemble, encode_like, find_cases, load_ensemble, predict_case
+from fdif_jax.inference.prediction import (
+    Ensemble,
+    ToPredict,
+    encode_like,
+    find_cases,
+    load_ensemble,
+    predict_case,
+)
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.preprocessing.preparation import Prepared, prepare
-from fdif_jax.preprocessing.scans import read_scan
+from fdif_jax.preprocessing.scans import read_image
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar, say
 from fdif_jax.scripts.options.recipe import Flag
@@ -69,9 +75,9 @@ def run(config: Config) -> None:
     """Predict what is not there yet."""
     ensemble = load_ensemble(config.model)
     cases = find_cases(config.input, len(ensemble.conventions.channel_names), config.out)
-    if config.out.resolve() == cases[0].image.parent.resolve():
+    if config.out.resolve() == cases[0].images[0].parent.resolve():
         raise FdifError(f"--out {config.out}: holds the scans; give another folder")
-    missing = [case for case in cases if config.overwrite or not case.label.exists()]
+    missing = [case for case in cases if config.overwrite or not case.out.exists()]
     kept = len(cases) - len(missing)
     if kept:
         print(f"{config.out}: {kept} of {len(cases)} are there already; --overwrite predicts them again")
@@ -114,7 +120,7 @@ def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
     return network
 
 
-def _predict(ensemble: Ensemble, cases: Sequence[Case], config: Config) -> int:
+def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config) -> int:
     """Predict and write; how many were skipped."""
     network, skipped = _tiled(ensemble, config), 0
     make_folder(config.out)
@@ -128,7 +134,7 @@ def _predict(ensemble: Ensemble, cases: Sequence[Case], config: Config) -> int:
             bar.update(task, measured=case.id)
             try:
                 labels = predict_case(network, coming.result(), partial(show, number, case.id))
-                write_atomic(case.label, encode_like(case.image, labels))
+                write_atomic(case.out, encode_like(case.images[0], labels))
             except FdifError as error:
                 if not config.skip_bad:
                     raise
@@ -138,18 +144,18 @@ def _predict(ensemble: Ensemble, cases: Sequence[Case], config: Config) -> int:
     return skipped
 
 
-def _read(case: Case, ensemble: Ensemble) -> Prepared:
+def _read(case: ToPredict, ensemble: Ensemble) -> Prepared:
     names = ensemble.conventions.channel_names
-    if case.further_images:
-        for name, path in zip(names, (case.image, *case.further_images), strict=False):
+    if len(case.images) > 1:
+        for name, path in zip(names, case.images, strict=False):
             if not path.is_file():
                 raise FdifError(f"{path}: no such file; it would be the channel {name} of case {case.id}")
-    return prepare(read_scan(case, ensemble.conventions, labelled=False), ensemble.plan)
+    return prepare(read_image(case.id, case.images, ensemble.conventions), ensemble.plan)
 
 
 def _read_ahead(
-    read: Callable[[Case], Prepared], cases: Sequence[Case]
-) -> Iterator[tuple[Case, "Future[Prepared]"]]:
+    read: Callable[[ToPredict], Prepared], cases: Sequence[ToPredict]
+) -> Iterator[tuple[ToPredict, "Future[Prepared]"]]:
     """Every case and what was read of it; the next one is read while the caller is at this."""
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(read, cases[0])

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
 
 from fdif_jax.datasets.conventions import Conventions
-from fdif_jax.datasets.reader import VOLUME_SUFFIXES, Case, find_volumes, volume_type
+from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Report, TiledNetwork
 from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
@@ -118,8 +118,22 @@ def _check_same(first: Run, first_plan: CasePlan, other: Run, plan: CasePlan) ->
 # ------------------------------------------------------------------------------------------- what is predicted
 
 
-def find_cases(source: Path, channels: int, out: Path) -> list[Case]:
-    """The cases of a folder, or that of one file; a case's label is the file in ``out`` that its prediction goes to.
+class ToPredict(NamedTuple):
+    """A case without a label map, and where its prediction goes.
+
+    Attributes:
+        id: what the case is called.
+        images: the files of its image: one, or one for each channel.
+        out: the file of its label map.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    out: Path
+
+
+def find_cases(source: Path, channels: int, out: Path) -> list[ToPredict]:
+    """The cases of a folder, or that of one file; predictions go to ``NAME.nii.gz`` in ``out``.
 
     A case of several channels is one file of 4 axes, or, in nnU-Net's way, the files NAME_0000, NAME_0001, …, of
     which those that are missing are found to be so when the case is read. Of one channel NAME_0000 is the case NAME,
@@ -139,7 +153,7 @@ def find_cases(source: Path, channels: int, out: Path) -> list[Case]:
             )
         found[name] = images
     cases = [
-        Case(images[0], out / f"{name}.nii.gz", name, (), tuple(images[1:]))
+        ToPredict(name, tuple(images), out / f"{name}.nii.gz")
         for name, images in sorted(found.items())
         if source == folder or source in images
     ]
@@ -203,9 +217,7 @@ def predict_case(network: TiledNetwork, prepared: Prepared, report: Report | Non
         for number, logits in enumerate(slab, start)
         if depth.start <= number < depth.stop
     )
-    d, h, w = (box.stop - box.start for box in way.box)
-    labels = labels_of_planes(planes, way.resampled[0], (d, h, w))
-    return replace(way, resampled=(d, h, w), padded=(d, h, w)).labels_back(labels)  # crop and axes are left
+    return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape))
 
 
 def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: Shape) -> np.ndarray:

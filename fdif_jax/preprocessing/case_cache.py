@@ -15,7 +15,7 @@ from fdif_jax.datasets.reader import Case
 from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared, Way
-from fdif_jax.preprocessing.spaces import Space
+from fdif_jax.preprocessing.spaces import Crop
 
 
 class CaseCache:
@@ -59,17 +59,15 @@ def _write(path: Path, prepared: Prepared) -> None:
         contents,
         image=prepared.image,
         label=np.zeros(0) if prepared.label is None else prepared.label,
-        box=[[s.start, s.stop] for s in way.box],
-        shapes=[way.resampled, way.padded, way.source.shape],
-        affine=way.source.affine,
+        shapes=[way.resampled, way.padded],
+        **way.crop.to_arrays(),
     )
     write_atomic(path, contents.getbuffer())
 
 
 def _read(path: Path, name: str) -> Prepared:
     with np.load(path) as kept:
-        image, label, box, affine = (kept[key] for key in ("image", "label", "box", "affine"))
-        resampled, padded, source = (tuple(map(int, shape)) for shape in kept["shapes"])
-    d, h, w = (slice(int(start), int(stop)) for start, stop in box)
-    way = Way(Space(source, affine), (d, h, w), resampled, padded)  # type: ignore[arg-type]
+        image, label, crop = kept["image"], kept["label"], Crop.from_arrays(kept)
+        resampled, padded = (tuple(map(int, shape)) for shape in kept["shapes"])
+    way = Way(crop, resampled, padded)  # type: ignore[arg-type]
     return Prepared(name, image, label if label.size else None, way)

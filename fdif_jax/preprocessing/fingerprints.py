@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -24,7 +24,7 @@ from fdif_jax.preprocessing.normalisation import (
     read_normalisation,
 )
 from fdif_jax.preprocessing.scans import Scan
-from fdif_jax.preprocessing.spaces import Spacing, shape_at
+from fdif_jax.preprocessing.spaces import Shape, Spacing, shape_at
 from fdif_jax.settings import Plain
 
 VOXEL_BUDGET = 96**3
@@ -98,28 +98,53 @@ def _check_spacing(spacing: Any) -> None:
         raise FdifError(f"spacing must be three positive numbers of millimetres, not {spacing!r}")
 
 
-def fingerprint(scans: Iterable[Scan], conventions: Conventions) -> Fingerprint:
-    """Measure a dataset's labelled cases, one in memory at a time.
+class Measurement(NamedTuple):
+    """One case of a `Fingerprint`; arrays are a row of its arrays, but ``foreground`` ``(M, C)``."""
+
+    spacing: Spacing
+    shape: Shape
+    foreground: np.ndarray
+    zeros: np.ndarray
+    centres: np.ndarray
+
+
+def measure(scan: Scan, number: int, num_classes: int) -> Measurement:
+    """Measure a labelled case.
+
+    Args:
+        scan: the whole of it, not cropped.
+        number: of the case, which draws the foreground voxels whose intensities are kept.
+        num_classes: K, without the background.
 
     Raises:
-        FdifError: there is no case, or one without a label.
+        FdifError: it has no label.
     """
-    spacings, shapes, foreground, zeros, centres = [], [], [], [], []
-    classes = np.arange(1, len(conventions.class_names) + 1)
-    for number, scan in enumerate(scans):
-        if scan.label is None:
-            raise FdifError(f"case {scan.id}: a fingerprint needs its label")
-        spacings.append(scan.space.canonical.spacing)
-        shapes.append([s.stop - s.start for s in scan.content])
-        zeros.append((scan.image == 0).mean((0, 1, 2)))
-        with np.errstate(invalid="ignore"):
-            centre = ndimage.center_of_mass(np.ones(scan.label.shape, bool), scan.label, classes)
-        centres.append(np.asarray(centre) * spacings[-1])
-        voxels = np.flatnonzero(scan.label > 0)
-        drawn = np.random.default_rng(number).choice(voxels, min(_SAMPLED, len(voxels)), replace=False)
-        foreground.append(scan.image.reshape(-1, scan.image.shape[3])[drawn])
-    if not spacings:
+    if scan.label is None:
+        raise FdifError(f"case {scan.id}: a fingerprint needs its label")
+    spacing, classes = scan.space.canonical.spacing, np.arange(1, num_classes + 1)
+    with np.errstate(invalid="ignore"):
+        centres = ndimage.center_of_mass(np.ones(scan.label.shape, bool), scan.label, classes)
+    voxels = np.flatnonzero(scan.label > 0)
+    drawn = np.random.default_rng(number).choice(voxels, min(_SAMPLED, len(voxels)), replace=False)
+    return Measurement(
+        spacing,
+        scan.crop.shape,
+        scan.image.reshape(-1, scan.image.shape[3])[drawn],
+        (scan.image == 0).mean((0, 1, 2)),
+        np.asarray(centres) * spacing,
+    )
+
+
+def fingerprint(measurements: Iterable[Measurement], conventions: Conventions) -> Fingerprint:
+    """What was measured of a dataset's cases.
+
+    Raises:
+        FdifError: there is no case.
+    """
+    measured = list(measurements)
+    if not measured:
         raise FdifError("a fingerprint needs at least one labelled case")
+    spacings, shapes, foreground, zeros, centres = zip(*measured, strict=True)
     return Fingerprint(
         np.array(spacings),
         np.array(shapes),

@@ -1,8 +1,8 @@
 """Cases as a network sees them, by a plan, and predictions back on the grid of their files.
 
-There: canonical axes, crop to what is not 0, normalise, resample, pad to at least a patch. Back: the same in reverse;
-outside the crop there is background. A label map that makes the way there and back at its own spacing is the same,
-voxel for voxel.
+There: canonical axes, crop to what is not 0, normalise, resample, pad to at least a patch. Back: the same in reverse,
+of which `Crop.uncrop` is the last step; outside the crop there is background. A label map that makes the way there and
+back at its own spacing is the same, voxel for voxel.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import (
+    Crop,
     Shape,
-    Space,
     labels_of_scores,
     middle,
     pad_to,
@@ -29,14 +29,12 @@ class Way:
     """How a case came from its file's grid to the network's, which is all it needs to go back.
 
     Attributes:
-        source: the file's grid.
-        box: what was cropped, of the canonical grid.
+        crop: what of the file's grid it is.
         resampled: voxels of the crop at the plan's spacing.
         padded: voxels along each axis after padding; what was resampled is in the middle.
     """
 
-    source: Space
-    box: tuple[slice, slice, slice]
+    crop: Crop
     resampled: Shape
     padded: Shape
 
@@ -47,24 +45,19 @@ class Way:
 
     def labels_back(self, labels: np.ndarray) -> np.ndarray:
         """Class ids ``(D, H, W)`` on the network's grid → on the file's, in their dtype (`resample_labels`)."""
-        return self._placed(resample_labels(self._checked(labels)[self.content], self._cropped))
+        return self.crop.uncrop(resample_labels(self._checked(labels)[self.content], self.crop.shape))
 
     def scores_back(self, scores: np.ndarray) -> np.ndarray:
         """Scores or logits ``(D, H, W, C)`` on the network's grid → class ids on the file's (`labels_of_scores`).
 
         Interpolating scores gives smoother borders than interpolating labels.
         """
-        return self._placed(labels_of_scores(self._checked(scores)[self.content], self._cropped))
+        return self.crop.uncrop(labels_of_scores(self._checked(scores)[self.content], self.crop.shape))
 
     @property
     def keeps_grid(self) -> bool:
         """Whether nothing was resampled, so that labels go back as well as scores do, for less memory."""
-        return self.resampled == self._cropped
-
-    @property
-    def _cropped(self) -> Shape:
-        d, h, w = (s.stop - s.start for s in self.box)
-        return d, h, w
+        return self.resampled == self.crop.shape
 
     def _checked(self, array: np.ndarray) -> np.ndarray:
         if array.shape[:3] != tuple(self.padded):
@@ -72,11 +65,6 @@ class Way:
                 f"a prediction of shape {array.shape} for a case that is {self.padded} as prepared"
             )
         return array
-
-    def _placed(self, labels: np.ndarray) -> np.ndarray:
-        whole = np.zeros(self.source.canonical.shape, labels.dtype)
-        whole[self.box] = labels
-        return np.ascontiguousarray(self.source.from_canonical(whole))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +86,7 @@ class Prepared:
 
 
 def prepare(scan: Scan, plan: CasePlan) -> Prepared:
-    """Prepare a case by a plan.
+    """Prepare a case, cropped or not, by a plan.
 
     Raises:
         FdifError: the case has other channels than the plan.
@@ -107,15 +95,15 @@ def prepare(scan: Scan, plan: CasePlan) -> Prepared:
         raise FdifError(
             f"case {scan.id}: {scan.image.shape[3]} channels, but the plan is for {len(plan.channels)}"
         )
-    box = scan.content
-    image = scan.image[box]
-    resampled = shape_at(image.shape[:3], scan.space.canonical.spacing, plan.spacing)
+    scan = scan.cropped()
+    resampled = shape_at(scan.crop.shape, scan.space.canonical.spacing, plan.spacing)
     channels = (
-        resample(normalise(image[..., c]), resampled, plan.order) for c, normalise in enumerate(plan.channels)
+        resample(normalise(scan.image[..., c]), resampled, plan.order)
+        for c, normalise in enumerate(plan.channels)
     )
     image = pad_to(np.stack(tuple(channels), axis=-1), plan.patch)
     d, h, w = image.shape[:3]
     label = None
     if scan.label is not None:
-        label = pad_to(resample_labels(scan.label[box], resampled), plan.patch)
-    return Prepared(scan.id, image, label, Way(scan.space, box, resampled, (d, h, w)))
+        label = pad_to(resample_labels(scan.label, resampled), plan.patch)
+    return Prepared(scan.id, image, label, Way(scan.crop, resampled, (d, h, w)))

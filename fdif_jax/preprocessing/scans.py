@@ -4,7 +4,8 @@ Whatever is wrong with a case is one `FdifError` that names the file, so that a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, read_label, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import Volume
-from fdif_jax.preprocessing.spaces import Space
+from fdif_jax.preprocessing.spaces import Box, Crop, Space
 
 _APART = 0.1  # voxels between corners of grids that are taken for one
 
@@ -27,14 +28,16 @@ class Scan:
         image: float32 ``(D, H, W, C)``.
         label: class ids ``(D, H, W)``, signed integers, `IGNORE` where voxels are ignored; None if not asked for.
         space: the grid of its files.
+        box: what of its canonical grid the arrays are; None for all.
     """
 
     id: str
     image: np.ndarray
     label: np.ndarray | None
     space: Space
+    box: Box | None = None
 
-    @property
+    @cached_property
     def content(self) -> tuple[slice, slice, slice]:
         """The least box with all voxels that are not 0 in some channel; everything if all are."""
         filled = (self.image != 0).any(axis=3)
@@ -44,29 +47,54 @@ class Scan:
         d, h, w = (slice(int(along[0]), int(along[-1]) + 1) for along in found)
         return d, h, w
 
+    @property
+    def crop(self) -> Crop:
+        """The box that the arrays are of, or are cropped to."""
+        return Crop(self.space, self.content if self.box is None else self.box)
 
-def read_scan(case: Case, conventions: Conventions, *, labelled: bool = True) -> Scan:
-    """Read a case and check it.
+    def cropped(self) -> "Scan":
+        """Its content alone, as contiguous arrays."""
+        if self.box is not None:
+            return self
+        box = self.content
+        label = None if self.label is None else np.ascontiguousarray(self.label[box])
+        return Scan(self.id, np.ascontiguousarray(self.image[box]), label, self.space, box)
+
+
+def read_scan(case: Case, conventions: Conventions) -> Scan:
+    """Read a labelled case and check it.
 
     Args:
-        case: its files; an image of several channels is one file of 4 axes, or a file each.
+        case: its files.
         conventions: of its dataset.
-        labelled: read its label map, too.
+
+    Raises:
+        FdifError: see `read_image`; or if the label map has another grid, or holds what its dataset does not declare,
+            or nothing.
+    """
+    scan = read_image(case.id, case.images, conventions)
+    volume = read_label(case.label, conventions)
+    check_same_grid(case.label, space_of(case.label, volume), case.image, scan.space)
+    label = np.ascontiguousarray(scan.space.to_canonical(volume.array))
+    if not (label > 0).any():
+        raise FdifError(f"{case.label}: labels no voxel; leave the case out")
+    return replace(scan, label=label)
+
+
+def read_image(name: str, paths: Sequence[Path], conventions: Conventions) -> Scan:
+    """Read a case without a label and check it.
+
+    Args:
+        name: of the case.
+        paths: the files of its image: one of 3 or 4 axes, or one for each channel.
+        conventions: of the dataset that its channels are like.
 
     Raises:
         FdifError: naming the file, if one is missing, damaged, no volume, holds NaN or infinity (see `read_volume`);
-            if the grids of a case's files differ; if the image has other channels than its dataset; if the label
-            map holds what its dataset does not declare, or nothing.
+            if the grids of the files differ; or if the image has other channels.
     """
-    image, space = _read_image(case.images, conventions.channel_names)
-    label = None
-    if labelled:
-        volume = read_label(case.label, conventions)
-        check_same_grid(case.label, space_of(case.label, volume), case.image, space)
-        label = np.ascontiguousarray(space.to_canonical(volume.array))
-        if not (label > 0).any():
-            raise FdifError(f"{case.label}: labels no voxel; leave the case out")
-    return Scan(case.id, np.ascontiguousarray(space.to_canonical(image)), label, space)
+    image, space = _read_channels(paths, conventions.channel_names)
+    return Scan(name, np.ascontiguousarray(space.to_canonical(image)), None, space)
 
 
 def space_of(path: Path, volume: Volume) -> Space:
@@ -91,7 +119,7 @@ def check_same_grid(path: Path, space: Space, other_path: Path, other: Space) ->
         )
 
 
-def _read_image(paths: Sequence[Path], names: Sequence[str]) -> tuple[np.ndarray, Space]:
+def _read_channels(paths: Sequence[Path], names: Sequence[str]) -> tuple[np.ndarray, Space]:
     volumes = [read_volume(path, allow_4d=True) for path in paths]
     spaces = [space_of(path, volume) for path, volume in zip(paths, volumes, strict=True)]
     for path, space in zip(paths, spaces, strict=True):

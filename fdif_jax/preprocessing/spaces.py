@@ -5,8 +5,9 @@ moves voxels and changes none. Resampling keeps the outer faces of a volume wher
 its shape alone and the way back ends on the very grid it began on.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import ndimage
 from fdif_jax.errors import FdifError
 
 Shape = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
 Spacing = tuple[float, float, float]
 
 
@@ -70,6 +72,43 @@ class Space:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
         ours, theirs = (nib.affines.apply_affine(space.affine, corners) for space in (self, other))
         return float(np.linalg.norm(ours - theirs, axis=1).max() / min(*self.spacing, *other.spacing))
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A box that a case was cropped to.
+
+    Attributes:
+        source: the grid of its file.
+        box: of the canonical grid.
+    """
+
+    source: Space
+    box: Box
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels of the box along each axis."""
+        d, h, w = (s.stop - s.start for s in self.box)
+        return d, h, w
+
+    def to_arrays(self) -> dict[str, Any]:
+        """What `from_arrays` takes, e.g. of an ``.npz`` file."""
+        box = np.array([[s.start, s.stop] for s in self.box])
+        return {"box": box, "shape": np.array(self.source.shape), "affine": np.asarray(self.source.affine)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Crop":
+        """The crop of `to_arrays`; KeyError or ValueError for anything else."""
+        (d, h, w), box = map(int, arrays["shape"]), arrays["box"].tolist()
+        first, second, third = (slice(start, stop) for start, stop in box)
+        return cls(Space((d, h, w), arrays["affine"]), (first, second, third))
+
+    def uncrop(self, labels: np.ndarray) -> np.ndarray:
+        """Class ids ``(D, H, W)`` on the box → on the file's grid, background around it, in their dtype."""
+        whole = np.zeros(self.source.canonical.shape, labels.dtype)
+        whole[self.box] = labels
+        return np.ascontiguousarray(self.source.from_canonical(whole))
 
 
 def shape_at(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Shape:

@@ -10,9 +10,16 @@ from fdif_jax.datasets.reader import Case, list_cases, load_conventions
 from fdif_jax.errors import FdifError
 from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.preprocessing.case_cache import CaseCache
-from fdif_jax.preprocessing.fingerprints import CasePlan, Fingerprint, fingerprint, mirror_axes, plan_cases
+from fdif_jax.preprocessing.fingerprints import (
+    CasePlan,
+    Fingerprint,
+    Measurement,
+    fingerprint,
+    mirror_axes,
+    plan_cases,
+)
 from fdif_jax.preprocessing.preparation import Prepared, prepare
-from fdif_jax.preprocessing.scans import read_scan
+from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.preprocessing.splits import HELD_OUT, apart, few, fold
 from fdif_jax.scripts.console.reading import each_good
 
@@ -71,7 +78,7 @@ def choose_cases(config: Any) -> Chosen:
 
 
 def plan_for(
-    config: Any, chosen: Chosen, multiple: Sequence[int], like: PlannedNetwork | None
+    config: Any, chosen: Chosen, multiple: Sequence[int], like: PlannedNetwork | None, scans: ScanStore
 ) -> tuple[CasePlan, tuple[int, ...], Chosen]:
     """How cases are prepared, and the axes to mirror along, printed with the reasons; the cases without bad ones.
 
@@ -82,21 +89,20 @@ def plan_for(
         chosen: the cases.
         multiple: what the network divides a patch by.
         like: a planned network, whose patch is taken if none is given.
+        scans: that the cases are read with.
     """
     bad = {case.id for case in chosen.measured}
 
-    def scans():
-        read = each_good(
-            chosen.measured,
-            lambda case: read_scan(case, chosen.conventions),
-            "measuring the training cases",
-            skip_bad=config.skip_bad,
-        )
-        for case, scan in read:
-            bad.discard(case.id)
-            yield scan
-
-    measured = fingerprint(scans(), chosen.conventions)
+    measurements: list[Measurement] = []
+    for case, measurement in each_good(
+        chosen.measured,
+        lambda case: scans.measure(case, len(measurements)),
+        "measuring the training cases",
+        skip_bad=config.skip_bad,
+    ):
+        bad.discard(case.id)
+        measurements.append(measurement)
+    measured = fingerprint(measurements, chosen.conventions)
     plan = plan_cases(
         measured,
         multiple,
@@ -118,14 +124,14 @@ def _mirroring(config: Any, measured: Fingerprint) -> tuple[tuple[int, ...], str
 
 
 def read_prepared(
-    config: Any, chosen: Chosen, plan: CasePlan
+    config: Any, chosen: Chosen, plan: CasePlan, scans: ScanStore
 ) -> tuple[list[Prepared], list[Prepared], Chosen]:
     """The training and the validation cases as the network sees them, and the files of those that are good."""
     cache = CaseCache(config.cache, plan, chosen.conventions) if config.cache else None
 
     def read(case: Case) -> Prepared:
         def anew() -> Prepared:
-            return prepare(read_scan(case, chosen.conventions), plan)
+            return prepare(scans.read(case), plan)
 
         return cache.get(case, anew) if cache else anew()
 

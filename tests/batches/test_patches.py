@@ -11,12 +11,12 @@ from fdif_jax.batches.augmentation import random_turn
 from fdif_jax.batches.patches import lay_out, patch_batch
 from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.preparation import Prepared, Way
-from fdif_jax.preprocessing.spaces import Space
+from fdif_jax.preprocessing.spaces import Crop, Space
 
 
 def _prepared(image, label):
     shape = label.shape
-    way = Way(Space(shape, np.eye(4)), tuple(slice(0, n) for n in shape), shape, shape)
+    way = Way(Crop(Space(shape, np.eye(4)), tuple(slice(0, n) for n in shape)), shape, shape)
     return Prepared("case", image.astype(np.float32), label.astype(np.int8), way)
 
 

@@ -7,6 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import Counter
+from itertools import count, repeat
 
 import jax.numpy as jnp
 import nibabel as nib
@@ -15,9 +17,11 @@ import pytest
 import torch
 
 from fdif_jax import models
+from fdif_jax.datasets import reader
 from fdif_jax.datasets.reader import list_cases, load_conventions
 from fdif_jax.errors import FdifError
-from fdif_jax.preprocessing.fingerprints import fingerprint, mirror_axes
+from fdif_jax.preprocessing.fingerprints import fingerprint, measure, mirror_axes
+from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.scripts import cli, finetune
 from fdif_jax.training.network import State, weights
@@ -235,6 +239,25 @@ def test_without_a_list_of_validation_cases_a_part_of_the_training_cases_validat
     assert len(chosen.training) == 2 and not chosen.validation
 
 
+@pytest.mark.parametrize("folds", [0, 2])
+def test_training_scans_are_decoded_once(dataset, tmp_path, folds, monkeypatch):
+    """Measured, prepared, and prepared again in every fold; what is validated on is once more compared as it is."""
+    decoded = Counter()
+
+    def read_nifti(path, **options):
+        decoded[path] += 1
+        return real(path, **options)
+
+    real = reader.read_nifti
+    monkeypatch.setattr(reader, "read_nifti", read_nifti)
+    monkeypatch.setattr(finetune, "fit", lambda network, *_, **__: network.weights)
+    monkeypatch.setattr(finetune.Referee, "report", lambda *_, **__: None)
+    finetune.run(_config(dataset, tmp_path / "run", folds=folds))
+    listed = json.loads(dataset.read_text())
+    cases = listed["training"] + ([] if folds else listed["validation"])
+    assert decoded == {dataset.parent / case[kind]: 1 for case in cases for kind in ("image", "label")}
+
+
 def test_validating_on_training_cases_that_are_not_trained_on(tmp_path):
     config = _config(DATA / "dataset.json", tmp_path, cases=3, val_from="training", val_cases=4)
     chosen = finetune.choose_cases(config)
@@ -247,7 +270,7 @@ def test_hippocampi_are_mirrored_left_to_right_only():
     """Anterior and posterior are told apart by the other two axes."""
     conventions = load_conventions(DATA)
     scans = (read_scan(case, conventions) for case in list_cases(DATA)[0])
-    axes, why = mirror_axes(fingerprint(scans, conventions))
+    axes, why = mirror_axes(fingerprint(map(measure, scans, count(), repeat(2)), conventions))
     assert axes == (0,)
     assert "axis 1 (back to front), on which Posterior lies before Anterior" in why
 
@@ -378,8 +401,9 @@ def test_a_bad_case_is_one_line_that_names_its_file_and_the_others_go_on(dataset
 
     config = _config(root, tmp_path / "run", skip_bad=True)
     chosen = finetune.choose_cases(config)
-    plan, _, chosen = finetune.plan_for(config, chosen, (2, 2, 2), None)
-    trained_on, _, chosen = finetune.read_prepared(config, chosen, plan)
+    with ScanStore(chosen.conventions) as scans:
+        plan, _, chosen = finetune.plan_for(config, chosen, (2, 2, 2), None, scans)
+        trained_on, _, chosen = finetune.read_prepared(config, chosen, plan, scans)
     assert len(trained_on) == 1 and chosen.skipped == (bad,)
     assert f"skipped: {root}" in capsys.readouterr().err.replace("\n", "")
 

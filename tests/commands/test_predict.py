@@ -288,7 +288,7 @@ def test_names_of_cases(tmp_path):
         for name in names:
             (tmp_path / name).write_bytes(b"")
         found = find_cases(tmp_path / source, channels, tmp_path / "out")
-        return {case.id: [p.name for p in (case.image, *case.further_images)] for case in found}
+        return {case.id: [p.name for p in case.images] for case in found}
 
     assert cases("a_0000.nii.gz", "b.nii") == {"a": ["a_0000.nii.gz"], "b": ["b.nii"]}
     assert set(cases("a_0001.nii", "a_0002.nii")) == {"a_0001", "a_0002"}

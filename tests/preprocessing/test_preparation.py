@@ -1,6 +1,7 @@
 """Fingerprints, plans, and cases there and back: an oracle's labels return voxel for voxel to their file's grid."""
 
 import json
+from itertools import count, repeat
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from fdif_jax.preprocessing.fingerprints import (
     Fingerprint,
     choose_patch,
     fingerprint,
+    measure,
     mirror_axes,
     plan_cases,
 )
@@ -161,7 +163,7 @@ def test_the_hippocampus_and_its_plan():
     conventions = load_conventions(DATA)
     cases = load_dataset(DATA).training
     scans = [read_scan(case, conventions) for case in cases]
-    found = fingerprint(iter(scans), conventions)
+    found = fingerprint(map(measure, scans, count(), repeat(2)), conventions)
     assert found.channel_names == ("MRI",) and found.foreground.shape[0] == 1
     np.testing.assert_array_equal(found.spacings, np.ones((len(cases), 3)))
     np.testing.assert_array_equal(found.shapes, [scan.image[scan.content].shape[:3] for scan in scans])
@@ -259,7 +261,7 @@ def test_a_fingerprint_needs_a_case_and_its_label():
         fingerprint([], TWO)
     unlabelled = Scan("a", np.ones((3, 3, 3, 1), np.float32), None, Space((3, 3, 3), np.eye(4)))
     with pytest.raises(FdifError, match="case a: a fingerprint needs its label"):
-        fingerprint([unlabelled], TWO)
+        measure(unlabelled, 0, 2)
 
 
 def test_an_impossible_spacing_is_refused_before_it_is_used():
