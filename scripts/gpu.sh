@@ -7,9 +7,12 @@ python=${PYTHON:-python3}
 root=$(cd "$(dirname "$0")/.." && pwd)
 site=${SITE:-${TMPDIR:-/tmp}/fdif-gpu-site}
 
-# The checkout as the one package that an installation would make of it.
+# The checkout as the one package that an installation would make of it, and its name and version.
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")
+about="$site/fdif_jax-$version.dist-info"
 rm -rf "$site/fdif_jax"
-mkdir -p "$site/fdif_jax"
+mkdir -p "$site/fdif_jax" "$about"
+printf 'Metadata-Version: 2.1\nName: fdif-jax\nVersion: %s\n' "$version" >"$about/METADATA"
 cp -R "$root/fdif_jax/." "$site/fdif_jax/"
 for folder in shapes models scripts; do cp -R "$root/$folder" "$site/fdif_jax/$folder"; done
 

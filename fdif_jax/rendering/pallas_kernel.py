@@ -32,8 +32,8 @@ from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Point
 from fdif_jax.sdf.structure import Structure
 
-# Voxels (z, y, x) of a program, powers of two, as Triton asks for; and the warps of 32 threads that share them. Of eight
-# pairs the fastest on an H200, by up to a factor of five (docs/performance.md): compact tiles see few objects.
+# Voxels (z, y, x) of a program, powers of two, as Triton asks for; and the warps of 32 threads that share them. Of
+# eight pairs the fastest on an H200, by up to a factor of five (docs/performance.md): compact tiles see few objects.
 TILE = (8, 8, 16)
 WARPS = 8
 

@@ -5,8 +5,8 @@ import os
 
 import platformdirs
 
-# XLA tries fusions and matrix products by Triton, too, and compiles every candidate. Of 3D volumes these are large, and a
-# training step took more than three minutes to compile on an H200 (JAX 0.11.2). Convolutions are still tuned.
+# XLA tries fusions and matrix products by Triton, too, and compiles every candidate. Of 3D volumes these are large, and
+# a training step took more than three minutes to compile on an H200 (JAX 0.11.2). Convolutions are still tuned.
 _SEARCHES = ("xla_gpu_experimental_enable_fusion_autotuner", "xla_gpu_enable_triton_gemm")
 _KNOWN = (
     (0, 10),
@@ -25,7 +25,7 @@ def keep_compiled_programs() -> None:
 
 
 def leave_out_searches() -> None:
-    """Turn off XLA's searches on a CUDA device, but for those that ``XLA_FLAGS`` names; before JAX computes anything."""
+    """Turn off XLA's searches on CUDA devices, but those that ``XLA_FLAGS`` names; before JAX computes anything."""
     import jax
 
     if jax.__version_info__[:2] not in _KNOWN or not any(map(importlib.util.find_spec, _PLUGINS)):

@@ -23,7 +23,7 @@ _SCAN_SECONDS = 15.0  # for the scan with switches, which an accelerator may run
 
 
 def measure(size: Size, figures: Figures) -> None:
-    """Compare every recipe, by the kernel where it serves it, as by default, and by the scan; then the published scenes."""
+    """Compare every recipe by the kernel, as by default, and by the scan; then the published scenes."""
     for name in size.recipes:
         for how, kernel in (("kernel", size.kernel), ("auto", "auto"), ("scan", "off")):
             with figures.attempt(f"{name} {how}"):
