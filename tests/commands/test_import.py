@@ -84,8 +84,8 @@ SAID = {
 def weights_of(name="resenc_unet", channels=1, classes=3, **size) -> dict:
     """The state dict of a PyTorch twin with random weights."""
     pytest.importorskip("dynamic_network_architectures")
-    model = models.create(name, in_channels=channels, out_channels=classes, **(size or SMALL))
-    net = twins.twin(model)
+    spec = {"name": name, "in_channels": channels, "out_channels": classes, **(size or SMALL)}
+    net = twins.twin(nnx.eval_shape(lambda: models.create(**spec)))
     twins.randomise(net)
     return net.state_dict()
 
@@ -203,7 +203,9 @@ def test_what_nnunet_itself_saves_is_read(state, tmp_path):
     """Its trainer's own method, on a trainer that has just what the method reads."""
     training = pytest.importorskip("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     logging = pytest.importorskip("nnunetv2.training.logging.nnunet_logger")
-    net = twins.twin(models.create("resenc_unet", in_channels=1, out_channels=3, **SMALL))
+    net = twins.twin(
+        nnx.eval_shape(lambda: models.create("resenc_unet", in_channels=1, out_channels=3, **SMALL))
+    )
     net.load_state_dict(state)
     trainer = object.__new__(training.nnUNetTrainer)
     trainer.local_rank, trainer.disable_checkpointing, trainer.is_ddp = 0, False, False

@@ -126,6 +126,15 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(tmp_path, uninterrupt
     assert steps == sorted(set(steps)) and steps[-1] == 12
 
 
+def test_a_run_that_ignores_ctrl_c_goes_on(tmp_path, uninterrupted):
+    heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _same_bits(_fit(tmp_path / "run", stop_at=3), uninterrupted[1])
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, heeded)
+
+
 def test_several_steps_a_call_resume_exactly_too(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.jax, "default_backend", lambda: "gpu")
     whole = _fit(tmp_path / "whole")
