@@ -38,11 +38,11 @@ from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import TrainingBar
 from fdif_jax.scripts.jobs.cases import Chosen, choose_cases, plan_for, read_prepared
-from fdif_jax.scripts.jobs.initial_weights import Initial, read_initial
+from fdif_jax.scripts.jobs.initial_weights import SCRATCH, Initial, read_initial
 from fdif_jax.scripts.jobs.scores import Referee
 from fdif_jax.scripts.options.network import network_of, planned
 from fdif_jax.scripts.options.recipe import Flag
-from fdif_jax.scripts.options.training import TrainingOptions, devices_of, plan_of
+from fdif_jax.scripts.options.training import TrainingOptions, devices_of, plan_of, settings_of
 from fdif_jax.tasks import Task
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
 from fdif_jax.training.loop import fit
@@ -50,6 +50,14 @@ from fdif_jax.training.network import Network, functional
 from fdif_jax.training.objectives import Segmentation
 from fdif_jax.training.plan import Plan
 from fdif_jax.training.processes import is_first_process
+from fdif_jax.training.run_document import (
+    FINE_TUNING,
+    CasesUsed,
+    Inference,
+    RunDocument,
+    Start,
+    Validation,
+)
 from fdif_jax.training.runs import open_run
 
 _GRID = (96, 96, 96)  # that a network of position embeddings is made for until the patch is known
@@ -263,36 +271,28 @@ def _network(config: Config, initial: Initial | None, chosen: Chosen) -> dict[st
     return models.segmenting(initial.network, out_channels) | {"in_channels": channels}
 
 
-def _document(config: Config, plan: Plan, ready: _Prepared, initial: Initial | None) -> dict[str, Any]:
-    """What decides the result, for ``run.json``; `fdif predict` reads how cases are prepared from it."""
+def _document(config: Config, plan: Plan, ready: _Prepared, initial: Initial | None) -> RunDocument:
+    """What decides the result; `fdif predict` reads how cases are prepared from it."""
     chosen = ready.chosen
-    patches = ("augment", "loss", "rotate", "zoom", "foreground", "freeze_encoder", "layer_decay", "patience")
-    return {
-        "kind": "fine-tuning",
-        "network": ready.spec,
-        "init": {"from": "scratch"} if initial is None else initial.document | {"which": config.which},
-        "dataset": {
-            "list": str(config.dataset),
-            "training": _ids(chosen.training),
-            "validation": _ids(chosen.validation),
-            "skipped": list(chosen.skipped),
-        },
-        "cases": ready.plan.to_dict(),
-        "labels": dataclasses.asdict(chosen.conventions),
-        "training": dataclasses.asdict(plan)
-        | {name: getattr(config, name) for name in patches}
-        | {"mirror_axes": ready.mirror_axes},
-        "validation": {"every": config.val_every},
-        "inference": {
-            "overlap": config.overlap,
-            "mirror_axes": ready.mirror_axes,
-            "weights": "best" if config.patience else "last",
-        },
-    }
+    patches = ("rotate", "zoom", "foreground", "freeze_encoder", "layer_decay", "patience")
+    further = {name: getattr(config, name) for name in patches} | {"mirror_axes": ready.mirror_axes}
+    return RunDocument(
+        kind=FINE_TUNING,
+        network=ready.spec,
+        init=Start(SCRATCH) if initial is None else initial.start(config.which),
+        dataset=CasesUsed(
+            str(config.dataset), _ids(chosen.training), _ids(chosen.validation), tuple(chosen.skipped)
+        ),
+        cases=ready.plan.to_dict(),
+        labels=chosen.conventions.to_dict(),
+        training=settings_of(config, plan, **further),
+        validation=Validation(config.val_every),
+        inference=Inference(config.overlap, ready.mirror_axes, "best" if config.patience else "last"),
+    )
 
 
-def _ids(cases: Sequence[Case]) -> list[str]:
-    return [case.id for case in cases]
+def _ids(cases: Sequence[Case]) -> tuple[str, ...]:
+    return tuple(case.id for case in cases)
 
 
 if __name__ == "__main__":

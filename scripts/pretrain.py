@@ -17,7 +17,6 @@ Example:
     fdif pretrain --preset fdif-primusm --distributed node0:9876,0/2 --shard-weights --out runs/two_nodes
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,11 +33,12 @@ from fdif_jax.scripts.console.watching import Watch
 from fdif_jax.scripts.jobs.prepared import prepare
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.recipe import RecipeOptions
-from fdif_jax.scripts.options.training import TrainingOptions
+from fdif_jax.scripts.options.training import TrainingOptions, settings_of
 from fdif_jax.training.devices import OneEach
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import Weights
 from fdif_jax.training.processes import is_first_process
+from fdif_jax.training.run_document import PRETRAINING, RunDocument, Validation
 from fdif_jax.training.runs import open_run
 
 
@@ -78,13 +78,15 @@ def run(config: Config) -> None:
     training = prepare(config)
     source, network, plan = training.source, training.network, training.plan
     objective, grid = source.objective, source.grid
-    document = {
-        "kind": "pretraining",
-        "network": training.spec,
-        **source.document,
-        "training": dataclasses.asdict(plan) | {"augment": config.augment, "loss": config.loss},
-        "validation": {"every": config.val_every, "samples": config.val_samples, "seed": config.val_seed},
-    }
+    document = RunDocument(
+        kind=PRETRAINING,
+        network=training.spec,
+        task=source.task,
+        recipe=source.recipe,
+        data=source.files,
+        training=settings_of(config, plan),
+        validation=Validation(config.val_every, config.val_samples, config.val_seed),
+    )
     say = print if is_first_process() else _say_nothing
     parameters = sum(network.weights[name].size for name in network.parameters)
     say(

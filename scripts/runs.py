@@ -28,7 +28,8 @@ from rich.table import Table
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_json
 from fdif_jax.scripts import cli
-from fdif_jax.training.runs import METRICS, RUN, load_run
+from fdif_jax.training.run_document import ORIGIN, RUN, RunDocument
+from fdif_jax.training.runs import METRICS, load_run
 from fdif_jax.viewing import viz
 
 _SCORES = ("dice", "nsd", "accuracy")
@@ -38,7 +39,7 @@ _OWN_COLUMNS = (
     "network.preset",
     "training.steps",
 )  # and these say where a run was begun:
-_NO_SETTINGS = ("versions", "command", "devices", "processes", "source", "left_fresh")
+_NO_SETTINGS = (*ORIGIN, "source", "left_fresh")
 _NUMBERS = ("step", "loss", *_SCORES, "speed")
 _TITLES = {"data": "trained on", "dice": "Dice", "nsd": "NSD", "accuracy": "acc.", "speed": "vol/s"}
 _PIPED_WIDTH = 160
@@ -164,15 +165,15 @@ def read(name: str, path: Path) -> Entry:
         return Entry(name, str(path), error=f"{path / RUN} is not as a run's: {error!r}")
 
 
-def _described(entry: Entry, document: Mapping[str, Any]) -> Entry:
-    settings = _flat({k: v for k, v in document.items() if k not in _NO_SETTINGS})
+def _described(entry: Entry, document: RunDocument) -> Entry:
+    settings = _flat({k: v for k, v in document.to_dict().items() if k not in _NO_SETTINGS})
     steps, losses = _values(entry.history, "step"), _values(entry.history, "loss")
     speeds = _values(entry.history, "volumes_per_second")
     dice, nsd, accuracy = (max(_values(entry.history, score), default=None) for score in _SCORES)
     return replace(
         entry,
-        kind=document.get("kind"),
-        network=_network(document["network"]),
+        kind=document.kind,
+        network=_network(document.network),
         data=_data(document),
         step=int(steps[-1]) if steps else None,
         steps=settings.get("training.steps"),
@@ -229,17 +230,17 @@ def _setting(name: str, value: Any) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
-def _data(document: Mapping[str, Any]) -> str | None:
-    recipe, dataset = document.get("recipe"), document.get("dataset")
-    if isinstance(recipe, dict):
+def _data(document: RunDocument) -> str | None:
+    recipe = document.recipe
+    if recipe is not None:
         parts = [part["recipe"] for part in recipe.get("parts", [])] or [recipe]
         sources = dict.fromkeys(
             Path(v).name.split(":")[-1] for part in parts for v in part.get("vocabulary", [])
         )
         return " + ".join(sources) + " " + "×".join(map(str, recipe.get("grid", [])))
-    if isinstance(dataset, dict) and "list" in dataset:
-        return "/".join(Path(dataset["list"]).parts[-2:])
-    return document.get("source", {}).get("file")
+    if document.dataset is not None:
+        return "/".join(Path(document.dataset.list).parts[-2:])
+    return document.source.file if document.source else None
 
 
 def with_differences(entries: Sequence[Entry]) -> list[Entry]:

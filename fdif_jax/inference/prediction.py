@@ -23,7 +23,8 @@ from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import Shape, labels_of_scores
-from fdif_jax.training.runs import RUN, Run, load_run
+from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference
+from fdif_jax.training.runs import Run, load_run
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a file of one channel
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -63,31 +64,29 @@ def load_ensemble(paths: Sequence[Path]) -> Ensemble:
     if not runs:
         raise FdifError("there is no run directory to predict with")
     for run in runs:
-        if run.document.get("kind") != "fine-tuning":
+        if run.document.kind != FINE_TUNING:
             raise FdifError(
-                f"{run.path}: a run of kind {run.document.get('kind')!r}; `fdif finetune` makes those that can predict"
+                f"{run.path}: a run of kind {run.document.kind!r}; `fdif finetune` makes those that can predict"
             )
-        if missing := [key for key in ("cases", "labels", "inference") if key not in run.document]:
-            raise FdifError(
-                f"{run.path / RUN}: does not say {missing[0]!r}; fine-tune again to predict with it"
-            )
-    plans = [CasePlan.from_dict(run.document["cases"], f"{run.path / RUN}: cases") for run in runs]
+    plans = [CasePlan.from_dict(_said(run, "cases"), f"{run.path / RUN}: cases") for run in runs]
     for run, plan in zip(runs, plans, strict=True):
         _check_same(runs[0], plans[0], run, plan)
-    try:
-        labels, inference = runs[0].document["labels"], runs[0].document["inference"]
-        return Ensemble(
-            runs,
-            plans[0],
-            Conventions(tuple(labels["class_names"]), labels["ignore"], tuple(labels["channel_names"])),
-            float(inference["overlap"]),
-            tuple(inference["mirror_axes"]),
-            tuple(run.document["inference"]["weights"] for run in runs),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FdifError(
-            f"{RUN} of {' or '.join(str(run.path) for run in runs)} is damaged: {error!r}"
-        ) from None
+    inferences: list[Inference] = [_said(run, "inference") for run in runs]
+    return Ensemble(
+        runs,
+        plans[0],
+        Conventions.from_dict(_said(runs[0], "labels"), f"{runs[0].path / RUN}: labels"),
+        inferences[0].overlap,
+        inferences[0].mirror_axes,
+        tuple(inference.weights for inference in inferences),
+    )
+
+
+def _said(run: Run, part: str) -> Any:
+    """A part of a run's document that predicting needs."""
+    if (value := getattr(run.document, part)) is None:
+        raise FdifError(f"{run.path / RUN}: does not say {part!r}; fine-tune again to predict with it")
+    return value
 
 
 def _folds(path: Path) -> list[Path]:
@@ -101,7 +100,7 @@ def _check_same(first: Run, first_plan: CasePlan, other: Run, plan: CasePlan) ->
 
     def said(run: Run, plan: CasePlan) -> dict[str, dict[str, Any]]:
         cases = replace(plan, reasons=()).to_dict()
-        return {"cases": cases, "labels": run.document["labels"], "network": run.document["network"]}
+        return {"cases": cases, "labels": _said(run, "labels"), "network": run.network}
 
     one, two = said(first, first_plan), said(other, plan)
     for part, wanted in one.items():

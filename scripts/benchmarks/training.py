@@ -42,6 +42,7 @@ from fdif_jax.scripts.benchmarks.parts import (
 )
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
 from fdif_jax.scripts.jobs.prepared import Training, prepare
+from fdif_jax.scripts.options.training import settings_of
 from fdif_jax.training.objectives import Segmentation
 
 Option = TypeVar("Option")
@@ -136,12 +137,13 @@ def _prepared(config: Config) -> Training:
 def _conditions(config: Config, training: Training) -> dict[str, Any]:
     """What is measured, and where."""
     return {
-        **training.source.document,
+        "task": training.source.task,
+        "recipe": training.source.recipe,
         "name": training.source.name,
         "grid": list(training.source.grid),
         "network": training.spec,
         "parameters": sum(training.network.weights[name].size for name in training.network.parameters),
-        "training": dataclasses.asdict(training.plan) | {"augment": config.augment, "loss": config.loss},
+        "training": settings_of(config, training.plan),
         "device": training.devices.describe(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],

@@ -18,6 +18,7 @@ from fdif_jax.scenes.compiler import Program
 from fdif_jax.scripts.options.recipe import recipe_of
 from fdif_jax.tasks import Task
 from fdif_jax.training.objectives import Classification, Objective, Segmentation
+from fdif_jax.training.run_document import Files
 from fdif_jax.training.updates import MakeBatch
 
 
@@ -27,7 +28,7 @@ class Source:
 
     Attributes:
         name: for a person.
-        document: the same for ``run.json``.
+        task: what is learnt: segmentation, classification or multilabel.
         grid: voxels of an image.
         tasks: the label maps, or the labels of a classifier, and their classes.
         objective: what is learnt of them.
@@ -36,10 +37,12 @@ class Source:
         held_out: the volumes to validate on, as `Evaluator` takes them.
         channels: of an image.
         feed: as `fit` takes it, where batches come from the host.
+        recipe: of scenes or objects, as plain data.
+        files: or the dataset.
     """
 
     name: str
-    document: Mapping[str, Any]
+    task: str
     grid: Sequence[int]
     tasks: tuple[Task, ...]
     objective: Objective
@@ -48,6 +51,8 @@ class Source:
     held_out: Sample
     channels: int = 1
     feed: Callable[[int], Any] | None = None
+    recipe: Mapping[str, Any] | None = None
+    files: Files | None = None
 
     def describe(self) -> str:
         """Its classes, for a person."""
@@ -72,7 +77,8 @@ def scenes(config: Any, like: PlannedNetwork | None) -> Source:
     objective = Segmentation(program.tasks, config.loss)
     return Source(
         name=f"recipe {config.recipe}",
-        document={"task": "segmentation", "recipe": recipe.to_dict()},
+        task="segmentation",
+        recipe=recipe.to_dict(),
         grid=program.grid,
         tasks=program.tasks,
         objective=objective,
@@ -95,7 +101,8 @@ def centred_objects(config: Any, like: PlannedNetwork | None) -> Source:
     objective = Classification(tuple(len(task.class_names) for task in tasks))
     return Source(
         name=f"recipe {config.recipe}, one object a volume",
-        document={"task": config.task, "recipe": program.recipe.to_dict()},
+        task=config.task,
+        recipe=program.recipe.to_dict(),
         grid=program.grid,
         tasks=tasks,
         objective=objective,
@@ -130,7 +137,8 @@ def files(config: Any, like: PlannedNetwork | None) -> Source:
 
     return Source(
         name=f"dataset {config.data} of {len(training)} cases",
-        document={"task": "segmentation", "data": {"path": str(config.data), "sha256": training.digest}},
+        task="segmentation",
+        files=Files(str(config.data), training.digest),
         grid=training.grid,
         tasks=training.tasks,
         objective=objective,

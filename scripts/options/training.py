@@ -1,7 +1,8 @@
 """The options of the updates and of where they are computed, shared by the commands that train."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.network import NetworkOptions
@@ -84,3 +85,8 @@ def plan_of(options: TrainingOptions, steps: int, seed: int) -> Plan:
         ema=options.ema,
         max_loss=options.max_loss,
     )
+
+
+def settings_of(options: TrainingOptions, plan: Plan, **further: Any) -> dict[str, Any]:
+    """What decides a training beside its network and its data, by name, for `RunDocument`."""
+    return dataclasses.asdict(plan) | {"augment": options.augment, "loss": options.loss} | further

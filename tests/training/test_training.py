@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import cross_entropy, dice_cross_entropy
 from fdif_jax.training.network import functional, weights
 from fdif_jax.training.plan import Plan
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from tests.helpers.paths import ROOT
 from tests.helpers.training import BOXES, DOCUMENT, PLAN, Boxes, Net, Noisy, Validation
@@ -96,10 +98,10 @@ def test_a_training_sample_is_the_one_of_its_number_in_a_data_set():
 
 
 def test_what_is_random_in_training_resumes_exactly_and_running_statistics_are_kept(tmp_path):
-    whole = _fit(tmp_path / "whole", net=Noisy(), document={"network": {"name": "noisy"}})
+    whole = _fit(tmp_path / "whole", net=Noisy(), document=RunDocument(network={"name": "noisy"}))
     with pytest.raises(KeyboardInterrupt):
-        _fit(tmp_path / "run", net=Noisy(), document={"network": {"name": "noisy"}}, stop_at=5)
-    _same_bits(_fit(tmp_path / "run", net=Noisy(), document={"network": {"name": "noisy"}}), whole)
+        _fit(tmp_path / "run", net=Noisy(), document=RunDocument(network={"name": "noisy"}), stop_at=5)
+    _same_bits(_fit(tmp_path / "run", net=Noisy(), document=RunDocument(network={"name": "noisy"})), whole)
     assert whole["norm.num_batches_tracked"] == 12 and abs(float(whole["norm.running_mean"][0])) > 1e-4
     restored = Noisy()
     load_run(tmp_path / "run").restore(restored)
@@ -277,7 +279,7 @@ def test_batches_may_come_from_the_host_and_resume_exactly(tmp_path):
 
 
 def test_a_run_of_something_else_is_refused_and_what_differs_is_named(tmp_path, uninterrupted):
-    other = {**DOCUMENT, "training": {"steps": 24, "seed": 1}}
+    other = replace(DOCUMENT, training={"steps": 24, "seed": 1})
     with pytest.raises(
         FdifError, match=r"training\.steps is 12 there and 24 here, training\.seed is not set"
     ):
