@@ -187,6 +187,26 @@ def test_a_broken_case_is_told_on_the_page_and_the_others_still_show(tmp_path, b
         one.page.close()
 
 
+def test_ignored_voxels_have_no_colour(tmp_path, browser):
+    folder = write(tmp_path / "shapes", MonaiLayout(compress="none"), count=2)
+    label = sample(0)[1].astype(np.int16)
+    label[8:] = -1
+    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "data/label/batch_0000/sample_00000_y.nii")
+    with served(folder) as port:
+        one = Page(browser, port)
+        one.shows("sample_00000")
+        counts = [str((label == 1).sum()), str((label == 2).sum()), f"{(label < 0).sum():,}"]
+        shown = one.page.inner_text("#legend").split("\n")
+        assert shown == [
+            text for pair in zip(("ball", "cube", "ignored"), counts, strict=True) for text in pair
+        ]
+        assert one.page.inner_text("#location") == "[10, 12, 14] 100"  # the cube, which is ignored there
+        one.page.keyboard.press("ArrowDown")
+        one.shows("sample_00001")
+        assert "ignored" not in one.page.inner_text("#legend") and one.complaints == []
+        one.page.close()
+
+
 def test_channels_and_label_maps_are_chosen(tmp_path, browser):
     tasks = {"class": NAMES, "object": ("object",)}
     folder = (
