@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.nifti import read_nifti
+from fdif_jax.sdf.masks import dice_of, extent, signed_distance
 
 STRIDES = (4, 3, 2)  # coarser grids that are tried, in units of the finest spacing
 DICE = 0.98  # what a coarser grid must reach against the mask at the mask's own resolution
@@ -192,23 +193,6 @@ def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def signed_distance(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Signed distance (mm, float32, negative inside) from every voxel's centre to the surface of ``mask``.
-
-    The exact Euclidean distance transform names the nearest voxel of the other side; the surface is taken to lie half a
-    voxel before its centre on the way there. ``mask`` must hold voxels of both sides.
-    """
-    signed = np.zeros(mask.shape, np.float32)
-    for side, sign in ((mask, -1), (~mask, 1)):
-        away, nearest = ndimage.distance_transform_edt(side, sampling=tuple(spacing), return_indices=True)
-        steps = np.zeros(mask.shape, np.float32)
-        for axis, edge in enumerate(mask.shape):
-            own = np.arange(edge).reshape([-1 if a == axis else 1 for a in range(3)])
-            steps = np.maximum(steps, np.abs(nearest[axis] - own))
-        signed += np.where(side, sign * away * (1 - 0.5 / np.maximum(steps, 1)), 0)
-    return signed
-
-
 def _strides(spacing: np.ndarray, factor: int) -> tuple[int, ...]:
     """Voxels a step along each axis so that cells are about cubes of ``factor`` times the finest spacing."""
     return tuple(max(1, round(factor * spacing.min() / s)) for s in spacing)
@@ -221,10 +205,8 @@ def _grid(mask: np.ndarray, spacing: np.ndarray, first: np.ndarray, affine: np.n
         values = np.round(distance[tuple(slice(None, None, s) for s in strides)] / unit)
         values = np.clip(values, -32767, 32767).astype(np.int16)
         if all(s == 1 for s in strides):
-            trim = tuple(
-                slice(s.start - 2, s.stop + 2) for s in ndimage.find_objects(mask.astype(np.uint8))[0]
-            )
-            values, first = values[trim], first + [s.start for s in trim]
+            start, stop = extent(mask)
+            values, first = values[tuple(map(slice, start - 2, stop + 2))], first + start - 2
             break
         if _dice(values, strides, mask) >= DICE:
             break
@@ -243,4 +225,4 @@ def _dice(values: np.ndarray, strides: tuple[int, ...], mask: np.ndarray) -> flo
         fine = fine.take(low, axis) * (1 - weight) + fine.take(high, axis) * weight
     # Voxels just between samples may be exactly zero: rounding decides on which side they are rendered.
     shown = [fine <= 0.05, fine < -0.05]
-    return min(2 * (s & mask).sum() / (s.sum() + mask.sum()) for s in shown)
+    return min(dice_of((s & mask).sum(), s.sum(), mask.sum()) for s in shown)

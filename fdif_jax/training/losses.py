@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
+from fdif_jax.sdf.masks import dice_of
+
 # MONAI adds this to numerator and denominator, so that a class absent from both costs nothing.
 _SMOOTH = 1e-5
 
@@ -152,7 +154,7 @@ def dice_per_class(
     predicted = prediction.reshape(-1, 1) == classes
     labelled = label.reshape(-1, 1) == classes
     overlap = (predicted & labelled).sum(0)
-    return 2 * overlap / (predicted.sum(0) + labelled.sum(0))
+    return dice_of(overlap, predicted.sum(0), labelled.sum(0))
 
 
 @jax.jit
