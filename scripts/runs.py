@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import tyro
 from rich import box
 from rich.console import Console
@@ -28,6 +27,7 @@ from rich.table import Table
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_json
 from fdif_jax.scripts import cli
+from fdif_jax.settings import flattened
 from fdif_jax.training.run_document import ORIGIN, RUN, RunDocument
 from fdif_jax.training.runs import METRICS, load_run
 from fdif_jax.viewing import viz
@@ -166,7 +166,7 @@ def read(name: str, path: Path) -> Entry:
 
 
 def _described(entry: Entry, document: RunDocument) -> Entry:
-    settings = _flat({k: v for k, v in document.to_dict().items() if k not in _NO_SETTINGS})
+    settings = flattened({k: v for k, v in sorted(document.to_dict().items()) if k not in _NO_SETTINGS})
     steps, losses = _values(entry.history, "step"), _values(entry.history, "loss")
     speeds = _values(entry.history, "volumes_per_second")
     dice, nsd, accuracy = (max(_values(entry.history, score), default=None) for score in _SCORES)
@@ -207,12 +207,6 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 def _values(history: Sequence[Mapping[str, float]], key: str) -> list[float]:
     return [m[key] for m in history if math.isfinite(m.get(key, math.nan))]
-
-
-def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of tables as one, its names joined by dots."""
-    leaves = jax.tree_util.tree_leaves_with_path(document, is_leaf=lambda value: not isinstance(value, dict))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in leaves}
 
 
 def _network(network: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ Shards keep a journal each, and whichever ends last finds all samples there and 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -26,6 +25,8 @@ import numpy as np
 from fdif_jax.datasets.layouts import Layout, Plan
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import make_folder, write_atomic
+from fdif_jax.io.locks import hold
+from fdif_jax.settings import differences, first_few
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -125,8 +126,7 @@ def _turn(out: Path) -> Iterator[None]:
     path = out / _TURN
     while True:
         with open(path, "wb") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+            hold(file, wait=True)
             # Whoever had it before has removed it, and another one may wait for a new file of this name.
             if _is_at(file, path):
                 try:
@@ -146,7 +146,11 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 def _read_others(
     stack: contextlib.ExitStack, own: Path, header: dict, shard: tuple[int, int] | None
 ) -> dict[str, Record]:
-    """The files that the other journals list. Shards run beside each other; a call without ``shard`` runs alone."""
+    """The files that the other journals list.
+
+    Shards run beside each other; a call without ``shard`` runs alone: it holds all journals, and a shard looks whether
+    it does. As both do so in their `_turn`, none can begin in between.
+    """
     files: dict[str, Record] = {}
     for path in sorted(set(own.parent.glob(_JOURNALS)) - {own}):
         of = re.search(r"-of-(\d+)\.", path.name)
@@ -156,8 +160,9 @@ def _read_others(
                 "the same number, or finish it all without shards"
             )
         if not shard or path.name == JOURNAL:
-            file = stack.enter_context(open(path, "rb+"))  # noqa: SIM115  (the stack closes it)
-            _lock(file, path, shared=bool(shard))
+            with contextlib.ExitStack() as looking:
+                file = (looking if shard else stack).enter_context(open(path, "rb+"))
+                _lock(file, path)
         files |= _read_journal(path, header)[0]
     return files
 
@@ -348,16 +353,10 @@ def _read_journal(path: Path, header: dict) -> tuple[dict[str, Record], int]:
     return files, length
 
 
-def _lock(file: BinaryIO, path: Path, *, shared: bool = False) -> None:
+def _lock(file: BinaryIO, path: Path) -> None:
     """Hold ``file`` until it is closed, or say that another process does."""
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FdifError(
-            f"{path.parent}: another process is writing here ({path.name}); wait for it"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
+    if not hold(file):
+        raise FdifError(f"{path.parent}: another process is writing here ({path.name}); wait for it")
 
 
 def _made_with() -> dict[str, str]:
@@ -368,21 +367,8 @@ def _made_with() -> dict[str, str]:
 
 def _check_same(out: Path, there: dict, here: dict) -> None:
     """Raise an FdifError that names every difference between two headers."""
-    there, here = _flat(there), _flat(here)
-    different = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    if len(different) > 1 and "digest" in different:
-        different.remove("digest")
-    if different:
-        list_ = "; ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in different[:5])
-        more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
-        raise FdifError(f"{out}: holds a dataset made otherwise: {list_}{more}; give another directory")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: leaf
-        for name, child in tree.items()
-        for key, leaf in _flat(child, f"{prefix}.{name}" if prefix else name).items()
-    }
+    found = differences(there, here)
+    if len(found) > 1:
+        found = [difference for difference in found if difference.key != "digest"]
+    if found:
+        raise FdifError(f"{out}: holds a dataset made otherwise: {first_few(found)}; give another directory")

@@ -3,7 +3,6 @@
 A prediction is on the grid of the scan's file and has its header, so that it lies on the scan in every viewer.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import Shape, labels_of_scores
+from fdif_jax.settings import differences
 from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference
 from fdif_jax.training.runs import Run, load_run
 
@@ -102,16 +102,10 @@ def _check_same(first: Run, first_plan: CasePlan, other: Run, plan: CasePlan) ->
         cases = replace(plan, reasons=()).to_dict()
         return {"cases": cases, "labels": _said(run, "labels"), "network": run.network}
 
-    one, two = said(first, first_plan), said(other, plan)
-    for part, wanted in one.items():
-        found = two[part]
-        differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
-        if differing:
-            key = differing[0]
-            values = " and ".join(
-                json.dumps(values[key]) if key in values else "not set" for values in (wanted, found)
-            )
-            raise FdifError(f"{first.path} and {other.path} are no ensemble: {part}.{key} is {values}")
+    found = differences(said(first, first_plan), said(other, plan))
+    if found:
+        key, one, two = found[0]
+        raise FdifError(f"{first.path} and {other.path} are no ensemble: {key} is {one} and {two}")
 
 
 # ------------------------------------------------------------------------------------------- what is predicted

@@ -10,7 +10,6 @@ The command that made a directory continues it; a command that asks for anything
 """
 
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -25,6 +24,8 @@ from flax import nnx
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import read_json_lines, write_atomic, write_json
+from fdif_jax.io.locks import hold
+from fdif_jax.settings import differences, first_few
 from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
 from fdif_jax.training.network import State, set_weights, weights
 from fdif_jax.training.processes import is_first_process, wait_for_all
@@ -150,7 +151,8 @@ def open_run(path: str | os.PathLike, document: RunDocument) -> Iterator[Run]:
         raise FdifError(f"{path} is not empty and holds no run ({RUN}); give a new or empty directory")
     path.mkdir(parents=True, exist_ok=True)
     with open(path / LOCK, "w") as lock:
-        _hold(lock, path)
+        if not hold(lock):
+            raise FdifError(f"{path}: another process is training here; wait for it")
         if not begun:
             write_json(path / RUN, dataclasses.replace(document, origin=Origin.here()).to_dict())
         wait_for_all("the run is open")
@@ -177,36 +179,10 @@ def _plain(path: Path) -> dict[str, Any]:
     return json.loads((path / RUN).read_bytes())
 
 
-def _hold(lock, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FdifError(f"{path}: another process is training here; wait for it") from None
-    except OSError:
-        pass  # a file system without locks
-
-
 def _check_same_document(path: Path, wanted: RunDocument) -> None:
     load_run(path)  # what is damaged is told so
     there = {key: value for key, value in _plain(path).items() if key not in ORIGIN}
-    old, new = _flattened(there), _flattened(wanted.to_dict())
-    differing = [key for key in (old | new) if old.get(key) != new.get(key)]
-    if differing:
-        told = [f"{key} is {_short(old, key)} there and {_short(new, key)} here" for key in differing[:4]]
-        more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
+    if found := differences(there, wanted.to_dict()):
         raise FdifError(
-            f"{path} holds another run: {', '.join(told)}{more}; "
-            "give the options it was begun with, or another directory"
+            f"{path} holds another run: {first_few(found)}; give the options it was begun with, or another directory"
         )
-
-
-def _flattened(document: dict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _short(flat: dict, key: str) -> str:
-    text = json.dumps(flat[key]) if key in flat else "not set"
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -350,16 +350,16 @@ def test_nnunet_keeps_further_label_maps_beside_the_first(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seed": 4}, "seed is 3 there, 4 here"),
+        ({"seed": 4}, "seed is 3 there and 4 here"),
         (
             {"recipe": {"grid": list(GRID), "max_objects": 6}, "digest": "abd"},
-            "recipe.max_objects is 5 there, 6 here",
+            "recipe.max_objects is 5 there and 6 here",
         ),
         ({"num_samples": 8}, "num_samples is 7 there"),
         ({"grid": (6, 7, 9)}, "grid"),
-        ({"layout": NnunetLayout()}, "layout.name is monai there, nnunet here"),
-        ({"layout": MonaiLayout("none")}, "layout.compress is gzip there, none here"),
-        ({"tasks": FACTORS}, "tasks.class is .'ball', 'cube'. there, None here"),
+        ({"layout": NnunetLayout()}, 'layout.name is "monai" there and "nnunet" here'),
+        ({"layout": MonaiLayout("none")}, 'layout.compress is "gzip" there and "none" here'),
+        ({"tasks": FACTORS}, r'tasks.class is \["ball", "cube"\] there and not set here'),
     ],
 )
 @pytest.mark.parametrize("complete", [True, False])
@@ -381,7 +381,7 @@ def test_other_versions_do_not_finish_it(tmp_path, monkeypatch):
         write_dataset(tmp_path, crash_after(2), PLAN)
     made_with = writer._made_with()
     monkeypatch.setattr(writer, "_made_with", lambda: made_with | {"jax": "99"})
-    with pytest.raises(FdifError, match=r"made_with\.jax is .* there, 99 here"):
+    with pytest.raises(FdifError, match=r'made_with\.jax is ".*" there and "99" here'):
         write_dataset(tmp_path, source, PLAN)
 
 
