@@ -237,22 +237,5 @@ def classification_batch(
     return make_batch
 
 
-def accuracy(
-    predictions: Int[np.ndarray, "N L"], labels: Int[np.ndarray, "N L"]
-) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
-    """Accuracy and balanced accuracy of every label.
-
-    Balanced accuracy is the mean, over the classes that the labels have, of the part of a class's images that is
-    recognised.
-    """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    right = predictions == labels
-    recalls = [
-        [hits[of == number].mean() for number in np.unique(of)]
-        for hits, of in zip(right.T, labels.T, strict=True)
-    ]
-    return right.mean(0), np.array([np.mean(recall) for recall in recalls])
-
-
 def _scene(program: Program, key: jax.Array, index: jax.Array) -> Table:
     return program.draw(key, jnp.asarray(index % len(program.classes), jnp.int32)[None])

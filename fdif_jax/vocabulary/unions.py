@@ -60,14 +60,6 @@ def _depth(shape: Shape, grid: Grid) -> Float[Array, ""]:
     return jnp.maximum(-distances.min(), 0)
 
 
-def family_of(vocabulary: Vocabulary, name: str) -> Family:
-    """The family of a name, which may be a union's; FdifError if there is none."""
-    if SEPARATOR in name:
-        first, second = _parts(name)
-        return combined(vocabulary.family(first), vocabulary.family(second))
-    return vocabulary.family(name)
-
-
 def describe(vocabulary: Vocabulary, name: str, shape: Any) -> dict[str, Any]:
     """A scene document's parameters of a shape of the class ``name``, which may be a union."""
     if not isinstance(shape, Union):

@@ -30,7 +30,7 @@ def test_unions_are_the_last_classes_and_depend_on_the_class_seed():
 
 @pytest.fixture(scope="module")
 def members():
-    family = unions.family_of(shapes.published, "sphere|cone")
+    family = unions.combined(*map(shapes.published.family, ("sphere", "cone")))
     draw = jax.jit(lambda key: family.sample(key, fd.Grid(96, 96, 96)))
     return [draw(jax.random.key(i)) for i in range(40)]
 
