@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pkgutil
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -51,6 +52,28 @@ class Choice(Plain):
     def to_dict(self) -> dict[str, Any]:
         """All keys, ``kind`` first."""
         return {"kind": self.kind, **super().to_dict()}
+
+
+def read_choice(data: Any, kinds: Mapping[str, Any], what: str, default: str | None = None) -> Any:
+    """Settings of the kind that a table names by its key ``kind``.
+
+    Args:
+        data: the table.
+        kinds: classes of settings by kind, or where one is: ``"package.module:Class"``.
+        what: what errors call the settings.
+        default: the kind of a table that names none.
+
+    Raises:
+        FdifError: it is no table, names no kind or an unknown one, or has a key that is unknown or impossible.
+    """
+    if not isinstance(data, Mapping) or ("kind" not in data and default is None):
+        raise FdifError(f"{what} must be a table with the key kind, not {data!r}")
+    rest = dict(data)
+    kind = rest.pop("kind", default)
+    if kind not in kinds:
+        raise unknown(f"kind of {what}", str(kind), kinds)
+    found = kinds[kind]
+    return (pkgutil.resolve_name(found) if isinstance(found, str) else found).from_dict(rest, what)
 
 
 def at_least(settings: Plain, low: float, *names: str) -> None:

@@ -20,10 +20,10 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Profile, Scalar, Shape, node
 from fdif_jax.shapes.displacements import DISPLACEMENTS
-from fdif_jax.shapes.documents import Reader
 from fdif_jax.shapes.families import POLYGONS
 from fdif_jax.shapes.mappers import MAPPERS
 from fdif_jax.shapes.profiles import Polygon
+from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 PUBLISHED_EDGE = 96
@@ -245,9 +245,9 @@ def _profile(reader: Reader) -> Ellipse | Outline:
     kind = reader.get("kind")
     made: Ellipse | Outline
     if kind == "ellipse":
-        axes = np.asarray(reader.get("semi_axes"), np.float32)
-        if axes.shape != (2,) or not (np.isfinite(axes) & (axes > 0)).all():
-            raise FdifError(f"{reader.where}: semi_axes must be two numbers above 0, not {axes.tolist()}")
+        axes = reader.numbers("semi_axes", (2,))
+        if axes.min() <= 0:
+            raise FdifError(f"{reader.where}: semi_axes must be above 0, not {axes.tolist()}")
         made = Ellipse(float(axes[0]), float(axes[1]), reader.number("degrees"))
     elif kind == "polygon":
         vertices = np.asarray(reader.get("vertices"), np.float32)

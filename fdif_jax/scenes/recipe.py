@@ -16,7 +16,7 @@ import tomli_w
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.rendering.look import Look
 from fdif_jax.scenes.placement import Placement, Scattered, placement_of
-from fdif_jax.settings import Choice, Plain, at_least
+from fdif_jax.settings import Choice, Plain, at_least, read_choice
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary, resolve
 
 _SHIPPED = importlib.resources.files("fdif_jax.scenes") / "recipes"
@@ -215,11 +215,7 @@ def from_dict(data: Mapping[str, Any], where: str = "recipe") -> Recipe | Mixtur
     Raises:
         FdifError: naming the key that is unknown or impossible.
     """
-    data = dict(data)
-    kind = data.pop("kind", Recipe.kind)
-    if kind not in _KINDS:
-        raise unknown(f"kind of {where}:", str(kind), _KINDS)
-    return _KINDS[kind].from_dict(data, where)
+    return read_choice(data, _KINDS, where, Recipe.kind)
 
 
 def shipped_recipes() -> tuple[str, ...]:

@@ -136,7 +136,7 @@ def test_normalisations_by_hand():
 def test_normalisations_travel_as_plain_data():
     for chosen in (Window((-100.0, 300.0), 50.0, 80.0), ZScore(nonzero=True), UnitRange(), AsItIs()):
         assert read_normalisation(json.loads(json.dumps(chosen.to_dict()))) == chosen
-    with pytest.raises(FdifError, match="unknown normalisation 'zscor'; did you mean 'zscore'"):
+    with pytest.raises(FdifError, match="unknown kind of normalisation 'zscor'; did you mean 'zscore'"):
         read_normalisation({"kind": "zscor"})
     with pytest.raises(FdifError, match="from a lower to a higher"):
         Window((3.0, 3.0), 0.0, 1.0)
