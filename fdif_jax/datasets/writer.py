@@ -30,6 +30,7 @@ from fdif_jax.settings import differences, first_few
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
+_JOURNAL = "journal-{}-of-{}.jsonl"  # of a shard
 _JOURNALS = "journal*.jsonl"
 _TURN = ".turn"  # locked by the process that opens its journal or finishes the dataset
 
@@ -85,11 +86,7 @@ def write_dataset(
     out, header = Path(out), {**plan.identity(), "made_with": _made_with()}
     if workers < 1 or batch_size < 1:
         raise FdifError(f"workers ({workers}) and batch size ({batch_size}) must be at least 1")
-    first, step = shard or (0, 1)
-    if not 0 <= first < step:
-        raise FdifError(f"shard {first}/{step}: i/n needs 0 <= i < n")
-    share = range(first, plan.total, step)
-    path = out / (f"journal-{first}-of-{step}.jsonl" if shard else JOURNAL)
+    share, path = _share(plan.total, shard), out / (JOURNAL if shard is None else _JOURNAL.format(*shard))
     whole = Report(0, len(share), complete=True)
     if _finished(out, header):
         return whole
@@ -118,6 +115,14 @@ def write_dataset(
                 return Report(len(todo), found, complete=True)
             missing = _merge(out, plan, header, files, share, workers)
             return Report(len(todo), found, complete=not missing, missing=tuple(missing))
+
+
+def _share(total: int, shard: tuple[int, int] | None) -> range:
+    """The samples of a call; FdifError for an impossible shard."""
+    first, step = shard or (0, 1)
+    if not 0 <= first < step:
+        raise FdifError(f"shard {first}/{step}: i/n needs 0 <= i < n")
+    return range(first, total, step)
 
 
 @contextlib.contextmanager
