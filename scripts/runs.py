@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import write_json
+from fdif_jax.io.files import read_json_lines, write_json
 from fdif_jax.scripts import cli
 from fdif_jax.settings import flattened
 from fdif_jax.training.run_document import ORIGIN, RUN, RunDocument
@@ -188,20 +188,13 @@ def _described(entry: Entry, document: RunDocument) -> Entry:
 
 def _history(path: Path) -> list[dict[str, float]]:
     """The lines of ``metrics.jsonl``; a run that goes on, or was killed, may have half a line at its end."""
-    history = []
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            measurement = json.loads(line)
-            if not all(
-                isinstance(value, int | float) for value in (measurement["step"], *measurement.values())
-            ):
-                raise ValueError("not all its values are numbers")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if not line.endswith("\n"):
-                break
-            raise FdifError(f"{path}: line {number} is damaged: {error!r}") from None
-        history.append(measurement)
+    history = read_json_lines(path)
+    for number, measurement in enumerate(history, 1):
+        numbers = isinstance(measurement, dict) and all(
+            isinstance(v, int | float) for v in measurement.values()
+        )
+        if not numbers or "step" not in measurement:
+            raise FdifError(f"{path}: line {number} is damaged: it holds no numbers of a step")
     return history
 
 

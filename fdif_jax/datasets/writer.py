@@ -24,7 +24,7 @@ import numpy as np
 
 from fdif_jax.datasets.layouts import Layout, Plan
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, whole_json_lines, write_atomic
 from fdif_jax.io.locks import hold
 from fdif_jax.settings import differences, first_few
 
@@ -341,20 +341,12 @@ class _Journal:
 
 def _read_journal(path: Path, header: dict) -> tuple[dict[str, Record], int]:
     """The files that a journal lists and the length in bytes of its whole lines."""
+    entries, length = whole_json_lines(path.read_bytes())
+    if entries:
+        _check_same(path.parent, entries[0], header)
     files: dict[str, Record] = {}
-    length = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            break
-        if length == 0:
-            _check_same(path.parent, entry, header)
-        else:
-            files |= entry
-        length += len(line)
+    for entry in entries[1:]:
+        files |= entry
     return files, length
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import read_json_lines, write_atomic, write_json
+from fdif_jax.io.files import append_json_line, read_json_lines, write_json, write_json_lines
 from fdif_jax.io.locks import hold
 from fdif_jax.settings import differences, first_few
 from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
@@ -59,10 +59,8 @@ class Run:
     def record(self, **measurement: float) -> None:
         """Append a measurement to the history and to ``metrics.jsonl``."""
         self.history.append(measurement)
-        if not is_first_process():
-            return
-        with open(self.path / METRICS, "a") as file:
-            file.write(json.dumps(measurement) + "\n")
+        if is_first_process():
+            append_json_line(self.path / METRICS, measurement)
 
     def best(self, name: str = "score") -> float:
         """The highest measurement of that name so far; -1 if there is none."""
@@ -72,8 +70,7 @@ class Run:
         """Drop measurements of steps that will be done again."""
         self.history = [m for m in self.history if m["step"] <= step]
         if is_first_process():
-            lines = "".join(json.dumps(m) + "\n" for m in self.history)
-            write_atomic(self.path / METRICS, lines.encode())
+            write_json_lines(self.path / METRICS, self.history)
 
     # ----------------------------------------------------------------------------------------- checkpoints
 
