@@ -11,6 +11,7 @@ from flax import nnx
 from fdif_jax import models
 from fdif_jax.scripts.jobs.training_sources import Source, source_of
 from fdif_jax.scripts.options.network import network_of, planned
+from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.training import devices_of, plan_of
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.loop import STEPS_PER_CALL
@@ -47,7 +48,7 @@ class Training:
         return update_of(self.network, self.source.make_batch, plan, loss, self.devices, fed=fed)
 
 
-def prepare(config: Any) -> Training:
+def prepare(config: PretrainingOptions) -> Training:
     """Make what `fdif pretrain` or `fdif bench training` is asked for.
 
     Raises:

@@ -15,6 +15,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import Sample, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.scenes.compiler import Program
+from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import recipe_of
 from fdif_jax.tasks import Task
 from fdif_jax.training.objectives import Classification, Objective, Segmentation
@@ -64,7 +65,7 @@ class Source:
         return ", ".join(f"{task.name} {count}" for task, count in zip(self.tasks, counts, strict=True))
 
 
-def scenes(config: Any, like: PlannedNetwork | None) -> Source:
+def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
     """A recipe's scenes, drawn inside the step."""
     recipe = recipe_of(config)
     if config.grid is None and like:
@@ -88,7 +89,7 @@ def scenes(config: Any, like: PlannedNetwork | None) -> Source:
     )
 
 
-def centred_objects(config: Any, like: PlannedNetwork | None) -> Source:
+def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
     """Volumes of one object, whose class is to be told."""
     recipe = recipe_of(config)
     if isinstance(recipe, fd.Mixture):
@@ -112,11 +113,11 @@ def centred_objects(config: Any, like: PlannedNetwork | None) -> Source:
     )
 
 
-def _looked_at(config: Any, make_batch: MakeBatch) -> MakeBatch:
+def _looked_at(config: PretrainingOptions, make_batch: MakeBatch) -> MakeBatch:
     return with_random_looks(make_batch) if config.augment else make_batch
 
 
-def files(config: Any, like: PlannedNetwork | None) -> Source:
+def files(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
     """A dataset's volumes, read while the network trains on those before; validated on its own validation cases."""
     if config.task != "segmentation":
         raise FdifError(
@@ -150,7 +151,7 @@ def files(config: Any, like: PlannedNetwork | None) -> Source:
     )
 
 
-def source_of(config: Any, like: PlannedNetwork | None) -> Source:
+def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
     """What the options ask to train on.
 
     Args:
