@@ -125,9 +125,9 @@ class _Fit(NamedTuple):
     size: int
     encoder: bool
     value: np.ndarray | None
-    what: str = ""
-    lacking: bool = False
-    shapes: str = ""
+    what: str
+    lacking: bool
+    shapes: str
 
 
 def _fits(
@@ -150,19 +150,19 @@ def _fits(
     for _, names, variable in variables:
         first, wanted, name = names[0], fresh[names[0]], found[names[0]]
         of_encoder = first.startswith(encoder) and isinstance(variable, nnx.Param)
-        fit = _Fit(names, wanted.size, of_encoder, None if name is None else as_array(state[name]))
-        if fit.value is None:
-            fit = fit._replace(lacking=True)
+        value = None if name is None else as_array(state[name])
+        what = shapes = ""
+        if value is None:
+            pass
         elif first.startswith(heads):
-            fit = fit if head_fits else fit._replace(value=None)
+            value = value if head_fits else None
         elif isinstance(variable, TorchBuffer):
-            fit = fit if np.array_equal(fit.value, wanted) else fit._replace(value=None)
+            value = value if np.array_equal(value, wanted) else None
         else:
-            there = fit.value.shape
-            shapes = "" if there == wanted.shape else f"{first} {there} instead of {wanted.shape}"
-            value, what = _fitted(model, first, fit.value, wanted.shape, source, grid)
-            fit = fit._replace(value=value, what=what, shapes=shapes)
-        yield fit
+            if value.shape != wanted.shape:
+                shapes = f"{first} {value.shape} instead of {wanted.shape}"
+            value, what = _fitted(model, first, value, wanted.shape, source, grid)
+        yield _Fit(names, wanted.size, of_encoder, value, what, name is None, shapes)
 
 
 def _check_encoder(kind: type, fits: Sequence[_Fit], source: str) -> None:

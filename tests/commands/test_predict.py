@@ -25,7 +25,7 @@ from fdif_jax.training.network import State, functional
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 from tests.helpers.monai_tiles import monai
-from tests.helpers.spaces import affines
+from tests.helpers.spaces import affines, scores_back
 from tests.helpers.training import Net
 
 PATCH = (8, 6, 8)
@@ -149,7 +149,7 @@ def test_a_resampled_case_is_predicted_as_its_whole_logits_are(spacing):
     assert not prepared.way.keeps_grid
     seen = []
     labels = predict_case(tiled, prepared, lambda done, tiles: seen.append((done, tiles)))
-    expected = prepared.way.scores_back(tiled.logits(prepared.image))
+    expected = scores_back(prepared.way, tiled.logits(prepared.image))
     assert labels.shape == (11, 9, 17) and labels.dtype == expected.dtype == np.uint8
     assert (labels != expected).mean() < 1e-3 and len(np.unique(labels)) == 3
     assert seen[-1][0] == seen[-1][1] and [done for done, _ in seen] == sorted(done for done, _ in seen)
