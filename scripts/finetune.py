@@ -45,7 +45,7 @@ from fdif_jax.training.layer_rates import encoder_weights, layer_rates
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import Network, functional
 from fdif_jax.training.objectives import Segmentation
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.run_document import (
     FINE_TUNING,
@@ -60,7 +60,7 @@ from fdif_jax.training.runs import open_run
 _GRID = (96, 96, 96)  # that a network of position embeddings is made for until the patch is known
 
 
-class _Prepared(NamedTuple):
+class _Ready(NamedTuple):
     """Everything that is decided before the first step.
 
     Attributes:
@@ -144,7 +144,7 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
             referee.report(opened, judged, ready.mirror_axes, save_predictions=config.save_predictions)
 
 
-def _prepare(config: Config, initial: Initial | None, scans: ScanStore) -> _Prepared:
+def _prepare(config: Config, initial: Initial | None, scans: ScanStore) -> _Ready:
     """Read the cases, and make the network that fits them; nothing is written yet."""
     chosen = choose_cases(config)
     spec = _network(config, initial, chosen)
@@ -162,7 +162,7 @@ def _prepare(config: Config, initial: Initial | None, scans: ScanStore) -> _Prep
     # A patch that the network cannot take is an error before anything is written.
     jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *plan.patch, len(plan.channels))))
     trained_on, validated_on, chosen = read_prepared(config, chosen, plan, scans)
-    return _Prepared(chosen, plan, axes, spec, network, trained_on, validated_on)
+    return _Ready(chosen, plan, axes, spec, network, trained_on, validated_on)
 
 
 def _network(config: Config, initial: Initial | None, chosen: Chosen) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _network(config: Config, initial: Initial | None, chosen: Chosen) -> dict[st
     return models.segmenting(initial.network, out_channels) | {"in_channels": channels}
 
 
-def _document(config: Config, plan: Plan, ready: _Prepared, initial: Initial | None) -> RunDocument:
+def _document(config: Config, plan: TrainingPlan, ready: _Ready, initial: Initial | None) -> RunDocument:
     """What decides the result; `fdif predict` reads how cases are prepared from it."""
     chosen = ready.chosen
     patches = ("rotate", "zoom", "foreground", "freeze_encoder", "layer_decay", "patience")

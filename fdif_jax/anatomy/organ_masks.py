@@ -19,7 +19,7 @@ CLOSING = 2.5  # voxels: gaps of a container narrower than twice this count as i
 ENCLOSED = 0.9  # share of an organ within another's closed outline that makes it lie inside
 
 
-class Grid(NamedTuple):
+class DistanceGrid(NamedTuple):
     """Signed distances on a small grid: values ``(a, b, c)`` int16, their unit (mm), scanner mm → index ``(3, 4)``."""
 
     values: np.ndarray
@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 
 
 @dataclasses.dataclass
-class Part:
+class OrganMask:
     """One organ of one subject, in the scanner's millimetres until it is registered."""
 
     organ: str
@@ -49,8 +49,8 @@ class Part:
     lower: np.ndarray
     upper: np.ndarray
     axis: np.ndarray
-    grid: Grid
-    hull: Grid | None
+    grid: DistanceGrid
+    hull: DistanceGrid | None
     touches: set[str]
     holds: dict[str, float]  # share of another organ that lies within this one's closed outline
 
@@ -60,7 +60,7 @@ class Subject:
     """The organs of one label map and the corners of its field of view, ``(8, 3)``."""
 
     name: str
-    parts: dict[str, Part]
+    parts: dict[str, OrganMask]
     corners: np.ndarray
 
 
@@ -144,7 +144,7 @@ def read_subject(
 
 def _part(
     number: int, organs: list[str], array: np.ndarray, box: tuple[slice, ...], affine: np.ndarray
-) -> Part:
+) -> OrganMask:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     pad = 2 * np.asarray(_strides(spacing, STRIDES[0]))
     first = np.asarray([s.start for s in box]) - pad
@@ -161,7 +161,7 @@ def _part(
     contact = np.unique(near[ndimage.binary_dilation(mask, np.ones((3, 3, 3)))])
     holds = {organs[n - 1]: within[n] / total[n] for n in np.flatnonzero(within) if n not in (0, number)}
     contains = any(share >= ENCLOSED for share in holds.values())
-    return Part(
+    return OrganMask(
         organs[number - 1],
         any(s.start == 0 or s.stop == n for s, n in zip(box, array.shape, strict=True)),
         centroid,
@@ -198,7 +198,7 @@ def _strides(spacing: np.ndarray, factor: int) -> tuple[int, ...]:
     return tuple(max(1, round(factor * spacing.min() / s)) for s in spacing)
 
 
-def _grid(mask: np.ndarray, spacing: np.ndarray, first: np.ndarray, affine: np.ndarray) -> Grid:
+def _grid(mask: np.ndarray, spacing: np.ndarray, first: np.ndarray, affine: np.ndarray) -> DistanceGrid:
     """The coarsest grid that still shows the mask (`DICE`); at worst the voxels themselves, which show it exactly."""
     distance, unit = signed_distance(mask, spacing), float(spacing.min() / 16)
     for strides in dict.fromkeys([*(_strides(spacing, f) for f in STRIDES), (1, 1, 1)]):
@@ -212,7 +212,7 @@ def _grid(mask: np.ndarray, spacing: np.ndarray, first: np.ndarray, affine: np.n
             break
     inverse = np.linalg.inv(affine)[:3]
     inverse[:, 3] -= first
-    return Grid(values, unit, inverse / np.asarray(strides)[:, None])
+    return DistanceGrid(values, unit, inverse / np.asarray(strides)[:, None])
 
 
 def _dice(values: np.ndarray, strides: tuple[int, ...], mask: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from fdif_jax.batches.augmentation import random_intensity, random_mirror, random_turn
 from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.preprocessing.spaces import Shape, Spacing
+from fdif_jax.preprocessing.spaces import GridShape, Spacing
 from fdif_jax.training.updates import Batch
 
 _SPOTS = 4096  # places that are remembered of a class in a case
@@ -87,7 +87,7 @@ def _some(mask: np.ndarray, seed: int) -> np.ndarray:
 
 
 def patch_batch(
-    patch: Shape,
+    patch: GridShape,
     spacing: Spacing = (1.0, 1.0, 1.0),
     *,
     foreground: float = 0.5,

@@ -1,6 +1,6 @@
 """Writes datasets with a pool of threads; being killed at any moment costs only the samples in flight.
 
-A dataset's bytes are decided by its `Plan` alone. While it grows, journals list the finished samples; the
+A dataset's bytes are decided by its `DatasetPlan` alone. While it grows, journals list the finished samples; the
 same call finishes the rest and leaves the same directory as one that was never stopped. The manifest is
 written last: a directory that has one is whole.
 
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from fdif_jax.datasets.layouts import Layout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, Layout
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import make_folder, whole_json_lines, write_atomic
 from fdif_jax.io.locks import hold
@@ -34,7 +34,7 @@ _JOURNAL = "journal-{}-of-{}.jsonl"  # of a shard
 _JOURNALS = "journal*.jsonl"
 _TURN = ".turn"  # locked by the process that opens its journal or finishes the dataset
 
-Source = Callable[[Sequence[int]], Iterable[Sequence[np.ndarray]]]
+RenderSamples = Callable[[Sequence[int]], Iterable[Sequence[np.ndarray]]]
 """Sample indices → what each one's files hold, in their order; called from several threads at once."""
 Record = dict[str, Any]  # {"bytes": size, "sha256": hex}
 
@@ -58,8 +58,8 @@ class Report:
 
 def write_dataset(
     out: str | os.PathLike,
-    source: Source,
-    plan: Plan,
+    source: RenderSamples,
+    plan: DatasetPlan,
     *,
     workers: int = 1,
     batch_size: int = 1,
@@ -173,7 +173,7 @@ def _read_others(
 
 
 def _merge(
-    out: Path, plan: Plan, header: dict, files: dict[str, Record], share: range, workers: int
+    out: Path, plan: DatasetPlan, header: dict, files: dict[str, Record], share: range, workers: int
 ) -> list[int]:
     """Finish the dataset if the other shards are done, each file as its writer noted it; the samples that are not."""
     if _finished(out, header):
@@ -190,7 +190,7 @@ def _merge(
 
 
 def _rendered(
-    out: Path, source: Source, plan: Plan, runs: list[list[int]], workers: int
+    out: Path, source: RenderSamples, plan: DatasetPlan, runs: list[list[int]], workers: int
 ) -> Generator[dict[str, Record]]:
     """Render, compress and write every run of samples; yields each sample's files once they are in place."""
 
@@ -227,7 +227,12 @@ Intact = Callable[[Path, str, dict[str, Record]], bool]
 
 
 def _lacking(
-    out: Path, plan: Plan, indices: Sequence[int], files: dict[str, Record], intact: Intact, workers: int
+    out: Path,
+    plan: DatasetPlan,
+    indices: Sequence[int],
+    files: dict[str, Record],
+    intact: Intact,
+    workers: int,
 ) -> list[int]:
     """Those of the samples that have a file that is not as it was noted, or not there."""
 
@@ -298,7 +303,7 @@ def _reopen(out: Path, header: dict) -> None:
         (out / MANIFEST).unlink()
 
 
-def _finish(out: Path, plan: Plan, header: dict, files: dict[str, Record]) -> None:
+def _finish(out: Path, plan: DatasetPlan, header: dict, files: dict[str, Record]) -> None:
     """Write the lists, sweep up after killed calls, write the manifest, drop the journals; in this order."""
     for path, document in plan.layout.documents(plan).items():
         data = document.encode() if isinstance(document, str) else _json(document)

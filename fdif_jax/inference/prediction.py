@@ -17,11 +17,11 @@ from isal import igzip
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, volume_type
 from fdif_jax.errors import FdifError
-from fdif_jax.inference.sliding_window import Report, TiledNetwork
+from fdif_jax.inference.sliding_window import Progress, TiledNetwork
 from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.preprocessing.spaces import Shape, labels_of_scores
+from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
 from fdif_jax.settings import differences
 from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference
 from fdif_jax.training.runs import Run, load_run
@@ -189,7 +189,7 @@ def _has_one_channel(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------ what is written
 
 
-def predict_case(network: TiledNetwork, prepared: Prepared, report: Report | None = None) -> np.ndarray:
+def predict_case(network: TiledNetwork, prepared: Prepared, report: Progress | None = None) -> np.ndarray:
     """Class ids ``(D, H, W)`` on the grid of the case's file, as few bytes each as the classes need.
 
     Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the
@@ -213,7 +213,7 @@ def predict_case(network: TiledNetwork, prepared: Prepared, report: Report | Non
     return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape))
 
 
-def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: Shape) -> np.ndarray:
+def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: GridShape) -> np.ndarray:
     """What `fdif_jax.preprocessing.spaces.labels_of_scores` gives for scores ``(D, H, W, C)`` that come plane by plane.
 
     Args:

@@ -20,22 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.preprocessing.spaces import Shape
+from fdif_jax.preprocessing.spaces import GridShape
 from fdif_jax.training.network import Apply, Weights
 
 # MONAI's Gaussian importance: standard deviation in patch edges, and the least weight a voxel has.
 _SIGMA, _LEAST_WEIGHT = 0.125, 1e-3
 
-Report = Callable[[int, int], None]  # is told how many tiles of a volume are done, and of how many
+Progress = Callable[[int, int], None]  # is told how many tiles of a volume are done, and of how many
 
 
-def gaussian_importance(patch: Shape) -> np.ndarray:
+def gaussian_importance(patch: GridShape) -> np.ndarray:
     """Weight of every voxel of a patch, float32 ``(D, H, W)``: a Gaussian around its middle, never below 1e-3."""
     edges = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (_SIGMA * n)) ** 2) for n in patch]
     return np.maximum(np.einsum("i,j,k->ijk", *edges), _LEAST_WEIGHT).astype(np.float32)
 
 
-def tile_starts(shape: Shape, patch: Shape, overlap: float) -> np.ndarray:
+def tile_starts(shape: GridShape, patch: GridShape, overlap: float) -> np.ndarray:
     """Corners ``(T, 3)`` of the patches that cover a volume, ``1 - overlap`` of a patch apart; the last end with it."""
     corners = []
     for size, edge in zip(shape, patch, strict=True):
@@ -77,7 +77,7 @@ class TiledNetwork:
         self,
         apply: Apply,
         members: Sequence[Weights],
-        patch: Shape,
+        patch: GridShape,
         *,
         in_channels: int = 1,
         overlap: float = 0.5,
@@ -127,7 +127,7 @@ class TiledNetwork:
         subsets = [axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
         self._flips = [np.isin(range(3), axes) for axes in subsets]
 
-    def logits(self, image: np.ndarray, report: Report | None = None) -> np.ndarray:
+    def logits(self, image: np.ndarray, report: Progress | None = None) -> np.ndarray:
         """Averaged logits ``(D, H, W, K)``, float32.
 
         Args:
@@ -143,7 +143,7 @@ class TiledNetwork:
             result[start : start + len(planes)] = planes
         return result
 
-    def labels(self, image: np.ndarray, report: Report | None = None) -> np.ndarray:
+    def labels(self, image: np.ndarray, report: Progress | None = None) -> np.ndarray:
         """The class of the highest logit, unsigned ``(D, H, W)``, for less memory than `logits`."""
         result = np.empty(image.shape[:3], np.min_scalar_type(self.num_classes - 1))
         for start, planes in self.slabs(image, report):
@@ -151,7 +151,7 @@ class TiledNetwork:
                 result[number] = plane.argmax(-1)
         return result
 
-    def slabs(self, image: np.ndarray, report: Report | None = None) -> Iterator[Slab]:
+    def slabs(self, image: np.ndarray, report: Progress | None = None) -> Iterator[Slab]:
         """Averaged logits from the first plane to the last, each slab when its tiles are done; see `logits`.
 
         A slab is there until the next one is asked for, which goes to the same memory.
@@ -182,7 +182,7 @@ class TiledNetwork:
         sums /= weights
         yield Slab(first, sums)  # the last tiles end with the volume
 
-    def _judged(self, image: np.ndarray, report: Report | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _judged(self, image: np.ndarray, report: Progress | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Every tile's corner and its weighted logits, in order; the device is at the next batch meanwhile."""
         depth, height, width = image.shape[:3]
         corners = tile_starts((depth, height, width), self.patch, self.overlap)

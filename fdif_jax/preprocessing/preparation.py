@@ -14,7 +14,7 @@ from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import (
     Crop,
-    Shape,
+    GridShape,
     middle,
     pad_to,
     resample,
@@ -34,8 +34,8 @@ class Way:
     """
 
     crop: Crop
-    resampled: Shape
-    padded: Shape
+    resampled: GridShape
+    padded: GridShape
 
     @property
     def content(self) -> tuple[slice, ...]:

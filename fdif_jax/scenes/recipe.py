@@ -22,7 +22,7 @@ from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary, resolve
 _SHIPPED = importlib.resources.files("fdif_jax.scenes") / "recipes"
 
 
-class World(Choice):
+class AnyRecipe(Choice):
     """What both kinds of recipe have in common: they change by key, have a digest and save as TOML."""
 
     grid: tuple[int, int, int]
@@ -44,7 +44,7 @@ class World(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe(World):
+class Recipe(AnyRecipe):
     """A distribution of scenes. Immutable; checked when made.
 
     Attributes:
@@ -154,7 +154,7 @@ class Part(Plain):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(World):
+class Mixture(AnyRecipe):
     """Every sample is drawn from one of several recipes, at random by their weights.
 
     Attributes:

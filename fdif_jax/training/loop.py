@@ -21,7 +21,7 @@ from fdif_jax.signals import handled
 from fdif_jax.training.checkpoints import Checkpoints
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.network import Network, State, Weights
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import any_process
 from fdif_jax.training.runs import Run
 from fdif_jax.training.updates import Loss, MakeBatch, compiled, fresh_state, update_of
@@ -39,7 +39,7 @@ def fit(
     network: Network,
     make_batch: MakeBatch,
     data: Any,
-    plan: Plan,
+    plan: TrainingPlan,
     run: Run,
     *,
     loss: Loss,
@@ -119,7 +119,7 @@ class _Loop:
     """What stays the same from step to step; as in `fit`, and a list that says when to stop."""
 
     network: Network
-    plan: Plan
+    plan: TrainingPlan
     run: Run
     devices: Devices
     checkpoints: Checkpoints
@@ -213,7 +213,9 @@ def _no_better(run: Run, patience: int, now: int = 0) -> bool:
     return 0 < patience <= since + now
 
 
-def _check_trace(trace: np.ndarray, first: int, plan: Plan, run: Run, checkpoints: Checkpoints) -> None:
+def _check_trace(
+    trace: np.ndarray, first: int, plan: TrainingPlan, run: Run, checkpoints: Checkpoints
+) -> None:
     """Raise FdifError if the loss or its gradient is not finite, or the loss has exploded, and say where."""
     bad = np.flatnonzero(~np.isfinite(trace).all(axis=1) | (trace[:, 0] > plan.max_loss))
     if not bad.size:

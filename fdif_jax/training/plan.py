@@ -10,7 +10,7 @@ from fdif_jax.keys import BEYOND_SAMPLES, RESERVED_SEEDS
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What decides the updates, beside the batches and the loss.
 
     Attributes:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Integer
 from fdif_jax.keys import sample_key, stream
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.network import Network, State, Weights
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 
 Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B ..."]]
 MakeBatch = Callable[[jax.Array, Any], Batch]
@@ -24,20 +24,26 @@ Differentiate = Callable[[Weights, Weights, Array, Array, Any], tuple[Array, Wei
 """Parameters, statistics, samples' keys, the network's key, data → loss, gradient, new statistics."""
 
 
-def fresh_state(network: Network, plan: Plan, devices: Devices) -> State:
+def fresh_state(network: Network, plan: TrainingPlan, devices: Devices) -> State:
     """The state before the first step, on the devices; the network's own weights stay as they are."""
     moments = plan.optimiser(network.rates).init({name: network.weights[name] for name in network.parameters})
     average = network.weights if plan.ema else {}
     return devices.place(State(network.weights, moments, average))
 
 
-def step_numbers(plan: Plan, done: int | Array) -> Array:
+def step_numbers(plan: TrainingPlan, done: int | Array) -> Array:
     """The numbers of the samples of the step after ``done`` steps, uint32 ``(batch_size,)``."""
     return jnp.uint32(done) * jnp.uint32(plan.batch_size) + jnp.arange(plan.batch_size, dtype=jnp.uint32)
 
 
 def update_of(
-    network: Network, make_batch: MakeBatch, plan: Plan, loss: Loss, devices: Devices, *, fed: bool = False
+    network: Network,
+    make_batch: MakeBatch,
+    plan: TrainingPlan,
+    loss: Loss,
+    devices: Devices,
+    *,
+    fed: bool = False,
 ) -> Update:
     """One step as a pure function: state, number of steps done, data → state, (loss, norm of the gradient).
 

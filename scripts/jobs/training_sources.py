@@ -12,7 +12,7 @@ from fdif_jax.batches.files import FileSource, file_batch
 from fdif_jax.batches.scenes import scene_batch, with_random_looks
 from fdif_jax.datasets.classification import centred, classes_of, classification_batch
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.evaluator import Sample, reserved_images, reserved_volumes
+from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.scenes.compiler import Program
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
@@ -24,7 +24,7 @@ from fdif_jax.training.updates import MakeBatch
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """What a network is trained on.
 
     Attributes:
@@ -49,7 +49,7 @@ class Source:
     objective: Objective
     head: Mapping[str, Any]
     make_batch: MakeBatch
-    held_out: Sample
+    held_out: DrawHeldOut
     channels: int = 1
     feed: Callable[[int], Any] | None = None
     recipe: Mapping[str, Any] | None = None
@@ -65,7 +65,7 @@ class Source:
         return ", ".join(f"{task.name} {count}" for task, count in zip(self.tasks, counts, strict=True))
 
 
-def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
+def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """A recipe's scenes, drawn inside the step."""
     recipe = recipe_of(config)
     if config.grid is None and like:
@@ -76,7 +76,7 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
             "--multi-task: vnet has no layer before its head that every task could share; take another"
         )
     objective = Segmentation(program.tasks, config.loss)
-    return Source(
+    return TrainingSource(
         name=f"recipe {config.recipe}",
         task="segmentation",
         recipe=recipe.to_dict(),
@@ -89,7 +89,7 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
     )
 
 
-def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
+def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """Volumes of one object, whose class is to be told."""
     recipe = recipe_of(config)
     if isinstance(recipe, fd.Mixture):
@@ -100,7 +100,7 @@ def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> 
     program = Program(centred(recipe, config.grid_scale))
     tasks = tuple(Task(*pair) for pair in classes_of(program, multilabel)[1].items())
     objective = Classification(tuple(len(task.class_names) for task in tasks))
-    return Source(
+    return TrainingSource(
         name=f"recipe {config.recipe}, one object a volume",
         task=config.task,
         recipe=program.recipe.to_dict(),
@@ -117,7 +117,7 @@ def _looked_at(config: PretrainingOptions, make_batch: MakeBatch) -> MakeBatch:
     return with_random_looks(make_batch) if config.augment else make_batch
 
 
-def files(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
+def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """A dataset's volumes, read while the network trains on those before; validated on its own validation cases."""
     if config.task != "segmentation":
         raise FdifError(
@@ -136,7 +136,7 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
     def held_out(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         return images[index % number], labels[index % number]
 
-    return Source(
+    return TrainingSource(
         name=f"dataset {config.data} of {len(training)} cases",
         task="segmentation",
         files=Files(str(config.data), training.digest),
@@ -151,7 +151,7 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
     )
 
 
-def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> Source:
+def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """What the options ask to train on.
 
     Args:

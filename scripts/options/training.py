@@ -8,7 +8,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.training.devices import Devices, divide_cpu
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import join_processes
 
 
@@ -64,7 +64,7 @@ def devices_of(options: TrainingOptions) -> Devices:
     return devices
 
 
-def plan_of(options: TrainingOptions, steps: int, seed: int) -> Plan:
+def plan_of(options: TrainingOptions, steps: int, seed: int) -> TrainingPlan:
     """What decides the updates.
 
     Raises:
@@ -73,7 +73,7 @@ def plan_of(options: TrainingOptions, steps: int, seed: int) -> Plan:
     for name in ("val_every", "checkpoint_every", "keep_every"):
         if getattr(options, name) < 0:
             raise FdifError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
-    return Plan(
+    return TrainingPlan(
         steps=steps,
         seed=seed,
         batch_size=options.batch_size,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.scripts import browse, cli
@@ -40,7 +40,7 @@ def several(index):
 
 
 def write(folder, layout, source=sample, tasks=None, count=4):
-    plan = Plan({}, "digest", 0, count - 1, 1, GRID, tasks or {"class": NAMES}, layout)
+    plan = DatasetPlan({}, "digest", 0, count - 1, 1, GRID, tasks or {"class": NAMES}, layout)
     write_dataset(folder, lambda indices: [source(i) for i in indices], plan)
     return folder
 

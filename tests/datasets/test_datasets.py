@@ -25,7 +25,7 @@ from monai.transforms import LoadImaged
 import fdif_jax as fd
 from fdif_jax.datasets import writer
 from fdif_jax.datasets.conventions import labels_of
-from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_document, read_volume
 from fdif_jax.datasets.sources import RenderedSource, labelled
 from fdif_jax.datasets.writer import write_dataset
@@ -33,7 +33,7 @@ from fdif_jax.errors import FdifError
 
 GRID = (6, 7, 8)
 TASKS = {"class": ("ball", "cube")}
-PLAN = Plan({"grid": list(GRID), "max_objects": 5}, "abc", 3, 7, 3, GRID, TASKS, MonaiLayout())
+PLAN = DatasetPlan({"grid": list(GRID), "max_objects": 5}, "abc", 3, 7, 3, GRID, TASKS, MonaiLayout())
 FACTORS = {"shape": ("ball", "cube"), "displacement": ("none", "ridge", "wave"), "mapper": ("flat", "steep")}
 
 
@@ -188,7 +188,7 @@ CHILD = f"""
 import json, sys, time
 import jax, numpy as np
 from fdif_jax.datasets.writer import write_dataset
-from fdif_jax.datasets.layouts import MonaiLayout, Plan
+from fdif_jax.datasets.layouts import MonaiLayout, DatasetPlan
 GRID = {GRID}
 {inspect.getsource(draw)}
 def slow(indices):

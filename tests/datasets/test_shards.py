@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from fdif_jax.datasets import writer
-from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.generate import _summary
 
 GRID = (6, 7, 8)
-PLAN = Plan({"max_objects": 5}, "abc", 3, 7, 3, GRID, {"class": ("ball", "cube")}, MonaiLayout())
+PLAN = DatasetPlan({"max_objects": 5}, "abc", 3, 7, 3, GRID, {"class": ("ball", "cube")}, MonaiLayout())
 
 
 def draw(index):
@@ -52,7 +52,7 @@ CHILD = f"""
 import sys, time
 import numpy as np
 from fdif_jax.datasets.writer import write_dataset
-from fdif_jax.datasets.layouts import MonaiLayout, Plan
+from fdif_jax.datasets.layouts import MonaiLayout, DatasetPlan
 GRID = {GRID}
 {inspect.getsource(draw)}
 def slow(indices):

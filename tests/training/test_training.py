@@ -22,7 +22,7 @@ from fdif_jax.training.checkpoints import _checksums
 from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import cross_entropy, dice_cross_entropy
 from fdif_jax.training.network import functional, weights
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from tests.helpers.paths import ROOT
@@ -60,7 +60,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path, accumulate):
     network = functional(Net())
     start, apply = network.weights, network.apply
-    plan = Plan(steps=2, batch_size=4, accumulate=accumulate, warmup=0, clip=0.1, ema=0.5)
+    plan = TrainingPlan(steps=2, batch_size=4, accumulate=accumulate, warmup=0, clip=0.1, ema=0.5)
     final = _fit(tmp_path / "run", plan=plan, loss=cross_entropy)
 
     optimiser = optax.chain(
@@ -170,7 +170,7 @@ def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
 
 
 def test_training_learns_and_the_best_weights_are_kept(tmp_path):
-    plan = Plan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
+    plan = TrainingPlan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
     model = Net(features=8)
     network = functional(model)
     validate = Validation(network.apply)
@@ -212,7 +212,7 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
     with pytest.raises(
         FdifError, match=r"at step 1, on samples 0 to 1 of seed 0, the loss is [12]\..*no checkpoint yet"
     ):
-        _fit(tmp_path / "run", plan=Plan(steps=12, warmup=2, max_loss=0.5))
+        _fit(tmp_path / "run", plan=TrainingPlan(steps=12, warmup=2, max_loss=0.5))
 
 
 def _damage(folder, how):
@@ -356,4 +356,4 @@ def test_half_a_line_of_metrics_is_dropped(tmp_path, uninterrupted):
 )
 def test_impossible_plans_are_refused(change, message):
     with pytest.raises(FdifError, match=message):
-        Plan(**{"steps": 100, "warmup": 10} | change)
+        TrainingPlan(**{"steps": 100, "warmup": 10} | change)
