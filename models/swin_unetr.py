@@ -38,9 +38,9 @@ class SwinUNETRConfig:
         window_size: tokens along every axis of an attention window, or one number for all.
         qkv_bias: biases for queries, keys and values.
         mlp_ratio: features within an MLP over those outside.
-        drop_rate: how often to omit an activation in the transformer.
-        attn_drop_rate: how often to omit an attention weight.
-        dropout_path_rate: how often to omit the last block; the first is never, those between in proportion.
+        drop_rate: probability of dropout of activations in the transformer.
+        attn_drop_rate: probability of dropout of attention weights.
+        dropout_path_rate: probability of stochastic depth in the last block; it grows from 0 in the first.
         normalize: whether what the encoder hands the decoder is normalised over its channels.
         patch_norm: a layer norm after the patch embedding.
         downsample: order of the voxels merged between stages, ``merging`` (MONAI's default) or ``mergingv2``.

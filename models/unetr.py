@@ -40,7 +40,7 @@ class UNETRConfig:
         proj_type: how voxels become tokens, ``conv`` or ``perceptron``: the same map, kept in another form.
         conv_block: convolutions between the transposed ones that bring tokens to finer grids.
         res_block: skips over pairs of convolutions.
-        dropout_rate: how often to omit an activation in the transformer, in training.
+        dropout_rate: probability of dropout in the transformer, in training.
         qkv_bias: biases for queries, keys and values.
         remat: recompute every block in the backward pass instead of keeping what it computed.
         dtype: to compute in, float32 or bfloat16; parameters, tokens between blocks, norm statistics, softmax and

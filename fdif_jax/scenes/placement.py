@@ -84,7 +84,8 @@ class Centred(Placement):
     """Objects in the middle of the grid, seen from close by. Source: the classification sets of FDIF.
 
     Attributes:
-        scale: what part of its usual extent the grid covers; coordinates run evenly from -n/2·scale to n/2·scale.
+        scale: the fraction of its usual extent that the grid covers; coordinates run evenly from -n/2·scale to
+            n/2·scale.
     """
 
     kind: ClassVar[str] = "centred"

@@ -1,7 +1,7 @@
 """Measure a step of pre-training on this machine: each part beside the least it could take, memory, volumes a second.
 
 The options that say what `fdif pretrain` trains say it here, --preset too. Parts: generate draws the scenes and gives
-them random looks; forward is the network in training and the loss; backward is what the gradient takes beyond that;
+them augmentation; forward is the network in training and the loss; backward is what the gradient takes beyond that;
 update is what the whole step takes beyond generating and the gradient (AdamW, clipping, average). Flops and bytes are
 XLA's count for the compiled programs, of a loop one round; a part's floor is the longer of both at the rates that
 this machine reaches on a matrix product in the network's precision and on a pass over memory.

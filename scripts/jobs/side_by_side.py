@@ -41,7 +41,7 @@ class Job:
     steps: int
 
     def done(self) -> float:
-        """What part of the run its measurements say is done."""
+        """The fraction of the run that its measurements say is done."""
         with contextlib.suppress(OSError, ValueError, IndexError, KeyError, TypeError):
             return min(json.loads(_last_line(self.directory / METRICS))["step"] / self.steps, 1.0)
         return 0.0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import fdif_jax as fd
 from fdif_jax.batches.files import FileSource, file_batch
-from fdif_jax.batches.scenes import scene_batch, with_random_looks
+from fdif_jax.batches.scenes import scene_batch, with_augmentation
 from fdif_jax.datasets.classification import centred, classes_of, classification_batch
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
@@ -84,7 +84,7 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingS
         tasks=program.tasks,
         objective=objective,
         head={"out_channels": objective.channels},
-        make_batch=_looked_at(config, scene_batch(program)),
+        make_batch=_augmented(config, scene_batch(program)),
         held_out=reserved_volumes(program, config.val_seed),
     )
 
@@ -108,13 +108,13 @@ def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> 
         tasks=tasks,
         objective=objective,
         head={"outputs": list(objective.outputs)},
-        make_batch=_looked_at(config, classification_batch(program, multilabel)),
+        make_batch=_augmented(config, classification_batch(program, multilabel)),
         held_out=reserved_images(program, multilabel, config.val_seed),
     )
 
 
-def _looked_at(config: PretrainingOptions, make_batch: MakeBatch) -> MakeBatch:
-    return with_random_looks(make_batch) if config.augment else make_batch
+def _augmented(config: PretrainingOptions, make_batch: MakeBatch) -> MakeBatch:
+    return with_augmentation(make_batch) if config.augment else make_batch
 
 
 def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
@@ -144,7 +144,7 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSo
         tasks=training.tasks,
         objective=objective,
         head={"out_channels": objective.channels},
-        make_batch=_looked_at(config, file_batch),
+        make_batch=_augmented(config, file_batch),
         held_out=held_out,
         channels=training.channels,
         feed=training.feed,

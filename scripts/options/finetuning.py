@@ -40,7 +40,8 @@ class FinetuningOptions(TrainingOptions):
     freeze_encoder: Flag = False
     """Leave the encoder as it was pre-trained."""
     layer_decay: float = 1.0
-    """Learning rate of an encoder's level as part of the next deeper one's, as 0.75; the decoder has all of it."""
+    """Learning rate of an encoder's level as a fraction of the next deeper one's, e.g. 0.75; the decoder has all of
+    it."""
     patience: int = 0
     """Stop after so many validations in a row without a better Dice, and keep the best weights; 0 for never."""
     spacing: tuple[float, float, float] | None = None
@@ -50,7 +51,7 @@ class FinetuningOptions(TrainingOptions):
     order: Literal[1, 3] = 3
     """Images are resampled linearly (1) or by cubic splines (3)."""
     window: tuple[float, float] | None = None
-    """Clip intensities to this range first, as -175 250; of channels called CT the foreground's, if not given."""
+    """Clip intensities to this range first, e.g. -175 250; of channels called CT the foreground's, if not given."""
     mirror_axes: Annotated[
         tuple[int, ...] | Literal["auto", "none"], tyro.conf.arg(metavar="auto|none|AXIS ...")
     ] = "auto"
@@ -61,9 +62,9 @@ class FinetuningOptions(TrainingOptions):
     zoom: float = 1.2
     """Show patches up to so many times larger or smaller; 1 for never."""
     foreground: float = 0.5
-    """Part of the patches that are centred on a class, drawn evenly from those of the case."""
+    """Fraction of the patches that are centred on a class, drawn evenly from those of the case."""
     overlap: float = 0.5
-    """Part of a patch that neighbours share in sliding-window inference."""
+    """Fraction of a patch that neighbours share in sliding-window inference."""
     cache: Path | None = None
     """Folder to keep prepared cases in, for the next run on the same cases by the same plan."""
     save_predictions: bool = False

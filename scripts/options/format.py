@@ -59,7 +59,7 @@ class FormatOptions(RecipeOptions):
     samples_per_class: int = 25
     """Cases of each class of a classification set."""
     grid_scale: float = 0.4
-    """What part of its usual extent a classification set's grid covers; less shows larger objects."""
+    """The fraction of its usual extent that a classification set's grid covers; less shows larger objects."""
     n_splits: int = 5
     """Folds of a classification set; every case validates in one of them."""
     multilabel: Flag = False

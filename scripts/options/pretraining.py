@@ -19,7 +19,7 @@ class PretrainingOptions(TrainingOptions, RecipeOptions):
     task: Literal["segmentation", "classification", "multilabel"] = "segmentation"
     """Label voxels; or volumes of one centred object, by its class, or by shape, displacement and mapper."""
     grid_scale: float = 0.4
-    """What part of its usual extent a volume that is classified covers."""
+    """The fraction of its usual extent that a volume that is classified covers."""
     data: Path | None = None
     """Train on this dataset (MONAI or nnU-Net layout) instead of a recipe."""
     kernel: Literal["auto", "on", "off"] = "auto"

@@ -31,7 +31,7 @@ class TrainingOptions(NetworkOptions):
     clip: float = 0.0
     """Greatest norm of the gradient; 0 for no clipping."""
     ema: float = 0.0
-    """Validate and keep the moving average of the weights, of which a step keeps so much, as 0.999; 0 for none."""
+    """Validate and keep the moving average of the weights, with this decay a step, e.g. 0.999; 0 for none."""
     max_loss: float = 100.0
     """A loss above it has exploded, and stops the run."""
     augment: bool = True

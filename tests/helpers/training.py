@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fdif_jax.batches.scenes import scene_batch, with_random_looks
+from fdif_jax.batches.scenes import scene_batch, with_augmentation
 from fdif_jax.keys import RESERVED_SEEDS, sample_key
 from fdif_jax.models.layers import BatchNorm, dropout
 from fdif_jax.training.losses import dice_per_class, mean_dice
@@ -46,7 +46,7 @@ class Boxes:
         return jax.lax.map(self.sample, keys)
 
 
-BOXES = with_random_looks(scene_batch(Boxes()))
+BOXES = with_augmentation(scene_batch(Boxes()))
 
 
 class Validation:
