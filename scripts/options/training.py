@@ -87,6 +87,6 @@ def plan_of(options: TrainingOptions, steps: int, seed: int) -> TrainingPlan:
     )
 
 
-def settings_of(options: TrainingOptions, plan: Plan, **further: Any) -> dict[str, Any]:
+def settings_of(options: TrainingOptions, plan: TrainingPlan, **further: Any) -> dict[str, Any]:
     """What decides a training beside its network and its data, by name, for `RunDocument`."""
     return dataclasses.asdict(plan) | {"augment": options.augment, "loss": options.loss} | further
