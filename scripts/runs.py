@@ -320,7 +320,7 @@ def write_plot(entries: Sequence[Entry], path: Path) -> None:
     Raises:
         FdifError: none has measured anything.
     """
-    panels: dict[str, dict[str, viz.Points]] = {"loss": {}, "score": {}}
+    panels: dict[str, dict[str, viz.Curve]] = {"loss": {}, "score": {}}
     for entry in entries:
         score = next((name for name in ("dice", "accuracy") if getattr(entry, name) is not None), "score")
         for panel, key in (("loss", "loss"), ("score", score)):

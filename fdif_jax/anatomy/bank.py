@@ -158,7 +158,7 @@ def build_bank(
     names: Sequence[Mapping[int, str]],
     *,
     min_voxels: int = 8,
-    on_subject: Callable[[list[str]], None] = lambda warnings: None,
+    progress: Callable[[list[str]], None] = lambda warnings: None,
 ) -> Bank:
     """The bank of these label maps.
 
@@ -166,7 +166,7 @@ def build_bank(
         paths: label maps, one a subject.
         names: label → organ of each.
         min_voxels: see `read_subject`.
-        on_subject: called after each subject with its warnings.
+        progress: called after each subject with its warnings.
 
     Raises:
         FdifError: as `read_subject`, or no label map at all.
@@ -177,7 +177,7 @@ def build_bank(
     for path, table in zip(paths, names, strict=True):
         subject, warnings = read_subject(path, table, min_voxels)
         subjects.append(subject)
-        on_subject(warnings)
+        progress(warnings)
     return _assemble(subjects)
 
 

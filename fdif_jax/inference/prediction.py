@@ -189,7 +189,7 @@ def _has_one_channel(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------ what is written
 
 
-def predict_case(network: TiledNetwork, prepared: Prepared, report: Progress | None = None) -> np.ndarray:
+def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
     """Class ids ``(D, H, W)`` on the grid of the case's file, as few bytes each as the classes need.
 
     Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the
@@ -198,15 +198,15 @@ def predict_case(network: TiledNetwork, prepared: Prepared, report: Progress | N
     Args:
         network: with the patch that the case was prepared for.
         prepared: the case.
-        report: see `TiledNetwork.logits`.
+        progress: see `TiledNetwork.logits`.
     """
     way = prepared.way
     if way.keeps_grid:
-        return way.labels_back(network.labels(prepared.image, report))
+        return way.labels_back(network.labels(prepared.image, progress))
     depth, height, width = way.content
     planes = (
         logits[height, width].copy()  # a slab is gone when the next one comes
-        for start, slab in network.slabs(prepared.image, report)
+        for start, slab in network.slabs(prepared.image, progress)
         for number, logits in enumerate(slab, start)
         if depth.start <= number < depth.stop
     )
