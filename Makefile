@@ -12,10 +12,10 @@ demo: $(VENV)/.installed
 	sh scripts/demo.sh $(BIN)/fdif $(DEMO)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 test-all: $(VENV)/.installed-all
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

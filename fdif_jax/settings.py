@@ -1,9 +1,11 @@
 """Settings as plain data: frozen dataclasses that check their values when made and travel as TOML or JSON tables."""
 
 import dataclasses
+import json
+import pkgutil
 import typing
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from fdif_jax.errors import FdifError, unknown
 
@@ -52,12 +54,74 @@ class Choice(Plain):
         return {"kind": self.kind, **super().to_dict()}
 
 
+def read_choice(data: Any, kinds: Mapping[str, Any], what: str, default: str | None = None) -> Any:
+    """Settings of the kind that a table names by its key ``kind``.
+
+    Args:
+        data: the table.
+        kinds: classes of settings by kind, or where one is: ``"package.module:Class"``.
+        what: what errors call the settings.
+        default: the kind of a table that names none.
+
+    Raises:
+        FdifError: it is no table, names no kind or an unknown one, or has a key that is unknown or impossible.
+    """
+    if not isinstance(data, Mapping) or ("kind" not in data and default is None):
+        raise FdifError(f"{what} must be a table with the key kind, not {data!r}")
+    rest = dict(data)
+    kind = rest.pop("kind", default)
+    if kind not in kinds:
+        raise unknown(f"kind of {what}", str(kind), kinds)
+    found = kinds[kind]
+    return (pkgutil.resolve_name(found) if isinstance(found, str) else found).from_dict(rest, what)
+
+
 def at_least(settings: Plain, low: float, *names: str) -> None:
     """Raise an FdifError if one of these fields is below ``low`` (or is not a number)."""
     for name in names:
         value = getattr(settings, name)
         if not value >= low:
             raise FdifError(f"{name} must be {low:g} or more, not {value:g}")
+
+
+class Difference(NamedTuple):
+    """What two tables do not have in common: a key, the keys above it joined by dots, and its values as JSON."""
+
+    key: str
+    there: str
+    here: str
+
+    def __str__(self) -> str:
+        return f"{self.key} is {self.there} there and {self.here} here"
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[Difference]:
+    """The keys of which two tables of plain data hold different values; None is as good as no value."""
+    old, new = flattened(there), flattened(here)
+    return [
+        Difference(key, _short(old, key), _short(new, key))
+        for key in old | new
+        if old.get(key) != new.get(key)
+    ]
+
+
+def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A table of tables as one, its keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def first_few(items: Sequence[Any], most: int = 4) -> str:
+    """The first few items in words, and how many more there are."""
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return ", ".join([*map(str, items[:most]), *more])
+
+
+def _short(flat: Mapping[str, Any], key: str) -> str:
+    text = json.dumps(flat[key]) if key in flat else "not set"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _fields(cls: type[Plain]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 def handled(note: Callable[[int, FrameType | None], None], *numbers: int) -> Iterator[dict[int, Any]]:
     """Have ``note`` called on these signals within the block; gives the handlers that they had and get back.
 
-    In the main thread only, as Python has it.
+    A signal that is ignored stays so: a ``nohup`` keeps its meaning. In the main thread only, as Python has it.
     """
-    previous = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     for number in previous:
         signal.signal(number, note)
     try:

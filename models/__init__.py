@@ -13,6 +13,7 @@ With ``outputs`` in place of ``out_channels`` it is a `Classifier` of that netwo
     models.create(**models.segmenting(spec, out_channels=3))    # the network with the same encoder
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,12 +26,13 @@ from fdif_jax.models import classifier, primus, resenc_unet, swin_unetr, unetr, 
 from fdif_jax.models.classifier import Classifier
 from fdif_jax.models.resenc_unet import ResEncConfig, ResEncUNet
 
-NETWORKS: dict[str, Callable[..., nnx.Module]] = {
-    "primus": primus.build,
-    "resenc_unet": resenc_unet.build,
-    "swin_unetr": swin_unetr.build,
-    "unetr": unetr.build,
-    "vnet": vnet.build,
+# Who builds a network, and the config whose fields it takes.
+NETWORKS: dict[str, tuple[Callable[..., nnx.Module], type]] = {
+    "primus": (primus.build, primus.PrimusConfig),
+    "resenc_unet": (resenc_unet.build, ResEncConfig),
+    "swin_unetr": (swin_unetr.build, swin_unetr.SwinUNETRConfig),
+    "unetr": (unetr.build, unetr.UNETRConfig),
+    "vnet": (vnet.build, vnet.VNetConfig),
 }
 
 __all__ = ["NETWORKS", "Classifier", "ResEncConfig", "ResEncUNet", "create", "segmenting", "takes_grid"]
@@ -64,7 +66,8 @@ def create(
         out_channels: channels of the logits; the foreground classes and the background.
         outputs: instead, of a classifier: the number of classes of every label.
         seed: of the initial weights.
-        size: the network's own options, plain data; see its ``build``.
+        size: the network's own options, plain data: the fields of its config, and ``preset`` where its ``build`` takes
+            one.
 
     Raises:
         FdifError: unknown network or option, or options that do not fit each other.
@@ -79,11 +82,11 @@ def create(
         raise unknown(f"option of {name}", option, options)
     # Every shape is drawn by a program of its own, and with this generator one compiles six times as fast.
     rngs = nnx.Rngs(params=jax.random.key(seed, impl="rbg"))
-    if outputs is None:
-        return NETWORKS[name](in_channels=in_channels, out_channels=out_channels, rngs=rngs, **size)
-    # Its decoder, which the classifier leaves out, is made for the fewest classes.
-    network = NETWORKS[name](in_channels=in_channels, out_channels=1, rngs=rngs, **size)
-    return classifier.of(network, outputs, rngs=rngs)
+    # The decoder, which a classifier leaves out, is made for the fewest classes.
+    build, _ = NETWORKS[name]
+    logits = 1 if out_channels is None else out_channels
+    network = build(in_channels=in_channels, out_channels=logits, rngs=rngs, **size)
+    return network if outputs is None else classifier.of(network, outputs, rngs=rngs)
 
 
 def segmenting(network: Mapping[str, Any], out_channels: int) -> dict[str, Any]:
@@ -100,4 +103,6 @@ def segmenting(network: Mapping[str, Any], out_channels: int) -> dict[str, Any]:
 def _options(name: str) -> set[str]:
     if name not in NETWORKS:
         raise unknown("network", name, NETWORKS)
-    return inspect.signature(NETWORKS[name]).parameters.keys() - {"rngs"}
+    build, config = NETWORKS[name]
+    own = inspect.signature(build).parameters.keys() - {"rngs", "fields"}
+    return own | {field.name for field in dataclasses.fields(config)}

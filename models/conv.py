@@ -62,6 +62,12 @@ from fdif_jax.models.initialisers import HE, Initialiser
 
 Triple = tuple[int, int, int]
 
+
+def repeated(value: Any, number: int = 3) -> Any:
+    """A value for each of so many: of one number that number each time, else a tuple of what is given."""
+    return (value,) * number if isinstance(value, int) else tuple(value)
+
+
 # Where `conv_gathered` is the fastest form on a CPU, and `conv_spread` on a GPU.
 _FEW_VOXELS, _MANY_CHANNELS = 256, 128
 _WIDE_ON_GPU = 48

@@ -34,8 +34,8 @@ class EvaConfig:
         use_rot_pos_emb: rotate queries and keys by the token's position.
         use_abs_pos_embed: add a learnt embedding to every token.
         mlp_ratio: hidden channels of an MLP over ``embed_dim``, rounded down.
-        drop_path_rate: how often, in training, a sample skips attention, or MLP, of the last block; it grows from 0
-            in the first.
+        drop_path_rate: probability of stochastic depth (a sample skips attention, or MLP) in the last block, in
+            training; it grows from 0 in the first.
         init_values: first value of the learnt scales of what attention and MLP add; no scales if None.
         scale_attn_inner: a norm within attention, before its last map.
         remat: recompute every block in the backward pass instead of keeping what it computed.

@@ -1,7 +1,7 @@
 """The layers beside convolution that the networks share: norms, linear, attention, random omissions, remat.
 
 All are channels last, hold float32 parameters and compute in ``dtype``. What PyTorch calls training mode is a
-key: a layer that omits at random omits nothing where the key is None.
+key: there is no dropout where the key is None.
 """
 
 import math

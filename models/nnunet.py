@@ -65,7 +65,7 @@ def from_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> Pl
     ``models.create(**from_plans(path).network, in_channels=1, out_channels=3)`` is that network.
 
     Args:
-        path: a plans file, as ``nnUNetResEncUNetLPlans.json``.
+        path: a plans file, e.g. ``nnUNetResEncUNetLPlans.json``.
         configuration: one of its configurations, of three dimensions.
 
     Raises:

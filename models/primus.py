@@ -11,7 +11,6 @@ MLP in block i (from 1) divided by √(2 i); convolutions Kaiming normal; biases
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -20,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import ConvTranspose, PatchConv, Triple
+from fdif_jax.models.conv import ConvTranspose, PatchConv, Triple, repeated
 from fdif_jax.models.eva import Eva, EvaConfig, whole
 from fdif_jax.models.layers import LayerNorm
 from fdif_jax.weights.nnunet_files import NnunetNetwork
@@ -46,8 +45,9 @@ class PrimusConfig(EvaConfig):
     Attributes:
         in_channels: channels of the image.
         out_channels: channels of the logits; the foreground classes and the background.
-        grid: of the images, ``(D, H, W)``; multiples of the patch's edges.
-        patch_embed_size: voxels of a token along every axis, powers of two, one of them at least 2.
+        grid: of the images, ``(D, H, W)``, or one number for all three; multiples of the patch's edges.
+        patch_embed_size: voxels of a token along every axis, or one number for all; powers of two, one of them at
+            least 2.
 
     Raises:
         FdifError: a value is out of range or two do not agree.
@@ -55,11 +55,13 @@ class PrimusConfig(EvaConfig):
 
     in_channels: int
     out_channels: int
-    grid: Triple
-    patch_embed_size: Triple
+    grid: Triple = (96, 96, 96)
+    patch_embed_size: Triple = (8, 8, 8)
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("grid", "patch_embed_size"):
+            object.__setattr__(self, name, repeated(getattr(self, name)))
         for name in ("in_channels", "out_channels"):
             if not whole(getattr(self, name), 1):
                 raise FdifError(f"primus: {name} must be a whole number from 1, got {getattr(self, name)}")
@@ -196,66 +198,20 @@ net = Primus(
             )
 
 
-def build(
-    *,
-    in_channels: int,
-    out_channels: int,
-    rngs: nnx.Rngs,
-    grid: int | Sequence[int] = 96,
-    preset: str | None = None,
-    embed_dim: int | None = None,
-    depth: int | None = None,
-    num_heads: int | None = None,
-    patch_embed_size: int | Sequence[int] = 8,
-    num_register_tokens: int = 0,
-    use_rot_pos_emb: bool = True,
-    use_abs_pos_embed: bool = True,
-    mlp_ratio: float = 8 / 3,
-    drop_path_rate: float = 0.2,
-    init_values: float | None = 0.1,
-    scale_attn_inner: bool = True,
-    remat: bool = False,
-    dtype: str = "float32",
-) -> Primus:
+def build(*, rngs: nnx.Rngs, preset: str = "M", **fields: Any) -> Primus:
     """A Primus of a preset's size, or of one's own; the rest is by default as nnU-Net builds it.
-
-    For what is not told here see `PrimusConfig`.
 
     Args:
         rngs: draws the initial weights (stream ``params``).
-        grid: of the images; one number stands for it along every axis.
-        preset: one of `PRESETS`, which say embed_dim, depth and num_heads; M if not given.
-        embed_dim: instead of the preset's; and so ``depth`` and ``num_heads``.
-        patch_embed_size: one number stands for it along every axis.
+        preset: one of `PRESETS`, which say embed_dim, depth and num_heads.
+        fields: the other fields of `PrimusConfig`, and those that are not to be the preset's.
 
     Raises:
         FdifError: unknown preset, or sizes that do not agree.
     """
-    preset = "M" if preset is None else preset
     if preset not in PRESETS:
         raise unknown("preset of primus", preset, PRESETS)
-    own = {"embed_dim": embed_dim, "depth": depth, "num_heads": num_heads}
-    config = PrimusConfig(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        grid=_triple(grid),
-        **PRESETS[preset] | {name: value for name, value in own.items() if value is not None},
-        patch_embed_size=_triple(patch_embed_size),
-        num_register_tokens=num_register_tokens,
-        use_rot_pos_emb=use_rot_pos_emb,
-        use_abs_pos_embed=use_abs_pos_embed,
-        mlp_ratio=mlp_ratio,
-        drop_path_rate=drop_path_rate,
-        init_values=init_values,
-        scale_attn_inner=scale_attn_inner,
-        remat=remat,
-        dtype=dtype,
-    )
-    return Primus(config, rngs=rngs)
-
-
-def _triple(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value,) * 3 if isinstance(value, int) else tuple(value)
+    return Primus(PrimusConfig(**PRESETS[preset] | fields), rngs=rngs)
 
 
 def _nnunet(config: PrimusConfig) -> NnunetNetwork:

@@ -12,7 +12,6 @@ starts as its skip.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -21,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import AvgPool, Conv, ConvTranspose, Triple
+from fdif_jax.models.conv import AvgPool, Conv, ConvTranspose, Triple, repeated
 from fdif_jax.models.initialisers import LEAKY_SLOPE
 from fdif_jax.models.layers import InstanceNorm, call
 from fdif_jax.models.nnunet import resenc_network
@@ -45,13 +44,13 @@ PRESETS: dict[str, dict[str, tuple[int, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ResEncConfig:
-    """Everything about a ResEnc U-Net but its weights.
+    """Everything about a ResEnc U-Net but its weights; one number stands for that number in every stage or axis.
 
     Attributes:
         in_channels: channels of the image.
         out_channels: channels of the logits; the foreground classes and the background.
         features: of every resolution stage, finest first.
-        strides: into every stage, an axis each; the first is (1, 1, 1).
+        strides: into every stage, an axis each; the first is (1, 1, 1). If not given, 2 in the others.
         blocks: residual blocks in every encoder stage.
         decoder_convs: convolutions in every decoder stage, coarsest first.
         kernels: of every stage, an axis each; odd.
@@ -67,10 +66,10 @@ class ResEncConfig:
     in_channels: int
     out_channels: int
     features: tuple[int, ...]
-    strides: tuple[Triple, ...]
-    blocks: tuple[int, ...]
-    decoder_convs: tuple[int, ...]
-    kernels: tuple[Triple, ...]
+    strides: tuple[Triple, ...] = ()
+    blocks: tuple[int, ...] = 1  # type: ignore[assignment]  # a tuple once the config is made, as are the next two
+    decoder_convs: tuple[int, ...] = 1  # type: ignore[assignment]
+    kernels: tuple[Triple, ...] = 3  # type: ignore[assignment]
     conv_bias: bool = True
     deep_supervision: bool = False
     remat: bool = False
@@ -78,6 +77,14 @@ class ResEncConfig:
 
     def __post_init__(self):
         stages = len(self.features)
+        for name, value in {
+            "features": tuple(self.features),
+            "strides": _triples(self.strides or (1, *(2,) * (stages - 1)), stages),
+            "blocks": repeated(self.blocks, stages),
+            "decoder_convs": repeated(self.decoder_convs, stages - 1),
+            "kernels": _triples(self.kernels, stages),
+        }.items():
+            object.__setattr__(self, name, value)
         if stages < 2:
             raise FdifError(f"resenc_unet: features must name at least two stages, got {self.features}")
         for name, wanted in {
@@ -102,6 +109,10 @@ class ResEncConfig:
             raise FdifError(f"resenc_unet: kernels must be odd, got {self.kernels}")
         if self.dtype not in ("float32", "bfloat16"):
             raise unknown("dtype of resenc_unet", self.dtype, ("float32", "bfloat16"))
+
+
+def _triples(values: Any, stages: int) -> tuple[Triple, ...]:
+    return tuple(repeated(value) for value in repeated(values, stages))
 
 
 class ConvNorm(nnx.Module):
@@ -296,63 +307,18 @@ net = ResidualEncoderUNet(
             )
 
 
-def build(
-    *,
-    in_channels: int,
-    out_channels: int,
-    rngs: nnx.Rngs,
-    preset: str | None = None,
-    features: Sequence[int] | None = None,
-    strides: Sequence[int | Sequence[int]] | None = None,
-    blocks: int | Sequence[int] | None = None,
-    decoder_convs: int | Sequence[int] = 1,
-    kernels: int | Sequence[int | Sequence[int]] = 3,
-    conv_bias: bool = True,
-    deep_supervision: bool = False,
-    remat: bool = False,
-    dtype: str = "float32",
-) -> ResEncUNet:
+def build(*, rngs: nnx.Rngs, preset: str | None = None, **fields: Any) -> ResEncUNet:
     """A ResEnc U-Net of a preset's size, or of one's own.
-
-    One number stands for that number in every stage, or along every axis. For what is not told here see
-    `ResEncConfig`.
 
     Args:
         rngs: draws the initial weights (stream ``params``).
-        preset: one of `PRESETS`, which say features and blocks; base if features are not given either.
-        features: instead of the preset's.
-        strides: 1, then 2 everywhere if not given.
-        blocks: instead of the preset's; 1 without a preset.
+        preset: one of `PRESETS`, which say features and blocks; base if ``features`` are not given either.
+        fields: the other fields of `ResEncConfig`, and those that are not to be the preset's.
 
     Raises:
         FdifError: unknown preset, or sizes that do not agree.
     """
-    if preset is None and features is None:
-        preset = "base"
-    if preset is not None and preset not in PRESETS:
+    preset = preset if preset or "features" in fields else "base"
+    if preset and preset not in PRESETS:
         raise unknown("preset of resenc_unet", preset, PRESETS)
-    size: dict[str, Any] = {"blocks": 1, **(PRESETS[preset] if preset else {})}
-    size |= {name: value for name, value in (("features", features), ("blocks", blocks)) if value is not None}
-    stages = len(size["features"])
-    config = ResEncConfig(
-        in_channels,
-        out_channels,
-        features=tuple(size["features"]),
-        strides=_triples((1,) + (2,) * (stages - 1) if strides is None else strides, stages),
-        blocks=_repeated(size["blocks"], stages),
-        decoder_convs=_repeated(decoder_convs, stages - 1),
-        kernels=_triples(kernels, stages),
-        conv_bias=conv_bias,
-        deep_supervision=deep_supervision,
-        remat=remat,
-        dtype=dtype,
-    )
-    return ResEncUNet(config, rngs=rngs)
-
-
-def _repeated(value: int | Sequence, number: int) -> tuple:
-    return (value,) * number if isinstance(value, int) else tuple(value)
-
-
-def _triples(values: int | Sequence, stages: int) -> tuple[Triple, ...]:
-    return tuple(_repeated(value, 3) for value in _repeated(values, stages))
+    return ResEncUNet(ResEncConfig(**(PRESETS[preset] if preset else {}) | fields), rngs=rngs)

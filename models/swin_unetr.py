@@ -8,15 +8,14 @@ nor is ``norm_name``, which is ``instance``.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import Triple
+from fdif_jax.models.conv import Triple, repeated
 from fdif_jax.models.layers import call
 from fdif_jax.models.swin import MERGINGS, STAGES, SwinSize, SwinTransformer
 from fdif_jax.models.unetr_blocks import TORCH_NAMES, UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
@@ -36,12 +35,12 @@ class SwinUNETRConfig:
         feature_size: features of the finest resolution, a multiple of 12; they double with every halving of the grid.
         depths: transformer blocks in every stage, finest first.
         num_heads: attention heads in every stage; divisors of its features.
-        window_size: tokens along every axis of an attention window.
+        window_size: tokens along every axis of an attention window, or one number for all.
         qkv_bias: biases for queries, keys and values.
         mlp_ratio: features within an MLP over those outside.
-        drop_rate: how often to omit an activation in the transformer.
-        attn_drop_rate: how often to omit an attention weight.
-        dropout_path_rate: how often to omit the last block; the first is never, those between in proportion.
+        drop_rate: probability of dropout of activations in the transformer.
+        attn_drop_rate: probability of dropout of attention weights.
+        dropout_path_rate: probability of stochastic depth in the last block; it grows from 0 in the first.
         normalize: whether what the encoder hands the decoder is normalised over its channels.
         patch_norm: a layer norm after the patch embedding.
         downsample: order of the voxels merged between stages, ``merging`` (MONAI's default) or ``mergingv2``.
@@ -55,7 +54,7 @@ class SwinUNETRConfig:
 
     in_channels: int
     out_channels: int
-    feature_size: int = PRESETS["small"]
+    feature_size: int
     depths: tuple[int, ...] = (2, 2, 2, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: Triple = (7, 7, 7)
@@ -72,12 +71,14 @@ class SwinUNETRConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        object.__setattr__(self, "window_size", repeated(self.window_size))
         for name, wanted, what in (
             ("depths", STAGES, "one a stage"),
             ("num_heads", STAGES, "one a stage"),
             ("window_size", 3, "one an axis"),
         ):
-            value = getattr(self, name)
+            value = tuple(getattr(self, name))
+            object.__setattr__(self, name, value)
             if len(value) != wanted:
                 raise FdifError(f"swin_unetr: {name} needs {wanted} entries, {what}, got {value}")
         sizes = (self.in_channels, self.out_channels, self.feature_size)
@@ -214,60 +215,17 @@ net = SwinUNETR(
             )
 
 
-def build(
-    *,
-    in_channels: int,
-    out_channels: int,
-    rngs: nnx.Rngs,
-    preset: str | None = None,
-    feature_size: int | None = None,
-    depths: Sequence[int] = SwinUNETRConfig.depths,
-    num_heads: Sequence[int] = SwinUNETRConfig.num_heads,
-    window_size: int | Sequence[int] = 7,
-    qkv_bias: bool = True,
-    mlp_ratio: float = 4.0,
-    drop_rate: float = 0.0,
-    attn_drop_rate: float = 0.0,
-    dropout_path_rate: float = 0.0,
-    normalize: bool = True,
-    patch_norm: bool = False,
-    downsample: str = "merging",
-    use_v2: bool = False,
-    remat: bool = False,
-    dtype: str = "float32",
-) -> SwinUNETR:
+def build(*, rngs: nnx.Rngs, preset: str = "small", **fields: Any) -> SwinUNETR:
     """A SwinUNETR of a preset's feature size, or of one's own.
-
-    For what is not told here see `SwinUNETRConfig`.
 
     Args:
         rngs: draws the initial weights (stream ``params``).
-        preset: tiny, small or base, feature sizes 12, 24 and 48; small if none is given either.
-        feature_size: instead of the preset's.
-        window_size: one number for all axes, or three.
+        preset: tiny, small or base, feature sizes 12, 24 and 48.
+        fields: the other fields of `SwinUNETRConfig`, and ``feature_size`` if it is not to be the preset's.
 
     Raises:
         FdifError: unknown preset, or sizes that do not agree.
     """
-    if preset is not None and preset not in PRESETS:
+    if preset not in PRESETS:
         raise unknown("preset of swin_unetr", preset, PRESETS)
-    config = SwinUNETRConfig(
-        in_channels,
-        out_channels,
-        feature_size=PRESETS[preset or "small"] if feature_size is None else feature_size,
-        depths=tuple(depths),
-        num_heads=tuple(num_heads),
-        window_size=(window_size,) * 3 if isinstance(window_size, int) else tuple(window_size),
-        qkv_bias=qkv_bias,
-        mlp_ratio=mlp_ratio,
-        drop_rate=drop_rate,
-        attn_drop_rate=attn_drop_rate,
-        dropout_path_rate=dropout_path_rate,
-        normalize=normalize,
-        patch_norm=patch_norm,
-        downsample=downsample,
-        use_v2=use_v2,
-        remat=remat,
-        dtype=dtype,
-    )
-    return SwinUNETR(config, rngs=rngs)
+    return SwinUNETR(SwinUNETRConfig(**{"feature_size": PRESETS[preset]} | fields), rngs=rngs)

@@ -6,15 +6,14 @@ MONAI's ``img_size`` is ``grid`` here; its ``norm_name`` is no option, it is ``i
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import Triple
+from fdif_jax.models.conv import Triple, repeated
 from fdif_jax.models.layers import call
 from fdif_jax.models.unetr_blocks import (
     TORCH_NAMES,
@@ -33,7 +32,7 @@ class UNETRConfig:
     Attributes:
         in_channels: channels of the image.
         out_channels: channels of the logits; the foreground classes and the background.
-        grid: of the images, ``(D, H, W)``; multiples of 16, for 16³ voxels are a token.
+        grid: of the images, ``(D, H, W)``, or one number for all three; multiples of 16, for 16³ voxels are a token.
         feature_size: features of the finest resolution; they double with every halving of the grid.
         hidden_size: channels of a token.
         mlp_dim: channels within the transformer's MLPs.
@@ -41,7 +40,7 @@ class UNETRConfig:
         proj_type: how voxels become tokens, ``conv`` or ``perceptron``: the same map, kept in another form.
         conv_block: convolutions between the transposed ones that bring tokens to finer grids.
         res_block: skips over pairs of convolutions.
-        dropout_rate: how often to omit an activation in the transformer, in training.
+        dropout_rate: probability of dropout in the transformer, in training.
         qkv_bias: biases for queries, keys and values.
         remat: recompute every block in the backward pass instead of keeping what it computed.
         dtype: to compute in, float32 or bfloat16; parameters, tokens between blocks, norm statistics, softmax and
@@ -53,7 +52,7 @@ class UNETRConfig:
 
     in_channels: int
     out_channels: int
-    grid: Triple
+    grid: Triple = (96, 96, 96)
     feature_size: int = 16
     hidden_size: int = 768
     mlp_dim: int = 3072
@@ -67,6 +66,7 @@ class UNETRConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        object.__setattr__(self, "grid", repeated(self.grid))
         for name in ("in_channels", "out_channels", "feature_size", "hidden_size", "mlp_dim", "num_heads"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -185,49 +185,14 @@ net = UNETR(
             )
 
 
-def build(
-    *,
-    in_channels: int,
-    out_channels: int,
-    rngs: nnx.Rngs,
-    grid: int | Sequence[int] = 96,
-    feature_size: int = 16,
-    hidden_size: int = 768,
-    mlp_dim: int = 3072,
-    num_heads: int = 12,
-    proj_type: str = "conv",
-    conv_block: bool = True,
-    res_block: bool = True,
-    dropout_rate: float = 0.0,
-    qkv_bias: bool = False,
-    remat: bool = False,
-    dtype: str = "float32",
-) -> UNETR:
+def build(*, rngs: nnx.Rngs, **fields: Any) -> UNETR:
     """A UNETR; by default with the transformer of the paper, ViT-B/16.
-
-    For what is not told here see `UNETRConfig`.
 
     Args:
         rngs: draws the initial weights (stream ``params``).
-        grid: of the images; one number stands for it along every axis.
+        fields: those of `UNETRConfig`.
 
     Raises:
         FdifError: an option is out of range, or two do not agree.
     """
-    config = UNETRConfig(
-        in_channels,
-        out_channels,
-        grid=(grid,) * 3 if isinstance(grid, int) else tuple(grid),  # type: ignore[arg-type]  # checked
-        feature_size=feature_size,
-        hidden_size=hidden_size,
-        mlp_dim=mlp_dim,
-        num_heads=num_heads,
-        proj_type=proj_type,
-        conv_block=conv_block,
-        res_block=res_block,
-        dropout_rate=dropout_rate,
-        qkv_bias=qkv_bias,
-        remat=remat,
-        dtype=dtype,
-    )
-    return UNETR(config, rngs=rngs)
+    return UNETR(UNETRConfig(**fields), rngs=rngs)

@@ -33,7 +33,7 @@ class ViTSize:
         mlp_dim: channels within an MLP.
         num_heads: of attention; a divisor of ``hidden_size``.
         qkv_bias: biases for queries, keys and values.
-        dropout_rate: how often to omit an activation, or an attention weight, in training.
+        dropout_rate: probability of dropout of activations and attention weights, in training.
         proj_type: how voxels become tokens, ``conv`` or ``perceptron``: the same map, kept in another form.
     """
 

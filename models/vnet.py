@@ -9,8 +9,7 @@ PyTorch's own.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +56,7 @@ class VNetConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        object.__setattr__(self, "dropout_prob_up", tuple(self.dropout_prob_up))
         if not isinstance(self.in_channels, int) or self.in_channels < 1 or FEATURES % self.in_channels:
             raise FdifError(f"vnet: in_channels must divide {FEATURES}, got {self.in_channels}")
         if not isinstance(self.out_channels, int) or self.out_channels < 1:
@@ -283,31 +283,14 @@ def drop_channels(x: Float[Array, "B D H W C"], rate: float, key: Array | None) 
     return dropout(x, rate, key, axes=(0, 4))
 
 
-def build(
-    *,
-    in_channels: int,
-    out_channels: int,
-    rngs: nnx.Rngs,
-    act: str = "elu",
-    dropout_prob_down: float | None = 0.5,
-    dropout_prob_up: Sequence[float | None] = (0.5, 0.5),
-    bias: bool = False,
-    remat: bool = False,
-    dtype: str = "float32",
-) -> VNet:
-    """A V-Net; for the options see `VNetConfig`.
+def build(*, rngs: nnx.Rngs, **fields: Any) -> VNet:
+    """A V-Net.
+
+    Args:
+        rngs: draws the initial weights (stream ``params``).
+        fields: those of `VNetConfig`.
 
     Raises:
         FdifError: an option is out of range.
     """
-    config = VNetConfig(
-        in_channels,
-        out_channels,
-        act=act,
-        dropout_prob_down=dropout_prob_down,
-        dropout_prob_up=tuple(dropout_prob_up),  # type: ignore[arg-type]  # checked by the config
-        bias=bias,
-        remat=remat,
-        dtype=dtype,
-    )
-    return VNet(config, rngs=rngs)
+    return VNet(VNetConfig(**fields), rngs=rngs)

@@ -85,13 +85,13 @@ def build(config: Build) -> None:
     with progress_bar() as bar:
         task = bar.add_task("reading", total=len(sections), measured="")
 
-        def on_subject(warnings: list[str]) -> None:
+        def progress(warnings: list[str]) -> None:
             for warning in warnings:
                 bar.console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
             bar.advance(task)
 
         paths = [path for path, _ in sections]
-        bank = build_bank(paths, names, min_voxels=config.min_voxels, on_subject=on_subject)
+        bank = build_bank(paths, names, min_voxels=config.min_voxels, progress=progress)
     bank.save(config.out)
     kept, size = int(bank.shown.sum()), config.out.stat().st_size / 1e6
     print(

@@ -89,9 +89,9 @@ class Config:
     val_every: int | None = None
     """Steps between the points of the learning curves; a tenth of --steps if not given."""
     finetune: str = ""
-    """Further options of `fdif finetune`, as --finetune="--size tiny --patch 40 56 40"."""
+    """Further options of `fdif finetune`, e.g. --finetune="--size tiny --patch 40 56 40"."""
     pretrain: str = ""
-    """Further options of `fdif pretrain`, as --pretrain="--preset quick"."""
+    """Further options of `fdif pretrain`, e.g. --pretrain="--preset quick"."""
     jobs: int = 1
     """Runs side by side; the processor's cores are divided among them."""
     report: Flag = False

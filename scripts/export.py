@@ -29,6 +29,7 @@ from flax import nnx
 from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
+from fdif_jax.training.run_document import PRETRAINING
 from fdif_jax.training.runs import Run, load_run
 from fdif_jax.weights import state_dicts
 from fdif_jax.weights.files import check_suffix, save_weights
@@ -137,15 +138,15 @@ def _nnssl(
     document = training_run.document
     patch = (
         config.patch
-        or document.get("recipe", {}).get("grid")
-        or document.get("training", {}).get("patch")
+        or (document.recipe or {}).get("grid")
+        or (document.training or {}).get("patch")
         or training_run.network.get("grid")
     )
     if patch is None:
         raise FdifError(
             f"{training_run.path} does not say what patches it was trained on; give --patch D H W"
         )
-    synthetic = document.get("kind") == "pretraining"  # those volumes have voxels of 1 mm, others any
+    synthetic = document.kind == PRETRAINING  # those volumes have voxels of 1 mm, others any
     return nnssl_checkpoint(
         state,
         nnunet,

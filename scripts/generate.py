@@ -30,7 +30,7 @@ import numpy as np
 import fdif_jax as fd
 from fdif_jax.datasets import classification
 from fdif_jax.datasets.classification import ClassificationLayout
-from fdif_jax.datasets.layouts import Plan
+from fdif_jax.datasets.layouts import DatasetPlan
 from fdif_jax.datasets.reader import read_volume
 from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.datasets.writer import Report, write_dataset
@@ -38,7 +38,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
-from fdif_jax.scripts.options.format import FormatOptions, Job, job_of
+from fdif_jax.scripts.options.format import DatasetJob, FormatOptions, job_of
 from fdif_jax.viewing import viz
 
 
@@ -125,7 +125,7 @@ class _Bar:
         return time.perf_counter() - self._marks[0][0] if self._marks else 0.0
 
 
-def _summary(report: Report, out: Path, plan: Plan, shard: str | None, seconds: float) -> str:
+def _summary(report: Report, out: Path, plan: DatasetPlan, shard: str | None, seconds: float) -> str:
     what = _description(plan)
     if report.complete and not report.written:
         return f"{out} is finished: {what}; nothing to write"
@@ -137,7 +137,7 @@ def _summary(report: Report, out: Path, plan: Plan, shard: str | None, seconds: 
     return f"{speed}\nshard {shard} of {out} is done; {_missing(report.missing, plan, shard)}"
 
 
-def _missing(indices: Sequence[int], plan: Plan, shard: str | None) -> str:
+def _missing(indices: Sequence[int], plan: DatasetPlan, shard: str | None) -> str:
     """What other shards still have to write, and how it comes about."""
     number = int(str(shard).partition("/")[2])
     counts = Counter(index % number for index in indices)
@@ -146,7 +146,7 @@ def _missing(indices: Sequence[int], plan: Plan, shard: str | None) -> str:
     return f"samples missing: {shards} (the first: {first}); the last shard to end finishes the dataset"
 
 
-def _description(plan: Plan) -> str:
+def _description(plan: DatasetPlan) -> str:
     grid = " x ".join(map(str, plan.grid))
     counts = f"{plan.num_samples} training and {plan.num_val_samples} validation samples"
     classes = ", ".join(f"{len(names)} of {task}" for task, names in plan.tasks.items())
@@ -159,7 +159,7 @@ def _description(plan: Plan) -> str:
     return f"{counts} of {grid} voxels, {classes}"
 
 
-def _write_previews(out: Path, job: Job, count: int) -> Path:
+def _write_previews(out: Path, job: DatasetJob, count: int) -> Path:
     folder = out / "previews"
     folder.mkdir(exist_ok=True)
     for index in range(count):
@@ -169,7 +169,7 @@ def _write_previews(out: Path, job: Job, count: int) -> Path:
 
 
 def _pictures(
-    out: Path, job: Job, index: int
+    out: Path, job: DatasetJob, index: int
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, tuple[str, ...]]]:
     """Name, image, label and names of the label's classes of every picture of a sample."""
     plan, layout = job.plan, job.plan.layout

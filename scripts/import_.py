@@ -31,6 +31,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.initial_weights import token_grid_of
 from fdif_jax.scripts.options.network import parse_size
 from fdif_jax.training.network import State, weights
+from fdif_jax.training.run_document import IMPORTED, ImportedFile, RunDocument
 from fdif_jax.training.runs import open_run
 from fdif_jax.weights.files import read_checkpoint
 from fdif_jax.weights.state_dicts import some
@@ -80,12 +81,12 @@ def run(config: Config) -> None:
         _check_complete(config.file, network["name"], report)
     with open(config.file, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    document = {
-        "kind": "imported",
-        "network": network,
-        "source": {"file": config.file.name, "sha256": digest},
-        "left_fresh": report.fresh,
-    }
+    document = RunDocument(
+        kind=IMPORTED,
+        network=network,
+        source=ImportedFile(config.file.name, digest),
+        left_fresh=report.fresh,
+    )
     _write(config.out, document, model)
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
@@ -118,7 +119,7 @@ def _check_complete(file: Path, network: str, report: Transfer) -> None:
         raise FdifError(f"{file} is no complete {network}: {listed}; --partial takes what fits")
 
 
-def _write(out: Path, document: dict[str, Any], model: nnx.Module) -> None:
+def _write(out: Path, document: RunDocument, model: nnx.Module) -> None:
     """A run directory with one checkpoint, under its name when it is complete."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -58,7 +58,7 @@ class Config:
     which: Literal["last", "best"] | None = None
     """Weights of the last step or of the best validation; what the run says if not given."""
     overlap: float | None = None
-    """Part of a window's edge that neighbours share; the run's if not given."""
+    """Fraction of a window's edge that neighbours share; the run's if not given."""
     mirror_axes: Annotated[
         tuple[int, ...] | Literal["none"] | None, tyro.conf.arg(metavar="none|AXIS ...")
     ] = None

@@ -17,12 +17,8 @@ Example:
     fdif pretrain --preset fdif-primusm --distributed node0:9876,0/2 --shard-weights --out runs/two_nodes
 """
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import jax
 import tyro
@@ -33,37 +29,14 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import Watch
 from fdif_jax.scripts.jobs.prepared import prepare
 from fdif_jax.scripts.options.presets import preset_of
-from fdif_jax.scripts.options.recipe import RecipeOptions
-from fdif_jax.scripts.options.training import TrainingOptions
+from fdif_jax.scripts.options.pretraining import PretrainingOptions as Config
+from fdif_jax.scripts.options.training import settings_of
 from fdif_jax.training.devices import OneEach
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import Weights
 from fdif_jax.training.processes import is_first_process
+from fdif_jax.training.run_document import PRETRAINING, RunDocument, Validation
 from fdif_jax.training.runs import open_run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(TrainingOptions, RecipeOptions):
-    """Options of `fdif pretrain`."""
-
-    out: Path
-    """Run directory: weights, measurements, pictures."""
-    preset: str | None = None
-    """Settings by name (fdif-swinunetr, fdif-resencl, fdif-primusm, avs-db, quick) or a .toml file of options."""
-    task: Literal["segmentation", "classification", "multilabel"] = "segmentation"
-    """Label voxels; or volumes of one centred object, by its class, or by shape, displacement and mapper."""
-    grid_scale: float = 0.4
-    """What part of its usual extent a volume that is classified covers."""
-    data: Path | None = None
-    """Train on this dataset (MONAI or nnU-Net layout) instead of a recipe."""
-    kernel: Literal["auto", "on", "off"] = "auto"
-    """Render scenes by the GPU kernel; auto does so on a CUDA device, where it serves the recipe."""
-    steps: int = 30_000
-    """Updates; the learning rate reaches 0 at the last."""
-    val_samples: int = 8
-    """Volumes to validate on."""
-    val_seed: int = 0
-    """Which of the seeds that are kept for validation."""
 
 
 def defaults(arguments: Sequence[str]) -> Config | None:
@@ -78,13 +51,15 @@ def run(config: Config) -> None:
     training = prepare(config)
     source, network, plan = training.source, training.network, training.plan
     objective, grid = source.objective, source.grid
-    document = {
-        "kind": "pretraining",
-        "network": training.spec,
-        **source.document,
-        "training": dataclasses.asdict(plan) | {"augment": config.augment, "loss": config.loss},
-        "validation": {"every": config.val_every, "samples": config.val_samples, "seed": config.val_seed},
-    }
+    document = RunDocument(
+        kind=PRETRAINING,
+        network=training.spec,
+        task=source.task,
+        recipe=source.recipe,
+        data=source.files,
+        training=settings_of(config, plan),
+        validation=Validation(config.val_every, config.val_samples, config.val_seed),
+    )
     say = print if is_first_process() else _say_nothing
     parameters = sum(network.weights[name].size for name in network.parameters)
     say(

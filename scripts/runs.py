@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import tyro
 from rich import box
 from rich.console import Console
@@ -26,9 +25,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import write_json
+from fdif_jax.io.files import read_json_lines, write_json
 from fdif_jax.scripts import cli
-from fdif_jax.training.runs import METRICS, RUN, load_run
+from fdif_jax.settings import flattened
+from fdif_jax.training.run_document import ORIGIN, RUN, RunDocument
+from fdif_jax.training.runs import METRICS, load_run
 from fdif_jax.viewing import viz
 
 _SCORES = ("dice", "nsd", "accuracy")
@@ -38,7 +39,7 @@ _OWN_COLUMNS = (
     "network.preset",
     "training.steps",
 )  # and these say where a run was begun:
-_NO_SETTINGS = ("versions", "command", "devices", "processes", "source", "left_fresh")
+_NO_SETTINGS = (*ORIGIN, "source", "left_fresh")
 _NUMBERS = ("step", "loss", *_SCORES, "speed")
 _TITLES = {"data": "trained on", "dice": "Dice", "nsd": "NSD", "accuracy": "acc.", "speed": "vol/s"}
 _PIPED_WIDTH = 160
@@ -164,15 +165,15 @@ def read(name: str, path: Path) -> Entry:
         return Entry(name, str(path), error=f"{path / RUN} is not as a run's: {error!r}")
 
 
-def _described(entry: Entry, document: Mapping[str, Any]) -> Entry:
-    settings = _flat({k: v for k, v in document.items() if k not in _NO_SETTINGS})
+def _described(entry: Entry, document: RunDocument) -> Entry:
+    settings = flattened({k: v for k, v in sorted(document.to_dict().items()) if k not in _NO_SETTINGS})
     steps, losses = _values(entry.history, "step"), _values(entry.history, "loss")
     speeds = _values(entry.history, "volumes_per_second")
     dice, nsd, accuracy = (max(_values(entry.history, score), default=None) for score in _SCORES)
     return replace(
         entry,
-        kind=document.get("kind"),
-        network=_network(document["network"]),
+        kind=document.kind,
+        network=_network(document.network),
         data=_data(document),
         step=int(steps[-1]) if steps else None,
         steps=settings.get("training.steps"),
@@ -187,31 +188,18 @@ def _described(entry: Entry, document: Mapping[str, Any]) -> Entry:
 
 def _history(path: Path) -> list[dict[str, float]]:
     """The lines of ``metrics.jsonl``; a run that goes on, or was killed, may have half a line at its end."""
-    history = []
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            measurement = json.loads(line)
-            if not all(
-                isinstance(value, int | float) for value in (measurement["step"], *measurement.values())
-            ):
-                raise ValueError("not all its values are numbers")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if not line.endswith("\n"):
-                break
-            raise FdifError(f"{path}: line {number} is damaged: {error!r}") from None
-        history.append(measurement)
+    history = read_json_lines(path)
+    for number, measurement in enumerate(history, 1):
+        numbers = isinstance(measurement, dict) and all(
+            isinstance(v, int | float) for v in measurement.values()
+        )
+        if not numbers or "step" not in measurement:
+            raise FdifError(f"{path}: line {number} is damaged: it holds no numbers of a step")
     return history
 
 
 def _values(history: Sequence[Mapping[str, float]], key: str) -> list[float]:
     return [m[key] for m in history if math.isfinite(m.get(key, math.nan))]
-
-
-def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of tables as one, its names joined by dots."""
-    leaves = jax.tree_util.tree_leaves_with_path(document, is_leaf=lambda value: not isinstance(value, dict))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in leaves}
 
 
 def _network(network: Mapping[str, Any]) -> str:
@@ -229,17 +217,17 @@ def _setting(name: str, value: Any) -> str:
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
-def _data(document: Mapping[str, Any]) -> str | None:
-    recipe, dataset = document.get("recipe"), document.get("dataset")
-    if isinstance(recipe, dict):
+def _data(document: RunDocument) -> str | None:
+    recipe = document.recipe
+    if recipe is not None:
         parts = [part["recipe"] for part in recipe.get("parts", [])] or [recipe]
         sources = dict.fromkeys(
             Path(v).name.split(":")[-1] for part in parts for v in part.get("vocabulary", [])
         )
         return " + ".join(sources) + " " + "×".join(map(str, recipe.get("grid", [])))
-    if isinstance(dataset, dict) and "list" in dataset:
-        return "/".join(Path(dataset["list"]).parts[-2:])
-    return document.get("source", {}).get("file")
+    if document.dataset is not None:
+        return "/".join(Path(document.dataset.list).parts[-2:])
+    return document.source.file if document.source else None
 
 
 def with_differences(entries: Sequence[Entry]) -> list[Entry]:
@@ -332,7 +320,7 @@ def write_plot(entries: Sequence[Entry], path: Path) -> None:
     Raises:
         FdifError: none has measured anything.
     """
-    panels: dict[str, dict[str, viz.Points]] = {"loss": {}, "score": {}}
+    panels: dict[str, dict[str, viz.Curve]] = {"loss": {}, "score": {}}
     for entry in entries:
         score = next((name for name in ("dice", "accuracy") if getattr(entry, name) is not None), "score")
         for panel, key in (("loss", "loss"), ("score", score)):

@@ -20,10 +20,10 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Profile, Scalar, Shape, node
 from fdif_jax.shapes.displacements import DISPLACEMENTS
-from fdif_jax.shapes.documents import Reader
 from fdif_jax.shapes.families import POLYGONS
 from fdif_jax.shapes.mappers import MAPPERS
 from fdif_jax.shapes.profiles import Polygon
+from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 PUBLISHED_EDGE = 96
@@ -73,7 +73,7 @@ class Ellipse(Profile):
 
 
 @node
-class Outline(Polygon):
+class PaddedPolygon(Polygon):
     """A `Polygon` of at most nine vertices, the last one repeated to make nine."""
 
     stretch: ClassVar[float] = 1.0
@@ -120,7 +120,7 @@ class Stack(Shape):
     gives 15 labels.
     """
 
-    profile: Ellipse | Outline
+    profile: Ellipse | PaddedPolygon
     ratio: Ratio
     height: Scalar
     box: Scalar
@@ -181,7 +181,7 @@ def _scale(grid: Grid) -> float:
 
 
 def _stack(
-    key: jax.Array, ranges: Ranges, grid: Grid, profile: Ellipse | Outline, box: Scalar, apex: int
+    key: jax.Array, ranges: Ranges, grid: Grid, profile: Ellipse | PaddedPolygon, box: Scalar, apex: int
 ) -> Stack:
     """A stack of random height and ratio; a cone's scale reaches 0 ``apex`` voxels below the height."""
     height_key, turn_key, scale_key = jax.random.split(key, 3)
@@ -215,7 +215,7 @@ def _polygon(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     angle = jnp.deg2rad(_whole(angle_key, first, end - 1, (MOST_VERTICES,)))
     radius = _whole(radius_key, 15, jnp.floor(box / 2), (MOST_VERTICES,)) * _scale(grid)
     vertices = radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-    return _stack(stack_key, ranges, grid, Outline(vertices[vertex.astype(jnp.int32)]), box, apex=1)
+    return _stack(stack_key, ranges, grid, PaddedPolygon(vertices[vertex.astype(jnp.int32)]), box, apex=1)
 
 
 def _families() -> tuple[Family, ...]:
@@ -232,7 +232,7 @@ def _families() -> tuple[Family, ...]:
     return tuple(made)
 
 
-def _describe_profile(profile: Ellipse | Outline) -> dict[str, Any]:
+def _describe_profile(profile: Ellipse | PaddedPolygon) -> dict[str, Any]:
     if isinstance(profile, Ellipse):
         semi_axes = [float(profile.first), float(profile.second)]
         return {"kind": "ellipse", "semi_axes": semi_axes, "degrees": float(profile.degrees)}
@@ -241,13 +241,13 @@ def _describe_profile(profile: Ellipse | Outline) -> dict[str, Any]:
     return {"kind": "polygon", "vertices": vertices[: int(np.argmax(repeated)) + 1].tolist()}
 
 
-def _profile(reader: Reader) -> Ellipse | Outline:
+def _profile(reader: Reader) -> Ellipse | PaddedPolygon:
     kind = reader.get("kind")
-    made: Ellipse | Outline
+    made: Ellipse | PaddedPolygon
     if kind == "ellipse":
-        axes = np.asarray(reader.get("semi_axes"), np.float32)
-        if axes.shape != (2,) or not (np.isfinite(axes) & (axes > 0)).all():
-            raise FdifError(f"{reader.where}: semi_axes must be two numbers above 0, not {axes.tolist()}")
+        axes = reader.numbers("semi_axes", (2,))
+        if axes.min() <= 0:
+            raise FdifError(f"{reader.where}: semi_axes must be above 0, not {axes.tolist()}")
         made = Ellipse(float(axes[0]), float(axes[1]), reader.number("degrees"))
     elif kind == "polygon":
         vertices = np.asarray(reader.get("vertices"), np.float32)
@@ -255,7 +255,7 @@ def _profile(reader: Reader) -> Ellipse | Outline:
             raise FdifError(
                 f"{reader.where}: vertices must be three to {MOST_VERTICES} pairs, not shape {vertices.shape}"
             )
-        made = Outline(np.pad(vertices, ((0, MOST_VERTICES - len(vertices)), (0, 0)), mode="edge"))
+        made = PaddedPolygon(np.pad(vertices, ((0, MOST_VERTICES - len(vertices)), (0, 0)), mode="edge"))
     else:
         raise unknown(f"section kind of {reader.where}", str(kind), ("ellipse", "polygon"))
     reader.finish()

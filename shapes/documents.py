@@ -10,49 +10,9 @@ from fdif_jax.sdf.lifts import Extruded, Revolved, Taper, linear_taper, neck_tap
 from fdif_jax.sdf.shape import Profile, Shape
 from fdif_jax.shapes.profiles import Circle, Polygon, Star, circle, polygon, star
 from fdif_jax.shapes.solids import Cone, Octahedron, Sphere
+from fdif_jax.vocabulary.parameters import Reader
 
 Params = Mapping[str, Any]
-
-
-class Reader:
-    """Reads the numbers of one object's parameters, with errors that say whose they are."""
-
-    def __init__(self, params: Params, where: str) -> None:
-        if not isinstance(params, Mapping):
-            raise FdifError(f"{where}: parameters must be a table, not {type(params).__name__}")
-        self.params, self.where = params, where
-        self.used: set[str] = set()
-
-    def get(self, name: str) -> Any:
-        """The value of a parameter, whatever it is."""
-        self.used.add(name)
-        if name not in self.params:
-            raise FdifError(f"{self.where}: parameter {name!r} is missing; given: {sorted(self.params)}")
-        return self.params[name]
-
-    def number(self, name: str) -> float:
-        """A finite number."""
-        value = self.get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise FdifError(f"{self.where}: parameter {name!r} must be a finite number, not {value!r}")
-        return float(value)
-
-    def positive(self, name: str) -> float:
-        """A number above 0."""
-        value = self.number(name)
-        if value <= 0:
-            raise FdifError(f"{self.where}: parameter {name!r} must be above 0, not {value:g}")
-        return value
-
-    def inner(self, name: str) -> "Reader":
-        """The reader of a table within."""
-        return Reader(self.get(name), f"{self.where}, {name}")
-
-    def finish(self, *optional: str) -> None:
-        """Refuse parameters that nobody asked for."""
-        for name in self.params:
-            if name not in self.used and name not in optional:
-                raise unknown(f"parameter of {self.where}", name, self.used)
 
 
 def _profile(reader: Reader) -> Profile:

@@ -9,7 +9,7 @@ import numpy as np
 from fdif_jax.sdf import algebra, lifts, sampled
 from fdif_jax.sdf.shape import Difference, Intersection, Union
 from fdif_jax.shapes import profiles, solids
-from fdif_jax.shapes.avs_db import Ellipse, Outline, Stack
+from fdif_jax.shapes.avs_db import Ellipse, PaddedPolygon, Stack
 
 _POLYGON = "least distance to the {n} edges, negative inside by the parity of crossings"
 
@@ -41,7 +41,7 @@ _FORMULAS: dict[type, Callable[[Any], str]] = {
     lifts.Revolved: lambda s: f"s(√(x² + z²) − distance, y); s(u, v) = {formula_of(s.profile)}",
     lifts.Extruded: _extruded,
     Ellipse: lambda s: "f / |∇f|, f = √((u/a)² + (v/b)²) − 1, (u, v) turned",
-    Outline: lambda s: _POLYGON.format(n="3 to 9"),
+    PaddedPolygon: lambda s: _POLYGON.format(n="3 to 9"),
     Stack: lambda s: (
         "c·s(x/c, y/c) − 1 for 0 ≤ z < height, c(z) linear from bottom to middle to top; "
         f"s(u, v) = {formula_of(s.profile)}"

@@ -21,6 +21,7 @@ from scipy import ndimage, spatial, special
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import read_nifti
+from fdif_jax.sdf.masks import extent
 from fdif_jax.sdf.sampled import Sampled
 
 SMOOTH = 0.7  # voxels; more loses corners, less leaves stairs
@@ -136,13 +137,10 @@ def outline_of_mask(
         raise FdifError(f"from_mask: smooth must be 0 … 5 voxels, not {smooth:g}")
     array, affine, name = _read(source, spacing)
     mask = _choose(array, label, name)
-    ends = [
-        np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in (2, 1, 0)
-    ]  # of x, y, z
-    first, last = np.array(ends).T
     border = 2 + int(np.ceil(4 * max(smooth, 1.0)))  # what the blur reaches
-    crop = mask[tuple(slice(a, b + 1) for a, b in zip(first[::-1], last[::-1], strict=True))]
-    depth = _depth(np.pad(crop, border), affine[:, :3], smooth)
+    ends = extent(mask)
+    depth = _depth(np.pad(mask[tuple(map(slice, *ends))], border), affine[:, :3], smooth)
+    first, stop = (along[::-1] for along in ends)  # of x, y, z
     discs = _discs(*depth, affine[:, :3])
     start = first - border
 
@@ -152,7 +150,7 @@ def outline_of_mask(
         away = discs.distance(local @ affine[:, :3].T)
         return np.where(inside, -away, away)
 
-    return Outline(first - 1.0, last + 1.0, np.ones(3), affine, distance)
+    return Outline(first - 1.0, stop.astype(float), np.ones(3), affine, distance)
 
 
 def _read(source: Any, spacing: tuple[float, float, float] | None) -> tuple[np.ndarray, np.ndarray, str]:

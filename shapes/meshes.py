@@ -28,6 +28,7 @@ from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.sampled import Library, Member, Sampled, inside_box
 from fdif_jax.sdf.shape import Shape
 from fdif_jax.shapes.masks import Outline, outline_of_mask
+from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 MESHES = (".stl", ".obj", ".ply")
@@ -318,16 +319,14 @@ def _vocabulary(library: Library, families: Sequence[str], digest: str) -> Vocab
         return Scaled(Member(index, library), ranges["radius"].draw(size) * min(grid))
 
     def build(name: str, params: Mapping[str, Any]) -> Shape:
-        if not isinstance(params, Mapping) or set(params) != {"kind", "name", "scale"}:
-            raise FdifError(f"{name}: a member has the parameters kind, name and scale, not {params!r}")
-        if params["kind"] != "member":
-            raise unknown(f"kind of {name}", str(params["kind"]), ["member"])
-        if params["name"] not in library.names:
-            raise unknown(f"member of {name}", str(params["name"]), library.names)
-        scale = params["scale"]
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < np.inf:
-            raise FdifError(f"{name}: scale must be a finite number above 0, not {scale!r}")
-        return Scaled(library.member(params["name"]), float(scale))
+        reader = Reader(params, name)
+        kind, member, scale = reader.get("kind"), reader.get("name"), reader.positive("scale")
+        reader.finish()
+        if kind != "member":
+            raise unknown(f"kind of {name}", str(kind), ["member"])
+        if member not in library.names:
+            raise unknown(f"member of {name}", str(member), library.names)
+        return Scaled(library.member(member), scale)
 
     def describe(name: str, shape: Shape) -> dict[str, Any]:
         if not (isinstance(shape, Scaled) and isinstance(shape.shape, Member)):

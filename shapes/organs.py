@@ -18,12 +18,13 @@ from jaxtyping import Array, Float
 
 from fdif_jax.anatomy.bank import Bank
 from fdif_jax.anatomy.placement import Atlas, Waves, draw_waves
-from fdif_jax.errors import FdifError, unknown
+from fdif_jax.errors import FdifError
 from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, static
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.mappers import MAPPERS
+from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 SIZE = Range(0.15, 0.40)  # half the longest edge of an organ's box over the grid's shortest edge
@@ -173,33 +174,16 @@ def _describe(bank: Bank, name: str, shape: Any) -> dict[str, Any]:
 
 def _build(atlas: Atlas, name: str, params: Mapping[str, Any]) -> Shape:
     """The inverse of `_describe`; FdifError for a parameter that is missing, unknown or impossible."""
-    if not isinstance(params, Mapping):
-        raise FdifError(f"{name}: parameters must be a table, not {type(params).__name__}")
-    for key in params:
-        if key not in PARAMS:
-            raise unknown(f"parameter of {name}", str(key), PARAMS)
-    missing = [key for key in PARAMS if key not in params]
-    if missing:
-        raise FdifError(f"{name}: parameter {missing[0]!r} is missing; given: {sorted(params)}")
-    bank = atlas.bank
-    found = np.flatnonzero((bank.organ == bank.organs.index(name)) & (bank.subject == params["subject"]))
+    reader = Reader(params, name)
+    bank, subject = atlas.bank, reader.get("subject")
+    found = np.flatnonzero((bank.organ == bank.organs.index(name)) & (bank.subject == subject))
     if not found.size:
-        raise FdifError(f"{name}: the bank has no such organ of subject {params['subject']!r}")
-    shapes = {"scale": (), "centre": (3,), "frequency": (3, 3), "phase": (3,), "amplitude": (3, 3)}
-    numbers: dict[str, np.ndarray] = {}
-    for key, wanted in shapes.items():
-        try:
-            numbers[key] = np.asarray(params[key], np.float32)
-        except (TypeError, ValueError):
-            numbers[key] = np.zeros(0)
-        if numbers[key].shape != wanted or not np.isfinite(numbers[key]).all():
-            raise FdifError(f"{name}: parameter {key!r} must be finite numbers of shape {list(wanted)}")
-    if numbers["scale"] <= 0:
-        raise FdifError(f"{name}: parameter 'scale' must be above 0, not {params['scale']}")
-    waves = Waves(*(jnp.asarray(numbers[key]) for key in PARAMS[3:]))
-    return atlas.shape(
-        jnp.float32(found[0]), jnp.asarray(numbers["scale"]), jnp.asarray(numbers["centre"]), waves
-    )
+        raise FdifError(f"{name}: the bank has no such organ of subject {subject!r}")
+    scale = jnp.float32(reader.positive("scale"))
+    shapes = zip(PARAMS[2:], ((3,), (3, 3), (3,), (3, 3)), strict=True)
+    centre, *waves = (jnp.asarray(reader.numbers(key, shape), jnp.float32) for key, shape in shapes)
+    reader.finish()
+    return atlas.shape(jnp.float32(found[0]), scale, centre, Waves(*waves))
 
 
 @functools.cache

@@ -1,22 +1,33 @@
-"""Shared by all tests: where the fixtures are, and shape checks of everything the engine annotates."""
+"""Shared by all tests: quick compilation, where the fixtures are, and shape checks of all that the engine annotates."""
 
+import gc
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from jax._src.interpreters.partial_eval import DynamicJaxprTracer
 from jaxtyping import install_import_hook
 
 from tests.helpers.paths import COMPILED, FIXTURES
 
+# Tests compile far longer than they compute: of LLVM's passes the fewest, and none of the fusions that take most of
+# the time. `make test-all` sets XLA_FLAGS to nothing, and so has the programs that users have.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# Compiled programs are the same from run to run, and in the processes that tests start.
+for setting, value in (
+    ("compilation_cache_dir", str(COMPILED)),
+    ("persistent_cache_min_compile_time_secs", 0.1),
+):
+    jax.config.update(f"jax_{setting}", value)
+    os.environ[f"JAX_{setting.upper()}"] = str(value)
+
 # Compiling dominates the first example of a property; a deadline would only measure the machine.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("default")
-
-# Compiled programs are the same from run to run.
-jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # From here on, arrays that do not have the shapes their annotations say are errors. Modules that define shapes are
 # left out: a shape is a pytree, and transformations put batched and abstract leaves in its fields.
@@ -36,6 +47,17 @@ _hook.uninstall()
 
 from tests.helpers.studies import calls  # noqa: E402, F401
 
+# Flax asks whatever it counts random draws with for its sharding. A tracer has none, and looks through all that has
+# been traced to say where it comes from: four fifths of the time that it takes to build a network without values.
+DynamicJaxprTracer._origin_msg = lambda tracer: ""
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays, and need not be gone through again by each collection of garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
@@ -43,11 +65,19 @@ def fixtures() -> Path:
     return FIXTURES
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_programs():
-    """Compiled programs of one module are of no use to the next, and are gigabytes in the end."""
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Compiled programs of one room are of little use to the next, and are gigabytes in the end."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _heed_ctrl_c():
+    """Tests interrupt themselves and what they start: SIGINT, ignored under nohup, is not ignored here."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    jax.clear_caches()
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture(scope="session")

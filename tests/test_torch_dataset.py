@@ -50,8 +50,6 @@ def program():
 @pytest.fixture
 def cached(monkeypatch):
     """Other processes find what this one compiled."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fdif_jax.anatomy.organ_masks import ENCLOSED, Grid, Part, Subject, read_subject
+from fdif_jax.anatomy.organ_masks import ENCLOSED, DistanceGrid, OrganMask, Subject, read_subject
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
 
@@ -158,7 +158,7 @@ def build_bank(
     names: Sequence[Mapping[int, str]],
     *,
     min_voxels: int = 8,
-    on_subject: Callable[[list[str]], None] = lambda warnings: None,
+    progress: Callable[[list[str]], None] = lambda warnings: None,
 ) -> Bank:
     """The bank of these label maps.
 
@@ -166,7 +166,7 @@ def build_bank(
         paths: label maps, one a subject.
         names: label → organ of each.
         min_voxels: see `read_subject`.
-        on_subject: called after each subject with its warnings.
+        progress: called after each subject with its warnings.
 
     Raises:
         FdifError: as `read_subject`, or no label map at all.
@@ -177,7 +177,7 @@ def build_bank(
     for path, table in zip(paths, names, strict=True):
         subject, warnings = read_subject(path, table, min_voxels)
         subjects.append(subject)
-        on_subject(warnings)
+        progress(warnings)
     return _assemble(subjects)
 
 
@@ -225,8 +225,8 @@ def _assemble(subjects: Sequence[Subject]) -> Bank:
     )
 
 
-class Member(NamedTuple):
-    """A `Part` in the body frame."""
+class RegisteredOrgan(NamedTuple):
+    """An `OrganMask` in the body frame."""
 
     subject: int
     cut: bool
@@ -235,11 +235,11 @@ class Member(NamedTuple):
     lower: np.ndarray
     upper: np.ndarray
     axis: np.ndarray
-    grid: Grid
-    hull: Grid | None
+    grid: DistanceGrid
+    hull: DistanceGrid | None
 
 
-def _usable(candidates: Sequence[Member]) -> list[Member]:
+def _usable(candidates: Sequence[RegisteredOrgan]) -> list[RegisteredOrgan]:
     """Those that serve as shapes: uncut ones, else those that are about as large as the largest."""
     whole = [member for member in candidates if not member.cut]
     largest = max(member.volume for member in candidates)
@@ -252,21 +252,23 @@ class Frame(NamedTuple):
     scale: float
     shift: np.ndarray
 
-    def placed(self, part: Part, subject: int) -> "Member":
+    def placed(self, part: OrganMask, subject: int) -> "RegisteredOrgan":
         """The part of subject number ``subject`` in the body frame."""
         ends = (self.scale * end + self.shift for end in (part.centroid, part.lower, part.upper))
         centroid, lower, upper = ends
         hull = None if part.hull is None else self.moved(part.hull)
         volume = part.volume * self.scale**3
-        return Member(
+        return RegisteredOrgan(
             subject, part.cut, centroid, volume, lower, upper, part.axis, self.moved(part.grid), hull
         )
 
-    def moved(self, grid: Grid) -> Grid:
+    def moved(self, grid: DistanceGrid) -> DistanceGrid:
         """The grid with distances and coordinates of the body frame."""
         linear = grid.inverse[:, :3] / self.scale
         offset = grid.inverse[:, 3] - linear @ self.shift
-        return Grid(grid.values, grid.unit * self.scale, np.concatenate([linear, offset[:, None]], axis=1))
+        return DistanceGrid(
+            grid.values, grid.unit * self.scale, np.concatenate([linear, offset[:, None]], axis=1)
+        )
 
     def box(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper corner of the points' box in the body frame."""
@@ -336,7 +338,7 @@ def _relations(subjects: Sequence[Subject], organs: tuple[str, ...]) -> np.ndarr
     return counts
 
 
-def _relation(a: Part, b: Part) -> tuple[int, bool]:
+def _relation(a: OrganMask, b: OrganMask) -> tuple[int, bool]:
     """How two organs of a subject lie to each other; for `INSIDE` whether ``b`` is the inner one."""
     of_a, of_b = b.holds.get(a.organ, 0.0), a.holds.get(b.organ, 0.0)
     if max(of_a, of_b) >= ENCLOSED:
@@ -346,7 +348,7 @@ def _relation(a: Part, b: Part) -> tuple[int, bool]:
     return (TOUCHING if b.organ in a.touches or a.organ in b.touches else DISJOINT), False
 
 
-def _anchor(candidates: Sequence[Member]) -> dict[str, np.ndarray]:
+def _anchor(candidates: Sequence[RegisteredOrgan]) -> dict[str, np.ndarray]:
     """Statistics of one organ over the members that serve as shapes."""
     chosen = _usable(candidates)
     centroid = np.asarray([member.centroid for member in chosen])

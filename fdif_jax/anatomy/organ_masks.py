@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.nifti import read_nifti
+from fdif_jax.sdf.masks import dice_of, extent, signed_distance
 
 STRIDES = (4, 3, 2)  # coarser grids that are tried, in units of the finest spacing
 DICE = 0.98  # what a coarser grid must reach against the mask at the mask's own resolution
@@ -18,7 +19,7 @@ CLOSING = 2.5  # voxels: gaps of a container narrower than twice this count as i
 ENCLOSED = 0.9  # share of an organ within another's closed outline that makes it lie inside
 
 
-class Grid(NamedTuple):
+class DistanceGrid(NamedTuple):
     """Signed distances on a small grid: values ``(a, b, c)`` int16, their unit (mm), scanner mm → index ``(3, 4)``."""
 
     values: np.ndarray
@@ -38,7 +39,7 @@ class Grid(NamedTuple):
 
 
 @dataclasses.dataclass
-class Part:
+class OrganMask:
     """One organ of one subject, in the scanner's millimetres until it is registered."""
 
     organ: str
@@ -48,8 +49,8 @@ class Part:
     lower: np.ndarray
     upper: np.ndarray
     axis: np.ndarray
-    grid: Grid
-    hull: Grid | None
+    grid: DistanceGrid
+    hull: DistanceGrid | None
     touches: set[str]
     holds: dict[str, float]  # share of another organ that lies within this one's closed outline
 
@@ -59,7 +60,7 @@ class Subject:
     """The organs of one label map and the corners of its field of view, ``(8, 3)``."""
 
     name: str
-    parts: dict[str, Part]
+    parts: dict[str, OrganMask]
     corners: np.ndarray
 
 
@@ -143,7 +144,7 @@ def read_subject(
 
 def _part(
     number: int, organs: list[str], array: np.ndarray, box: tuple[slice, ...], affine: np.ndarray
-) -> Part:
+) -> OrganMask:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     pad = 2 * np.asarray(_strides(spacing, STRIDES[0]))
     first = np.asarray([s.start for s in box]) - pad
@@ -160,7 +161,7 @@ def _part(
     contact = np.unique(near[ndimage.binary_dilation(mask, np.ones((3, 3, 3)))])
     holds = {organs[n - 1]: within[n] / total[n] for n in np.flatnonzero(within) if n not in (0, number)}
     contains = any(share >= ENCLOSED for share in holds.values())
-    return Part(
+    return OrganMask(
         organs[number - 1],
         any(s.start == 0 or s.stop == n for s, n in zip(box, array.shape, strict=True)),
         centroid,
@@ -192,45 +193,26 @@ def _moved(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def signed_distance(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Signed distance (mm, float32, negative inside) from every voxel's centre to the surface of ``mask``.
-
-    The exact Euclidean distance transform names the nearest voxel of the other side; the surface is taken to lie half a
-    voxel before its centre on the way there. ``mask`` must hold voxels of both sides.
-    """
-    signed = np.zeros(mask.shape, np.float32)
-    for side, sign in ((mask, -1), (~mask, 1)):
-        away, nearest = ndimage.distance_transform_edt(side, sampling=tuple(spacing), return_indices=True)
-        steps = np.zeros(mask.shape, np.float32)
-        for axis, edge in enumerate(mask.shape):
-            own = np.arange(edge).reshape([-1 if a == axis else 1 for a in range(3)])
-            steps = np.maximum(steps, np.abs(nearest[axis] - own))
-        signed += np.where(side, sign * away * (1 - 0.5 / np.maximum(steps, 1)), 0)
-    return signed
-
-
 def _strides(spacing: np.ndarray, factor: int) -> tuple[int, ...]:
     """Voxels a step along each axis so that cells are about cubes of ``factor`` times the finest spacing."""
     return tuple(max(1, round(factor * spacing.min() / s)) for s in spacing)
 
 
-def _grid(mask: np.ndarray, spacing: np.ndarray, first: np.ndarray, affine: np.ndarray) -> Grid:
+def _grid(mask: np.ndarray, spacing: np.ndarray, first: np.ndarray, affine: np.ndarray) -> DistanceGrid:
     """The coarsest grid that still shows the mask (`DICE`); at worst the voxels themselves, which show it exactly."""
     distance, unit = signed_distance(mask, spacing), float(spacing.min() / 16)
     for strides in dict.fromkeys([*(_strides(spacing, f) for f in STRIDES), (1, 1, 1)]):
         values = np.round(distance[tuple(slice(None, None, s) for s in strides)] / unit)
         values = np.clip(values, -32767, 32767).astype(np.int16)
         if all(s == 1 for s in strides):
-            trim = tuple(
-                slice(s.start - 2, s.stop + 2) for s in ndimage.find_objects(mask.astype(np.uint8))[0]
-            )
-            values, first = values[trim], first + [s.start for s in trim]
+            start, stop = extent(mask)
+            values, first = values[tuple(map(slice, start - 2, stop + 2))], first + start - 2
             break
         if _dice(values, strides, mask) >= DICE:
             break
     inverse = np.linalg.inv(affine)[:3]
     inverse[:, 3] -= first
-    return Grid(values, unit, inverse / np.asarray(strides)[:, None])
+    return DistanceGrid(values, unit, inverse / np.asarray(strides)[:, None])
 
 
 def _dice(values: np.ndarray, strides: tuple[int, ...], mask: np.ndarray) -> float:
@@ -243,4 +225,4 @@ def _dice(values: np.ndarray, strides: tuple[int, ...], mask: np.ndarray) -> flo
         fine = fine.take(low, axis) * (1 - weight) + fine.take(high, axis) * weight
     # Voxels just between samples may be exactly zero: rounding decides on which side they are rendered.
     shown = [fine <= 0.05, fine < -0.05]
-    return min(2 * (s & mask).sum() / (s.sum() + mask.sum()) for s in shown)
+    return min(dice_of((s & mask).sum(), s.sum(), mask.sum()) for s in shown)

@@ -1,4 +1,4 @@
-"""What happens to an image between its voxels and the network: normalisation, random looks, turns and mirrorings."""
+"""What happens to an image between its voxels and the network: normalisation and data augmentation."""
 
 from collections.abc import Sequence
 from typing import Any

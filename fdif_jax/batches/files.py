@@ -16,7 +16,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.rendering.look import normalise
 from fdif_jax.tasks import Task
 
-Shape = tuple[int, int, int]
+GridShape = tuple[int, int, int]
 Arrays = tuple[np.ndarray, np.ndarray]
 
 _AHEAD = 2  # batches that are read beside those that the workers are at
@@ -187,7 +187,7 @@ def _channels(cases: Sequence[Case], shapes: Sequence[tuple[int, ...]]) -> int:
     return shapes[0][3]
 
 
-def _grid(cases: Sequence[Case], shapes: Sequence[tuple[int, ...]], patch: Sequence[int] | None) -> Shape:
+def _grid(cases: Sequence[Case], shapes: Sequence[tuple[int, ...]], patch: Sequence[int] | None) -> GridShape:
     """The patch, or else the shape that all volumes have."""
     if patch is not None:
         if len(patch) != 3 or min(patch) < 1:
@@ -227,7 +227,7 @@ def _digest(
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _start(shape: Sequence[int], patch: Shape, number: tuple[int, int] | None) -> tuple[int, ...]:
+def _start(shape: Sequence[int], patch: GridShape, number: tuple[int, int] | None) -> tuple[int, ...]:
     """Where in the volume a patch begins: drawn by seed and number of the sample, else in the middle.
 
     A negative place is before the volume, which is smaller than the patch.

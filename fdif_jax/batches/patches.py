@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from fdif_jax.batches.augmentation import random_intensity, random_mirror, random_turn
 from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.preprocessing.spaces import Shape, Spacing
+from fdif_jax.preprocessing.spaces import GridShape, Spacing
 from fdif_jax.training.updates import Batch
 
 _SPOTS = 4096  # places that are remembered of a class in a case
@@ -27,7 +27,7 @@ class Cases(NamedTuple):
 
     Attributes:
         images: normalised, float32.
-        labels: class ids, negative where nobody labelled.
+        labels: class ids, negative where voxels are ignored.
         first: number of each case's first voxel.
         shapes: of each case.
         spots: voxels of every foreground class in each case, counted from its first; up to 4,096, drawn once.
@@ -87,7 +87,7 @@ def _some(mask: np.ndarray, seed: int) -> np.ndarray:
 
 
 def patch_batch(
-    patch: Shape,
+    patch: GridShape,
     spacing: Spacing = (1.0, 1.0, 1.0),
     *,
     foreground: float = 0.5,
@@ -108,7 +108,7 @@ def patch_batch(
         mirror_axes: axes to mirror along with probability 1/2 each; one that swaps what labels tell apart is no choice.
         degrees: rotate by up to so much around each axis, half of the patches.
         zoom: show things up to so many times larger or smaller, half of the patches.
-        intensity: give the images random looks (`random_intensity`).
+        intensity: augment the images' intensities (`random_intensity`).
     """
     edge = jnp.asarray(patch)
     within = jnp.stack(jnp.meshgrid(*map(jnp.arange, patch), indexing="ij"), axis=-1)

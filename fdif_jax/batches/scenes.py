@@ -1,4 +1,4 @@
-"""Batches that are made inside the training step: scenes drawn and rendered on the device, and random looks."""
+"""Batches that are made inside the training step: scenes drawn and rendered on the device, and their augmentation."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def scene_batch(program: World) -> MakeBatch:
     return make_batch
 
 
-def with_random_looks(make_batch: MakeBatch) -> MakeBatch:
+def with_augmentation(make_batch: MakeBatch) -> MakeBatch:
     """The same batches, the image of every sample with a random look of its key (`random_intensity`)."""
 
     def look(key: jax.Array, image: Array) -> Array:

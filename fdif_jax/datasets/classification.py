@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 from jaxtyping import Array, Float, Int
 
-from fdif_jax.datasets.layouts import Plan, check_name
-from fdif_jax.datasets.sources import Sample
+from fdif_jax.datasets.layouts import DatasetPlan, check_name
+from fdif_jax.datasets.sources import DrawSample
 from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import encode_b2nd
 from fdif_jax.keys import CLASS, LOOK
@@ -79,15 +79,15 @@ class ClassificationLayout:
         """See `Layout`."""
         return encode_b2nd(array, CODEC, LEVEL)
 
-    def case_id(self, index: int, plan: Plan | None = None) -> str:
+    def case_id(self, index: int, plan: DatasetPlan | None = None) -> str:
         """See `Layout`."""
         return f"case_{index:05d}"
 
-    def files(self, index: int, plan: Plan) -> tuple[Path, ...]:
+    def files(self, index: int, plan: DatasetPlan) -> tuple[Path, ...]:
         """The image alone."""
         return (Path(FOLDER, f"{self.case_id(index)}.b2nd"),)
 
-    def documents(self, plan: Plan) -> dict[str, Any]:
+    def documents(self, plan: DatasetPlan) -> dict[str, Any]:
         """Labels, folds and the configuration."""
         classes = len(self.labels)
         return {
@@ -105,7 +105,7 @@ class ClassificationLayout:
             split["val" if validates else "train"].append(self.case_id(i))
         return split
 
-    def _config(self, plan: Plan) -> str:
+    def _config(self, plan: DatasetPlan) -> str:
         """The trainer's settings as published; Hydra fills in what stands in ``${…}``."""
         patch = "${data.patch_size}"
         settings = {
@@ -187,7 +187,7 @@ def classes_of(
     return labels, names
 
 
-def images(program: Program) -> Sample:
+def images(program: Program) -> DrawSample:
     """Samples as files hold them: a z-scored image, float32 ``(1, D, H, W)``, of the class that the index says."""
 
     def sample(key: jax.Array, index: jax.Array) -> tuple[jax.Array]:
@@ -200,7 +200,7 @@ def images(program: Program) -> Sample:
     return sample
 
 
-def masks(program: Program) -> Sample:
+def masks(program: Program) -> DrawSample:
     """The label maps of the same scenes, for pictures: the object is its class, counted from 1."""
 
     def sample(key: jax.Array, index: jax.Array) -> tuple[jax.Array]:
@@ -235,23 +235,6 @@ def classification_batch(
         return jax.lax.map(sample, keys)  # never vmap, which would run every branch of the renderer
 
     return make_batch
-
-
-def accuracy(
-    predictions: Int[np.ndarray, "N L"], labels: Int[np.ndarray, "N L"]
-) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
-    """Accuracy and balanced accuracy of every label.
-
-    Balanced accuracy is the mean, over the classes that the labels have, of the part of a class's images that is
-    recognised.
-    """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    right = predictions == labels
-    recalls = [
-        [hits[of == number].mean() for number in np.unique(of)]
-        for hits, of in zip(right.T, labels.T, strict=True)
-    ]
-    return right.mean(0), np.array([np.mean(recall) for recall in recalls])
 
 
 def _scene(program: Program, key: jax.Array, index: jax.Array) -> Table:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.settings import Plain
 
 IGNORE = -1  # ignored voxels
 _LISTED = 12  # class names in an error
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Plain):
     """What the numbers of a label map mean.
 
     Attributes:

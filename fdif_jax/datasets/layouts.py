@@ -1,4 +1,4 @@
-"""Where a dataset's files go and how they are described: a `Plan`, and MONAI's and nnU-Net v2's layouts.
+"""Where a dataset's files go and how they are described: a `DatasetPlan`, and MONAI's and nnU-Net v2's layouts.
 
 `fdif_jax.datasets.classification` has a third layout; `fdif_jax.datasets.writer` fills any of them.
 """
@@ -39,21 +39,21 @@ class Layout(Protocol):
 
     name: ClassVar[str]
 
-    def case_id(self, index: int, plan: "Plan") -> str:
+    def case_id(self, index: int, plan: "DatasetPlan") -> str:
         """What the case of sample ``index`` is called."""
 
-    def files(self, index: int, plan: "Plan") -> tuple[Path, ...]:
+    def files(self, index: int, plan: "DatasetPlan") -> tuple[Path, ...]:
         """Where sample ``index`` goes: its image, then its label maps, if any, a file each."""
 
     def encode(self, array: np.ndarray) -> bytes | memoryview:
         """The bytes of one of those files; equal arrays give equal bytes."""
 
-    def documents(self, plan: "Plan") -> Mapping[str, Any]:
+    def documents(self, plan: "DatasetPlan") -> Mapping[str, Any]:
         """The files that describe the dataset: plain data for JSON, or a text."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class DatasetPlan:
     """Everything that decides a dataset's bytes (together with the versions that make it).
 
     Attributes:
@@ -119,11 +119,11 @@ class MonaiLayout:
         """See `Layout`."""
         return ENCODINGS[self.compress].encode(array)
 
-    def case_id(self, index: int, plan: Plan) -> str:
+    def case_id(self, index: int, plan: DatasetPlan) -> str:
         """Training and validation samples share one numbering."""
         return f"sample_{index:05d}"
 
-    def files(self, index: int, plan: Plan) -> tuple[Path, ...]:
+    def files(self, index: int, plan: DatasetPlan) -> tuple[Path, ...]:
         """Training and validation samples share the folders."""
         batch, case = f"batch_{index // 100:04d}", self.case_id(index, plan)
         suffix = ENCODINGS[self.compress].suffix
@@ -134,7 +134,7 @@ class MonaiLayout:
             *(Path("data/label", batch, name) for name in labels),
         )
 
-    def documents(self, plan: Plan) -> dict[str, Any]:
+    def documents(self, plan: DatasetPlan) -> dict[str, Any]:
         """``data.json``; its paths are relative to the folder it is in."""
         keys = ("image", "label", *(f"label_{task}" for task in plan.further_tasks))
 
@@ -185,11 +185,11 @@ class NnunetLayout:
     def _folder(self, validation: bool) -> str:
         return f"Dataset{self.dataset_id + validation:03d}_{self.dataset_name}{'_Val' * validation}"
 
-    def case_id(self, index: int, plan: Plan) -> str:
+    def case_id(self, index: int, plan: DatasetPlan) -> str:
         """Both datasets number their cases from 0."""
         return f"case_{index - plan.num_samples * (index >= plan.num_samples):05d}"
 
-    def files(self, index: int, plan: Plan) -> tuple[Path, ...]:
+    def files(self, index: int, plan: DatasetPlan) -> tuple[Path, ...]:
         """See `Layout`."""
         folder, case = Path(self._folder(index >= plan.num_samples)), self.case_id(index, plan)
         suffix = ENCODINGS[self.compress].suffix
@@ -199,7 +199,7 @@ class NnunetLayout:
             *(folder / name / f"{case}{suffix}" for name in labels),
         )
 
-    def documents(self, plan: Plan) -> dict[str, Any]:
+    def documents(self, plan: DatasetPlan) -> dict[str, Any]:
         """One ``dataset.json`` a dataset."""
         counts = {False: plan.num_samples, True: plan.num_val_samples}
         return {
@@ -226,12 +226,12 @@ def _check_encoding(name: str) -> None:
         raise unknown("compression", name, ENCODINGS)
 
 
-def _task_names(plan: Plan) -> dict[str, list[str]]:
+def _task_names(plan: DatasetPlan) -> dict[str, list[str]]:
     """Under ``tasks``: what the label maps tell apart, in order; nothing where there is one."""
     return {"tasks": list(plan.tasks)} if plan.further_tasks else {}
 
 
-def _labels_by_key(plan: Plan) -> dict[str, dict[str, int]]:
+def _labels_by_key(plan: DatasetPlan) -> dict[str, dict[str, int]]:
     """Under ``labels``, and ``labels_<task>`` for further tasks: label ids by name, background first."""
     keys = ("labels", *(f"labels_{task}" for task in plan.further_tasks))
     return {

@@ -14,11 +14,11 @@ from jax import lax
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key
 
-Sample = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
+DrawSample = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 """Key and index of a sample → what its files hold; pure and jittable."""
 
 
-class Program(Protocol):
+class LabelledProgram(Protocol):
     """What `fdif_jax.compile` returns, as far as labelled samples go."""
 
     @property
@@ -29,7 +29,7 @@ class Program(Protocol):
         """Image and label, ``(D, H, W)``; the label is ``(T, D, H, W)`` where there are several maps."""
 
 
-def labelled(program: Program) -> Sample:
+def labelled(program: LabelledProgram) -> DrawSample:
     """Samples of a program as files hold them: the image, then every label map, in the smallest type it fits in."""
     dtypes = [np.min_scalar_type(len(class_names)) for _, class_names in program.tasks]
 
@@ -50,7 +50,7 @@ class RenderedSource:
 
     def __init__(
         self,
-        sample: Sample,
+        sample: DrawSample,
         seed: int,
         batch_size: int = 1,
         devices: Sequence[jax.Device] | None = None,

@@ -1,6 +1,6 @@
 """Writes datasets with a pool of threads; being killed at any moment costs only the samples in flight.
 
-A dataset's bytes are decided by its `Plan` alone. While it grows, journals list the finished samples; the
+A dataset's bytes are decided by its `DatasetPlan` alone. While it grows, journals list the finished samples; the
 same call finishes the rest and leaves the same directory as one that was never stopped. The manifest is
 written last: a directory that has one is whole.
 
@@ -8,7 +8,6 @@ Shards keep a journal each, and whichever ends last finds all samples there and 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -23,16 +22,19 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from fdif_jax.datasets.layouts import Layout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, Layout
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import make_folder, write_atomic
+from fdif_jax.io.files import make_folder, whole_json_lines, write_atomic
+from fdif_jax.io.locks import hold
+from fdif_jax.settings import differences, first_few
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
+_JOURNAL = "journal-{}-of-{}.jsonl"  # of a shard
 _JOURNALS = "journal*.jsonl"
 _TURN = ".turn"  # locked by the process that opens its journal or finishes the dataset
 
-Source = Callable[[Sequence[int]], Iterable[Sequence[np.ndarray]]]
+RenderSamples = Callable[[Sequence[int]], Iterable[Sequence[np.ndarray]]]
 """Sample indices → what each one's files hold, in their order; called from several threads at once."""
 Record = dict[str, Any]  # {"bytes": size, "sha256": hex}
 
@@ -56,8 +58,8 @@ class Report:
 
 def write_dataset(
     out: str | os.PathLike,
-    source: Source,
-    plan: Plan,
+    source: RenderSamples,
+    plan: DatasetPlan,
     *,
     workers: int = 1,
     batch_size: int = 1,
@@ -84,11 +86,7 @@ def write_dataset(
     out, header = Path(out), {**plan.identity(), "made_with": _made_with()}
     if workers < 1 or batch_size < 1:
         raise FdifError(f"workers ({workers}) and batch size ({batch_size}) must be at least 1")
-    first, step = shard or (0, 1)
-    if not 0 <= first < step:
-        raise FdifError(f"shard {first}/{step}: i/n needs 0 <= i < n")
-    share = range(first, plan.total, step)
-    path = out / (f"journal-{first}-of-{step}.jsonl" if shard else JOURNAL)
+    share, path = _share(plan.total, shard), out / (JOURNAL if shard is None else _JOURNAL.format(*shard))
     whole = Report(0, len(share), complete=True)
     if _finished(out, header):
         return whole
@@ -119,14 +117,21 @@ def write_dataset(
             return Report(len(todo), found, complete=not missing, missing=tuple(missing))
 
 
+def _share(total: int, shard: tuple[int, int] | None) -> range:
+    """The samples of a call; FdifError for an impossible shard."""
+    first, step = shard or (0, 1)
+    if not 0 <= first < step:
+        raise FdifError(f"shard {first}/{step}: i/n needs 0 <= i < n")
+    return range(first, total, step)
+
+
 @contextlib.contextmanager
 def _turn(out: Path) -> Iterator[None]:
     """Wait until no other process opens its journal here, or finishes the dataset, and keep them waiting."""
     path = out / _TURN
     while True:
         with open(path, "wb") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+            hold(file, wait=True)
             # Whoever had it before has removed it, and another one may wait for a new file of this name.
             if _is_at(file, path):
                 try:
@@ -146,7 +151,11 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 def _read_others(
     stack: contextlib.ExitStack, own: Path, header: dict, shard: tuple[int, int] | None
 ) -> dict[str, Record]:
-    """The files that the other journals list. Shards run beside each other; a call without ``shard`` runs alone."""
+    """The files that the other journals list.
+
+    Shards run beside each other; a call without ``shard`` runs alone: it holds all journals, and a shard looks whether
+    it does. As both do so in their `_turn`, none can begin in between.
+    """
     files: dict[str, Record] = {}
     for path in sorted(set(own.parent.glob(_JOURNALS)) - {own}):
         of = re.search(r"-of-(\d+)\.", path.name)
@@ -156,14 +165,15 @@ def _read_others(
                 "the same number, or finish it all without shards"
             )
         if not shard or path.name == JOURNAL:
-            file = stack.enter_context(open(path, "rb+"))  # noqa: SIM115  (the stack closes it)
-            _lock(file, path, shared=bool(shard))
+            with contextlib.ExitStack() as looking:
+                file = (looking if shard else stack).enter_context(open(path, "rb+"))
+                _lock(file, path)
         files |= _read_journal(path, header)[0]
     return files
 
 
 def _merge(
-    out: Path, plan: Plan, header: dict, files: dict[str, Record], share: range, workers: int
+    out: Path, plan: DatasetPlan, header: dict, files: dict[str, Record], share: range, workers: int
 ) -> list[int]:
     """Finish the dataset if the other shards are done, each file as its writer noted it; the samples that are not."""
     if _finished(out, header):
@@ -180,7 +190,7 @@ def _merge(
 
 
 def _rendered(
-    out: Path, source: Source, plan: Plan, runs: list[list[int]], workers: int
+    out: Path, source: RenderSamples, plan: DatasetPlan, runs: list[list[int]], workers: int
 ) -> Generator[dict[str, Record]]:
     """Render, compress and write every run of samples; yields each sample's files once they are in place."""
 
@@ -217,7 +227,12 @@ Intact = Callable[[Path, str, dict[str, Record]], bool]
 
 
 def _lacking(
-    out: Path, plan: Plan, indices: Sequence[int], files: dict[str, Record], intact: Intact, workers: int
+    out: Path,
+    plan: DatasetPlan,
+    indices: Sequence[int],
+    files: dict[str, Record],
+    intact: Intact,
+    workers: int,
 ) -> list[int]:
     """Those of the samples that have a file that is not as it was noted, or not there."""
 
@@ -288,7 +303,7 @@ def _reopen(out: Path, header: dict) -> None:
         (out / MANIFEST).unlink()
 
 
-def _finish(out: Path, plan: Plan, header: dict, files: dict[str, Record]) -> None:
+def _finish(out: Path, plan: DatasetPlan, header: dict, files: dict[str, Record]) -> None:
     """Write the lists, sweep up after killed calls, write the manifest, drop the journals; in this order."""
     for path, document in plan.layout.documents(plan).items():
         data = document.encode() if isinstance(document, str) else _json(document)
@@ -331,33 +346,19 @@ class _Journal:
 
 def _read_journal(path: Path, header: dict) -> tuple[dict[str, Record], int]:
     """The files that a journal lists and the length in bytes of its whole lines."""
+    entries, length = whole_json_lines(path.read_bytes())
+    if entries:
+        _check_same(path.parent, entries[0], header)
     files: dict[str, Record] = {}
-    length = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            break
-        if length == 0:
-            _check_same(path.parent, entry, header)
-        else:
-            files |= entry
-        length += len(line)
+    for entry in entries[1:]:
+        files |= entry
     return files, length
 
 
-def _lock(file: BinaryIO, path: Path, *, shared: bool = False) -> None:
+def _lock(file: BinaryIO, path: Path) -> None:
     """Hold ``file`` until it is closed, or say that another process does."""
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FdifError(
-            f"{path.parent}: another process is writing here ({path.name}); wait for it"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
+    if not hold(file):
+        raise FdifError(f"{path.parent}: another process is writing here ({path.name}); wait for it")
 
 
 def _made_with() -> dict[str, str]:
@@ -368,21 +369,8 @@ def _made_with() -> dict[str, str]:
 
 def _check_same(out: Path, there: dict, here: dict) -> None:
     """Raise an FdifError that names every difference between two headers."""
-    there, here = _flat(there), _flat(here)
-    different = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    if len(different) > 1 and "digest" in different:
-        different.remove("digest")
-    if different:
-        list_ = "; ".join(f"{key} is {there.get(key)} there, {here.get(key)} here" for key in different[:5])
-        more = f"; and {len(different) - 5} more" if len(different) > 5 else ""
-        raise FdifError(f"{out}: holds a dataset made otherwise: {list_}{more}; give another directory")
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: leaf
-        for name, child in tree.items()
-        for key, leaf in _flat(child, f"{prefix}.{name}" if prefix else name).items()
-    }
+    found = differences(there, here)
+    if len(found) > 1:
+        found = [difference for difference in found if difference.key != "digest"]
+    if found:
+        raise FdifError(f"{out}: holds a dataset made otherwise: {first_few(found)}; give another directory")

@@ -24,12 +24,12 @@ from fdif_jax.scenes.compiler import Program, World
 from fdif_jax.tasks import Task
 from fdif_jax.training.losses import dice_per_class
 
-Sample = Callable[[Array], tuple[Array, Array]]
+DrawHeldOut = Callable[[Array], tuple[Array, Array]]
 PerSample = Callable[[Any, Array], Any]
 _Rows = dict[str, np.ndarray]  # by measure: a value a class, task after task; NaN where undefined
 
 
-class Spread(Protocol):
+class ManySamples(Protocol):
     """A function of weights and one sample's number, computed for several numbers at once.
 
     Attributes:
@@ -43,7 +43,7 @@ class Spread(Protocol):
 
 
 class OneAtATime:
-    """`Spread` on the default device, one sample a call.
+    """`ManySamples` on the default device, one sample a call.
 
     XLA runs convolutions inside a loop on one core of a CPU, so several samples are several calls.
     """
@@ -54,7 +54,7 @@ class OneAtATime:
         self._call = jax.jit(lambda w, indices: jax.tree.map(lambda a: a[None], function(w, indices[0])))
 
     def __call__(self, weights: Any, indices: np.ndarray) -> Any:
-        """See `Spread`."""
+        """See `ManySamples`."""
         return self._call(weights, indices)
 
 
@@ -90,7 +90,7 @@ class Evaluation:
     example: Example
 
 
-def reserved_volumes(program: World, val_seed: int = 0) -> Sample:
+def reserved_volumes(program: World, val_seed: int = 0) -> DrawHeldOut:
     """Volumes and label maps of a recipe by number, which no run trains on; for `Evaluator`.
 
     Raises:
@@ -100,7 +100,7 @@ def reserved_volumes(program: World, val_seed: int = 0) -> Sample:
     return lambda index: program.sample(sample_key(seed, index))
 
 
-def reserved_images(program: Program, multilabel: bool, val_seed: int = 0) -> Sample:
+def reserved_images(program: Program, multilabel: bool, val_seed: int = 0) -> DrawHeldOut:
     """Images of one object and its class ids by number, which no run trains on; for `Evaluator`.
 
     Classes take turns. The program's recipe is `classification.centred`.
@@ -127,13 +127,13 @@ class Evaluator:
 
     def __init__(
         self,
-        sample: Sample,
+        sample: DrawHeldOut,
         predict: Callable[[Any, Array], Array],
         tasks: Sequence[Task],
         samples: int,
         *,
         tolerance: float = 1.0,
-        spread: Callable[[PerSample], Spread] = OneAtATime,
+        spread: Callable[[PerSample], ManySamples] = OneAtATime,
     ):
         """Prepare; XLA compiles at the first call.
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import hausdorff95, surface_dice
+from fdif_jax.sdf.masks import dice_of, extent
 
 MEASURES = ("dice", "nsd", "hd95")
 
@@ -35,7 +36,9 @@ def score_case(
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
     prediction, label = where_labelled(prediction, label)
-    box = _content((prediction > 0) | (label > 0))
+    # A voxel of room on each side, so that every surface is where it was.
+    first, stop = extent((prediction > 0) | (label > 0))
+    box = tuple(map(slice, np.maximum(first - 1, 0), stop + 1))
     prediction, label = prediction[box], label[box]
     surfaces = {"spacing": spacing}
     return np.stack(
@@ -60,17 +63,7 @@ def dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndar
         np.bincount(ids.ravel(), minlength=num_classes)[1:num_classes]
         for ids in (label[prediction == label], prediction, label)
     )
-    with np.errstate(invalid="ignore"):
-        return 2 * both / (ours + theirs)
-
-
-def _content(filled: np.ndarray) -> tuple[slice, ...]:
-    """The box of all that is set and a voxel more on each side, so that every surface is where it was."""
-    box = []
-    for axis in range(filled.ndim):
-        along = np.flatnonzero(filled.any(axis=tuple({*range(filled.ndim)} - {axis})))
-        box.append(slice(max(along[0] - 1, 0), along[-1] + 2) if along.size else slice(0, 1))
-    return tuple(box)
+    return dice_of(both, ours, theirs)
 
 
 def mean_defined(values: np.ndarray, axis: int = 0) -> np.ndarray:

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fdif_jax.fitting.fitted_shape import Fit
+from fdif_jax.sdf.masks import extent
 from fdif_jax.viewing.viz import save_figure
 
 _FINE = 200  # points of the outline's mesh along each side of a panel
@@ -77,6 +78,6 @@ def _others(axis: int) -> tuple[int, int]:
 
 def _ends(inside: np.ndarray, axis: int) -> tuple[float, float]:
     """First and last index along an axis that a panel shows: the mask and a third of it around, in the volume."""
-    held = np.flatnonzero(inside.any(axis=_others(axis)))
-    margin = max(3.0, (held[-1] - held[0] + 1) / 3)
-    return max(-0.5, held[0] - margin), min(inside.shape[axis] - 0.5, held[-1] + margin)
+    first, stop = (ends[axis] for ends in extent(inside))
+    margin = max(3.0, (stop - first) / 3)
+    return max(-0.5, first - margin), min(inside.shape[axis] - 0.5, stop - 1 + margin)

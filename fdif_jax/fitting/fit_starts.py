@@ -85,7 +85,7 @@ def _quarter_turns() -> np.ndarray:
 QUARTER_TURNS = _quarter_turns()
 
 
-def turned(turn: Float[Array, "3"]) -> Float[Array, "3 3"]:
+def quaternion_rotation(turn: Float[Array, "3"]) -> Float[Array, "3 3"]:
     """The rotation of the quaternion (1, turn/2), normalised; smooth everywhere, also at zero."""
     x, y, z = turn / 2
     n = 1 + x * x + y * y + z * z
@@ -102,5 +102,5 @@ def turned(turn: Float[Array, "3"]) -> Float[Array, "3 3"]:
 
 
 def rotations(turns: np.ndarray) -> np.ndarray:
-    """`turned` of several, ``(n, 3)`` → ``(n, 3, 3)``."""
-    return np.asarray(jax.vmap(turned)(jnp.asarray(turns, jnp.float32)))
+    """`quaternion_rotation` of several, ``(n, 3)`` → ``(n, 3, 3)``."""
+    return np.asarray(jax.vmap(quaternion_rotation)(jnp.asarray(turns, jnp.float32)))

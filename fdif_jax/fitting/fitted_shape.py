@@ -15,6 +15,7 @@ from fdif_jax.fitting.mask_targets import Mask
 from fdif_jax.scenes.documents import Scene, SceneObject
 from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.masks import dice_of
 from fdif_jax.sdf.shape import Point, Shape
 from fdif_jax.vocabulary.vocabulary import NONE, Family, Vocabulary
 
@@ -51,7 +52,7 @@ class Fit:
         matrix = np.vstack([self.to_local, [0, 0, 0, 1]]) @ np.vstack([self.mask.grid_to_mm, [0, 0, 0, 1]])
         inside = jnp.asarray(self.mask.inside)
         held, both = _counts(self.shape, jnp.asarray(matrix[:3], jnp.float32), inside)
-        return 2 * int(both) / (int(held) + int(np.count_nonzero(self.mask.inside)))
+        return float(dice_of(int(both), int(held), np.count_nonzero(self.mask.inside)))
 
     @property
     def mirrored(self) -> bool:

@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
-from fdif_jax.fitting.fit_starts import QUARTER_TURNS, Forms, rotations, turned
+from fdif_jax.fitting.fit_starts import QUARTER_TURNS, Forms, quaternion_rotation, rotations
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.fitting.free_parameters import FreeParameters
 from fdif_jax.fitting.mask_targets import Mask, Points, Target
@@ -245,7 +245,7 @@ class Fitter:
     def _posed(self, v: Variables, start: Start, radius: Array | float) -> Affine:
         """The shape in millimetres from the mask's centroid."""
         factor = start.scale * jnp.exp(v.growth if self.scale is None else 0 * v.growth)
-        linear = (turned(v.turn) @ start.rotation).T
+        linear = (quaternion_rotation(v.turn) @ start.rotation).T
         centre = start.centre + radius * v.shift
         shape = Scaled(self.free.shape(v.u, start.drawn), factor)
         return Affine(shape, jnp.concatenate([linear, -(linear @ centre)[:, None]], axis=1))
@@ -279,7 +279,7 @@ class Fitter:
         return variables, state, losses[-1]
 
     def _finished(self, mask: Mask, target: Target, v: Variables, start: Start) -> Fit:
-        rotation = np.asarray(turned(v.turn) @ start.rotation, np.float64)
+        rotation = np.asarray(quaternion_rotation(v.turn) @ start.rotation, np.float64)
         centre = np.asarray(start.centre + target.radius * v.shift, np.float64) + target.centroid
         scale = float(start.scale * jnp.exp(v.growth)) if self.scale is None else self.scale
         row = np.asarray(self.free.row(v.u, start.drawn), np.float64)

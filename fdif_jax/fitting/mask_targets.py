@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import ndimage
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import read_nifti
+from fdif_jax.sdf.masks import extent, signed_distance
 from fdif_jax.sdf.shape import Point
 
 _MARGIN = 0.35  # of the mask's extent, kept around it
@@ -106,13 +106,6 @@ class Target:
         """Measure a mask."""
         spacing = np.linalg.norm(mask.affine[:3, :3], axis=0)
         crop, start = _crop(mask.inside)
-        depth = np.where(
-            crop,
-            -ndimage.distance_transform_edt(crop, spacing),
-            ndimage.distance_transform_edt(~crop, spacing),
-        )
-        # The transforms measure to the nearest voxel of the other kind; the surface is half a voxel nearer.
-        depth -= np.sign(depth) * spacing.min() / 2
         to_mm = mask.affine[:3, :3], mask.affine[:3, 3]
         points = (np.argwhere(np.ones_like(crop)) + start) @ to_mm[0].T + to_mm[1]
         held = points[crop.ravel()]
@@ -125,7 +118,7 @@ class Target:
             volume * len(held),
             volume ** (1 / 3),
             (points - centroid).astype(np.float32),
-            depth.ravel().astype(np.float32),
+            signed_distance(crop, spacing).ravel(),
             (surface - centroid).astype(np.float32),
         )
 
@@ -162,13 +155,10 @@ def _chances(likely: np.ndarray, count: int) -> np.ndarray:
 
 def _crop(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mask with a margin, cut at the volume's edges, and the index of its first voxel."""
-    slices = []
-    for axis, n in enumerate(inside.shape):
-        first, last = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]]
-        margin = max(4, round(_MARGIN * (last + 1 - first)))
-        slices.append(slice(max(0, first - margin), min(n, last + 1 + margin)))
-    crop = inside[tuple(slices)]
-    return crop, np.array([s.start for s in slices])
+    first, stop = extent(inside)
+    margin = np.maximum(4, np.round(_MARGIN * (stop - first)).astype(int))
+    first, stop = np.maximum(first - margin, 0), np.minimum(stop + margin, inside.shape)
+    return inside[tuple(map(slice, first, stop))], first
 
 
 def _between(crop: np.ndarray) -> np.ndarray:

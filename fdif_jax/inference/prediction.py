@@ -3,7 +3,6 @@
 A prediction is on the grid of the scan's file and has its header, so that it lies on the scan in every viewer.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +17,14 @@ from isal import igzip
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, volume_type
 from fdif_jax.errors import FdifError
-from fdif_jax.inference.sliding_window import Report, TiledNetwork
+from fdif_jax.inference.sliding_window import Progress, TiledNetwork
 from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.preprocessing.spaces import Shape, labels_of_scores
-from fdif_jax.training.runs import RUN, Run, load_run
+from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
+from fdif_jax.settings import differences
+from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference
+from fdif_jax.training.runs import Run, load_run
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a file of one channel
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -63,31 +64,29 @@ def load_ensemble(paths: Sequence[Path]) -> Ensemble:
     if not runs:
         raise FdifError("there is no run directory to predict with")
     for run in runs:
-        if run.document.get("kind") != "fine-tuning":
+        if run.document.kind != FINE_TUNING:
             raise FdifError(
-                f"{run.path}: a run of kind {run.document.get('kind')!r}; `fdif finetune` makes those that can predict"
+                f"{run.path}: a run of kind {run.document.kind!r}; `fdif finetune` makes those that can predict"
             )
-        if missing := [key for key in ("cases", "labels", "inference") if key not in run.document]:
-            raise FdifError(
-                f"{run.path / RUN}: does not say {missing[0]!r}; fine-tune again to predict with it"
-            )
-    plans = [CasePlan.from_dict(run.document["cases"], f"{run.path / RUN}: cases") for run in runs]
+    plans = [CasePlan.from_dict(_said(run, "cases"), f"{run.path / RUN}: cases") for run in runs]
     for run, plan in zip(runs, plans, strict=True):
         _check_same(runs[0], plans[0], run, plan)
-    try:
-        labels, inference = runs[0].document["labels"], runs[0].document["inference"]
-        return Ensemble(
-            runs,
-            plans[0],
-            Conventions(tuple(labels["class_names"]), labels["ignore"], tuple(labels["channel_names"])),
-            float(inference["overlap"]),
-            tuple(inference["mirror_axes"]),
-            tuple(run.document["inference"]["weights"] for run in runs),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise FdifError(
-            f"{RUN} of {' or '.join(str(run.path) for run in runs)} is damaged: {error!r}"
-        ) from None
+    inferences: list[Inference] = [_said(run, "inference") for run in runs]
+    return Ensemble(
+        runs,
+        plans[0],
+        Conventions.from_dict(_said(runs[0], "labels"), f"{runs[0].path / RUN}: labels"),
+        inferences[0].overlap,
+        inferences[0].mirror_axes,
+        tuple(inference.weights for inference in inferences),
+    )
+
+
+def _said(run: Run, part: str) -> Any:
+    """A part of a run's document that predicting needs."""
+    if (value := getattr(run.document, part)) is None:
+        raise FdifError(f"{run.path / RUN}: does not say {part!r}; fine-tune again to predict with it")
+    return value
 
 
 def _folds(path: Path) -> list[Path]:
@@ -101,18 +100,12 @@ def _check_same(first: Run, first_plan: CasePlan, other: Run, plan: CasePlan) ->
 
     def said(run: Run, plan: CasePlan) -> dict[str, dict[str, Any]]:
         cases = replace(plan, reasons=()).to_dict()
-        return {"cases": cases, "labels": run.document["labels"], "network": run.document["network"]}
+        return {"cases": cases, "labels": _said(run, "labels"), "network": run.network}
 
-    one, two = said(first, first_plan), said(other, plan)
-    for part, wanted in one.items():
-        found = two[part]
-        differing = [key for key in wanted | found if wanted.get(key) != found.get(key)]
-        if differing:
-            key = differing[0]
-            values = " and ".join(
-                json.dumps(values[key]) if key in values else "not set" for values in (wanted, found)
-            )
-            raise FdifError(f"{first.path} and {other.path} are no ensemble: {part}.{key} is {values}")
+    found = differences(said(first, first_plan), said(other, plan))
+    if found:
+        key, one, two = found[0]
+        raise FdifError(f"{first.path} and {other.path} are no ensemble: {key} is {one} and {two}")
 
 
 # ------------------------------------------------------------------------------------------- what is predicted
@@ -196,7 +189,7 @@ def _has_one_channel(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------ what is written
 
 
-def predict_case(network: TiledNetwork, prepared: Prepared, report: Report | None = None) -> np.ndarray:
+def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
     """Class ids ``(D, H, W)`` on the grid of the case's file, as few bytes each as the classes need.
 
     Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the
@@ -205,22 +198,22 @@ def predict_case(network: TiledNetwork, prepared: Prepared, report: Report | Non
     Args:
         network: with the patch that the case was prepared for.
         prepared: the case.
-        report: see `TiledNetwork.logits`.
+        progress: see `TiledNetwork.logits`.
     """
     way = prepared.way
     if way.keeps_grid:
-        return way.labels_back(network.labels(prepared.image, report))
+        return way.labels_back(network.labels(prepared.image, progress))
     depth, height, width = way.content
     planes = (
         logits[height, width].copy()  # a slab is gone when the next one comes
-        for start, slab in network.slabs(prepared.image, report)
+        for start, slab in network.slabs(prepared.image, progress)
         for number, logits in enumerate(slab, start)
         if depth.start <= number < depth.stop
     )
     return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape))
 
 
-def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: Shape) -> np.ndarray:
+def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: GridShape) -> np.ndarray:
     """What `fdif_jax.preprocessing.spaces.labels_of_scores` gives for scores ``(D, H, W, C)`` that come plane by plane.
 
     Args:

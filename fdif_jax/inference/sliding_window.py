@@ -20,22 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.preprocessing.spaces import Shape
+from fdif_jax.preprocessing.spaces import GridShape
 from fdif_jax.training.network import Apply, Weights
 
 # MONAI's Gaussian importance: standard deviation in patch edges, and the least weight a voxel has.
 _SIGMA, _LEAST_WEIGHT = 0.125, 1e-3
 
-Report = Callable[[int, int], None]  # is told how many tiles of a volume are done, and of how many
+Progress = Callable[[int, int], None]  # is told how many tiles of a volume are done, and of how many
 
 
-def gaussian_importance(patch: Shape) -> np.ndarray:
+def gaussian_importance(patch: GridShape) -> np.ndarray:
     """Weight of every voxel of a patch, float32 ``(D, H, W)``: a Gaussian around its middle, never below 1e-3."""
     edges = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (_SIGMA * n)) ** 2) for n in patch]
     return np.maximum(np.einsum("i,j,k->ijk", *edges), _LEAST_WEIGHT).astype(np.float32)
 
 
-def tile_starts(shape: Shape, patch: Shape, overlap: float) -> np.ndarray:
+def tile_starts(shape: GridShape, patch: GridShape, overlap: float) -> np.ndarray:
     """Corners ``(T, 3)`` of the patches that cover a volume, ``1 - overlap`` of a patch apart; the last end with it."""
     corners = []
     for size, edge in zip(shape, patch, strict=True):
@@ -77,7 +77,7 @@ class TiledNetwork:
         self,
         apply: Apply,
         members: Sequence[Weights],
-        patch: Shape,
+        patch: GridShape,
         *,
         in_channels: int = 1,
         overlap: float = 0.5,
@@ -127,31 +127,31 @@ class TiledNetwork:
         subsets = [axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
         self._flips = [np.isin(range(3), axes) for axes in subsets]
 
-    def logits(self, image: np.ndarray, report: Report | None = None) -> np.ndarray:
+    def logits(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """Averaged logits ``(D, H, W, K)``, float32.
 
         Args:
             image: float32 ``(D, H, W, C)``, at least a patch.
-            report: is called after every batch of tiles.
+            progress: is called after every batch of tiles.
 
         Raises:
             FdifError: the image is smaller than a patch along some axis (`preprocessing.spaces.pad_to`), or has other
                 channels than the network.
         """
         result = np.empty((*image.shape[:3], self.num_classes), np.float32)
-        for start, planes in self.slabs(image, report):
+        for start, planes in self.slabs(image, progress):
             result[start : start + len(planes)] = planes
         return result
 
-    def labels(self, image: np.ndarray, report: Report | None = None) -> np.ndarray:
+    def labels(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
         """The class of the highest logit, unsigned ``(D, H, W)``, for less memory than `logits`."""
         result = np.empty(image.shape[:3], np.min_scalar_type(self.num_classes - 1))
-        for start, planes in self.slabs(image, report):
+        for start, planes in self.slabs(image, progress):
             for number, plane in enumerate(planes, start):  # one at a time, as argmax gives int64
                 result[number] = plane.argmax(-1)
         return result
 
-    def slabs(self, image: np.ndarray, report: Report | None = None) -> Iterator[Slab]:
+    def slabs(self, image: np.ndarray, progress: Progress | None = None) -> Iterator[Slab]:
         """Averaged logits from the first plane to the last, each slab when its tiles are done; see `logits`.
 
         A slab is there until the next one is asked for, which goes to the same memory.
@@ -166,7 +166,7 @@ class TiledNetwork:
         sums = np.zeros((edge, *image.shape[1:3], self.num_classes), np.float32)
         weights = np.zeros((edge, *image.shape[1:3], 1), np.float32)
         first = 0  # the plane that the sums begin with
-        for start, tiles in groupby(self._judged(image, report), key=lambda tile: int(tile[0][0])):
+        for start, tiles in groupby(self._judged(image, progress), key=lambda tile: int(tile[0][0])):
             done = start - first
             if done:
                 sums[:done] /= weights[:done]
@@ -182,7 +182,9 @@ class TiledNetwork:
         sums /= weights
         yield Slab(first, sums)  # the last tiles end with the volume
 
-    def _judged(self, image: np.ndarray, report: Report | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _judged(
+        self, image: np.ndarray, progress: Progress | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Every tile's corner and its weighted logits, in order; the device is at the next batch meanwhile."""
         depth, height, width = image.shape[:3]
         corners = tile_starts((depth, height, width), self.patch, self.overlap)
@@ -194,8 +196,8 @@ class TiledNetwork:
                 coming = self._call(image, following)
             yield from zip(batch, np.asarray(scores), strict=False)  # the last batch may be filled up
             done += len(batch)
-            if report is not None:
-                report(done, len(corners))
+            if progress is not None:
+                progress(done, len(corners))
 
     def _call(self, image: np.ndarray, corners: np.ndarray) -> jax.Array:
         tiles = np.zeros((self.tile_batch, *self.patch, image.shape[3]), np.float32)

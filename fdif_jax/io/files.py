@@ -1,5 +1,6 @@
 """Folders and files that are whole or not there: bytes, JSON, CSV, and JSON lines that grow."""
 
+import contextlib
 import csv
 import io
 import json
@@ -51,14 +52,49 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def read_json_lines(path: str | os.PathLike) -> list[Any]:
-    """The values of the whole lines of a file of JSON lines; a killed process may have left half of one at the end.
+    """The values of a file of JSON lines, but of half a line at its end, which a killed process may have left.
 
     None are where there is no file.
+
+    Raises:
+        FdifError: naming the line, if one before the end is damaged.
     """
-    values = []
-    for line in Path(path).read_bytes().splitlines() if Path(path).is_file() else []:
+    data = Path(path).read_bytes() if Path(path).is_file() else b""
+    values, length = whole_json_lines(data)
+    rest = data[length:]
+    if b"\n" in rest:
+        raise FdifError(f"{path}: line {len(values) + 1} is damaged: it is no JSON")
+    with contextlib.suppress(ValueError):
+        values += [json.loads(rest)] if rest else []
+    return values
+
+
+def whole_json_lines(data: bytes) -> tuple[list[Any], int]:
+    """The values of the JSON lines before the first that is damaged or not ended, and the length of these in bytes."""
+    values: list[Any] = []
+    length = 0
+    for line in data.splitlines(keepends=True):
         try:
-            values.append(json.loads(line))
+            value = json.loads(line)
         except ValueError:
             break
-    return values
+        if not line.endswith(b"\n"):
+            break
+        values.append(value)
+        length += len(line)
+    return values, length
+
+
+def append_json_line(path: str | os.PathLike, value: Any) -> None:
+    """Add a line to a file of JSON lines."""
+    with open(path, "ab") as file:
+        file.write(_json_line(value))
+
+
+def write_json_lines(path: str | os.PathLike, values: Iterable[Any]) -> None:
+    """Write a file of JSON lines as `write_atomic` does."""
+    write_atomic(path, b"".join(map(_json_line, values)))
+
+
+def _json_line(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"

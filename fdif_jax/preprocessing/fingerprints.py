@@ -24,7 +24,7 @@ from fdif_jax.preprocessing.normalisation import (
     read_normalisation,
 )
 from fdif_jax.preprocessing.scans import Scan
-from fdif_jax.preprocessing.spaces import Shape, Spacing, shape_at
+from fdif_jax.preprocessing.spaces import GridShape, Spacing, shape_at
 from fdif_jax.settings import Plain
 
 VOXEL_BUDGET = 96**3
@@ -102,7 +102,7 @@ class Measurement(NamedTuple):
     """One case of a `Fingerprint`; arrays are a row of its arrays, but ``foreground`` ``(M, C)``."""
 
     spacing: Spacing
-    shape: Shape
+    shape: GridShape
     foreground: np.ndarray
     zeros: np.ndarray
     centres: np.ndarray

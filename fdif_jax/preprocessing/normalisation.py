@@ -1,13 +1,12 @@
 """How a channel of real images becomes numbers of the size that networks are trained on; on the host."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fdif_jax.errors import FdifError, unknown
-from fdif_jax.settings import Choice
+from fdif_jax.errors import FdifError
+from fdif_jax.settings import Choice, read_choice
 
 _LEAST_DEVIATION = 1e-6
 
@@ -100,9 +99,4 @@ def read_normalisation(data: Any) -> Normalisation:
     Raises:
         FdifError: there is no such kind, or it has other keys.
     """
-    if isinstance(data, Normalisation):
-        return data
-    if not isinstance(data, Mapping) or data.get("kind") not in _KINDS:
-        kind = data.get("kind") if isinstance(data, Mapping) else data
-        raise unknown("normalisation", str(kind), _KINDS)
-    return _KINDS[data["kind"]].from_dict({k: v for k, v in data.items() if k != "kind"}, "normalisation")
+    return data if isinstance(data, Normalisation) else read_choice(data, _KINDS, "normalisation")

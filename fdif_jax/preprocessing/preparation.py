@@ -14,8 +14,7 @@ from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import (
     Crop,
-    Shape,
-    labels_of_scores,
+    GridShape,
     middle,
     pad_to,
     resample,
@@ -35,8 +34,8 @@ class Way:
     """
 
     crop: Crop
-    resampled: Shape
-    padded: Shape
+    resampled: GridShape
+    padded: GridShape
 
     @property
     def content(self) -> tuple[slice, ...]:
@@ -45,26 +44,16 @@ class Way:
 
     def labels_back(self, labels: np.ndarray) -> np.ndarray:
         """Class ids ``(D, H, W)`` on the network's grid → on the file's, in their dtype (`resample_labels`)."""
-        return self.crop.uncrop(resample_labels(self._checked(labels)[self.content], self.crop.shape))
-
-    def scores_back(self, scores: np.ndarray) -> np.ndarray:
-        """Scores or logits ``(D, H, W, C)`` on the network's grid → class ids on the file's (`labels_of_scores`).
-
-        Interpolating scores gives smoother borders than interpolating labels.
-        """
-        return self.crop.uncrop(labels_of_scores(self._checked(scores)[self.content], self.crop.shape))
+        if labels.shape != tuple(self.padded):
+            raise FdifError(
+                f"a prediction of shape {labels.shape} for a case that is {self.padded} as prepared"
+            )
+        return self.crop.uncrop(resample_labels(labels[self.content], self.crop.shape))
 
     @property
     def keeps_grid(self) -> bool:
         """Whether nothing was resampled, so that labels go back as well as scores do, for less memory."""
         return self.resampled == self.crop.shape
-
-    def _checked(self, array: np.ndarray) -> np.ndarray:
-        if array.shape[:3] != tuple(self.padded):
-            raise FdifError(
-                f"a prediction of shape {array.shape} for a case that is {self.padded} as prepared"
-            )
-        return array
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from fdif_jax.datasets.reader import Case, read_label, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import Volume
 from fdif_jax.preprocessing.spaces import Box, Crop, Space
+from fdif_jax.sdf.masks import extent
 
 _APART = 0.1  # voxels between corners of grids that are taken for one
 
@@ -41,10 +42,8 @@ class Scan:
     def content(self) -> tuple[slice, slice, slice]:
         """The least box with all voxels that are not 0 in some channel; everything if all are."""
         filled = (self.image != 0).any(axis=3)
-        found = [np.flatnonzero(filled.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        if not found[0].size:
-            found = [np.arange(n) for n in filled.shape]
-        d, h, w = (slice(int(along[0]), int(along[-1]) + 1) for along in found)
+        first, stop = extent(filled if filled.any() else ~filled)
+        d, h, w = map(slice, first.tolist(), stop.tolist())
         return d, h, w
 
     @property

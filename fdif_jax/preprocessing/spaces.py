@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from fdif_jax.errors import FdifError
 
-Shape = tuple[int, int, int]
+GridShape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 Spacing = tuple[float, float, float]
 
@@ -32,7 +32,7 @@ class Space:
         FdifError: the affine cannot be inverted.
     """
 
-    shape: Shape
+    shape: GridShape
     affine: np.ndarray
 
     def __post_init__(self):
@@ -87,7 +87,7 @@ class Crop:
     box: Box
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> GridShape:
         """Voxels of the box along each axis."""
         d, h, w = (s.stop - s.start for s in self.box)
         return d, h, w
@@ -111,13 +111,13 @@ class Crop:
         return np.ascontiguousarray(self.source.from_canonical(whole))
 
 
-def shape_at(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Shape:
+def shape_at(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> GridShape:
     """Voxels along each axis of a volume that is resampled from ``spacing`` to ``target``, at least 1."""
     d, h, w = (max(round(n * s / t), 1) for n, s, t in zip(shape, spacing, target, strict=True))
     return d, h, w
 
 
-def resample(image: np.ndarray, shape: Shape, order: int = 3) -> np.ndarray:
+def resample(image: np.ndarray, shape: GridShape, order: int = 3) -> np.ndarray:
     """An image on a grid of another shape over the same extent; an image of that shape is returned as it is.
 
     Args:
@@ -139,7 +139,7 @@ def resample(image: np.ndarray, shape: Shape, order: int = 3) -> np.ndarray:
     return ndimage.zoom(image, factors, np.float32, order=order, mode="nearest", grid_mode=True)
 
 
-def resample_labels(labels: np.ndarray, shape: Shape, order: int = 1) -> np.ndarray:
+def resample_labels(labels: np.ndarray, shape: GridShape, order: int = 1) -> np.ndarray:
     """A label map ``(D, H, W)`` on a grid of another shape over the same extent, in its own dtype.
 
     Args:
@@ -157,7 +157,7 @@ def resample_labels(labels: np.ndarray, shape: Shape, order: int = 1) -> np.ndar
     return ids[_greatest(((labels == i).astype(np.float32) for i in ids), shape)]
 
 
-def labels_of_scores(scores: np.ndarray, shape: Shape) -> np.ndarray:
+def labels_of_scores(scores: np.ndarray, shape: GridShape) -> np.ndarray:
     """The class of the highest score in every voxel of a grid of another shape over the same extent.
 
     Scores are interpolated linearly, a class at a time, so that no second copy of them is made.
@@ -175,7 +175,7 @@ def labels_of_scores(scores: np.ndarray, shape: Shape) -> np.ndarray:
     )
 
 
-def _greatest(masks: Iterable[np.ndarray], shape: Shape) -> np.ndarray:
+def _greatest(masks: Iterable[np.ndarray], shape: GridShape) -> np.ndarray:
     """Number of the mask that is greatest in each voxel of the grid; the first of several."""
     best, winner = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint16)
     for number, mask in enumerate(masks):

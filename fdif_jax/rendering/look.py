@@ -160,7 +160,7 @@ def _slices(edge: int, thickness: Array) -> Array:
     """The matrix that averages slices of ``thickness`` voxels and interpolates linearly between their centres."""
     thickness = jnp.maximum(thickness, 1.0)
     slices = jnp.arange(edge)[:, None]
-    # What part of each voxel a slice covers; at most ``edge`` slices, the last ones perhaps beyond the volume.
+    # The fraction of each voxel that a slice covers; at most ``edge`` slices, the last ones perhaps beyond the volume.
     start, end = slices * thickness, (slices + 1) * thickness
     voxels = jnp.arange(edge)
     covered = jnp.clip(jnp.minimum(end, voxels + 1) - jnp.maximum(start, voxels), 0, 1)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.vocabulary.parameters import finite_numbers
 
 _KEYS = ("class_id", "class", "params", "inverse_transform", "displacement", "mapper")
 
@@ -95,11 +96,8 @@ def _object(document: Any, where: str) -> SceneObject:
         raise FdifError(
             f"{where}: class_id must be a whole number from 1 to 65535, or a list of such, not {given!r}"
         )
-    try:
-        matrix = np.asarray(document["inverse_transform"], np.float64)
-    except (TypeError, ValueError):
-        matrix = np.zeros(0)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+    matrix = finite_numbers(document["inverse_transform"], (4, 4))
+    if matrix is None:
         raise FdifError(f"{where}: inverse_transform must be a 4×4 matrix of finite numbers")
     if abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
         raise FdifError(f"{where}: inverse_transform cannot be inverted")

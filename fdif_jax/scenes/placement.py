@@ -5,8 +5,7 @@ here scatters objects or centres them; `packing` limits their overlap, `fdif_jax
 """
 
 import dataclasses
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -14,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fdif_jax.errors import FdifError, unknown
+from fdif_jax.errors import FdifError
 from fdif_jax.rendering.renderer import Renderer, Table
 from fdif_jax.sdf.affine import invert, turned
 from fdif_jax.sdf.grid import Grid
-from fdif_jax.settings import Choice
+from fdif_jax.settings import Choice, read_choice
 from fdif_jax.vocabulary.vocabulary import Vocabulary
 
 MAX_SHIFT = 0.35
@@ -85,7 +84,8 @@ class Centred(Placement):
     """Objects in the middle of the grid, seen from close by. Source: the classification sets of FDIF.
 
     Attributes:
-        scale: what part of its usual extent the grid covers; coordinates run evenly from -n/2·scale to n/2·scale.
+        scale: the fraction of its usual extent that the grid covers; coordinates run evenly from -n/2·scale to
+            n/2·scale.
     """
 
     kind: ClassVar[str] = "centred"
@@ -134,11 +134,4 @@ _KINDS = {
 
 def placement_of(data: Any) -> Placement:
     """A placement from a table with the key ``kind``; FdifError for anything else."""
-    if not isinstance(data, Mapping) or "kind" not in data:
-        raise FdifError(f"placement must be a table with the key kind, not {data!r}")
-    rest = dict(data)
-    kind = rest.pop("kind")
-    if kind not in _KINDS:
-        raise unknown("kind of placement", str(kind), _KINDS)
-    module, _, name = _KINDS[kind].partition(":")
-    return getattr(importlib.import_module(module), name).from_dict(rest, "placement")
+    return read_choice(data, _KINDS, "placement")

@@ -16,13 +16,13 @@ import tomli_w
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.rendering.look import Look
 from fdif_jax.scenes.placement import Placement, Scattered, placement_of
-from fdif_jax.settings import Choice, Plain, at_least
+from fdif_jax.settings import Choice, Plain, at_least, read_choice
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary, resolve
 
 _SHIPPED = importlib.resources.files("fdif_jax.scenes") / "recipes"
 
 
-class World(Choice):
+class AnyRecipe(Choice):
     """What both kinds of recipe have in common: they change by key, have a digest and save as TOML."""
 
     grid: tuple[int, int, int]
@@ -44,7 +44,7 @@ class World(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe(World):
+class Recipe(AnyRecipe):
     """A distribution of scenes. Immutable; checked when made.
 
     Attributes:
@@ -154,7 +154,7 @@ class Part(Plain):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture(World):
+class Mixture(AnyRecipe):
     """Every sample is drawn from one of several recipes, at random by their weights.
 
     Attributes:
@@ -215,11 +215,7 @@ def from_dict(data: Mapping[str, Any], where: str = "recipe") -> Recipe | Mixtur
     Raises:
         FdifError: naming the key that is unknown or impossible.
     """
-    data = dict(data)
-    kind = data.pop("kind", Recipe.kind)
-    if kind not in _KINDS:
-        raise unknown(f"kind of {where}:", str(kind), _KINDS)
-    return _KINDS[kind].from_dict(data, where)
+    return read_choice(data, _KINDS, where, Recipe.kind)
 
 
 def shipped_recipes() -> tuple[str, ...]:

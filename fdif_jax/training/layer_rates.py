@@ -19,7 +19,7 @@ def encoder_weights(model: nnx.Module) -> frozenset[str]:
 
 
 def layer_rates(model: nnx.Module, decay: float) -> dict[str, float]:
-    """Parts of the learning rate for the encoder's weights: ``decay`` at its deepest level, a power more at each
+    """Fractions of the learning rate for the encoder's weights: ``decay`` at its deepest level, a power more at each
     level nearer to the image (Clark et al. 2020, arXiv 2003.10555; Bao et al. 2022, arXiv 2106.08254).
 
     What belongs to no level, as embeddings of positions, is of the first.

@@ -5,12 +5,13 @@ nothing is fed from the host, a resumed run equals an uninterrupted one to the b
 number of devices sees the same samples.
 """
 
+import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,8 +20,8 @@ from fdif_jax.errors import FdifError
 from fdif_jax.signals import handled
 from fdif_jax.training.checkpoints import Checkpoints
 from fdif_jax.training.devices import Devices
-from fdif_jax.training.network import Network, Weights
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.network import Network, State, Weights
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import any_process
 from fdif_jax.training.runs import Run
 from fdif_jax.training.updates import Loss, MakeBatch, compiled, fresh_state, update_of
@@ -38,7 +39,7 @@ def fit(
     network: Network,
     make_batch: MakeBatch,
     data: Any,
-    plan: Plan,
+    plan: TrainingPlan,
     run: Run,
     *,
     loss: Loss,
@@ -86,58 +87,123 @@ def fit(
     """
     devices = devices or Devices()
     devices.check_batch(plan.batch_size, plan.accumulate)
-    one_by_one = feed is not None or jax.default_backend() == "cpu"
-    per_call = 1 if one_by_one else min(STEPS_PER_CALL, log_every)
-    milestones = [every for every in (log_every, validate_every, checkpoint_every, keep_every) if every]
-    saves = [every for every in (checkpoint_every, keep_every) if every]
-
+    intervals = _Intervals(log_every, validate_every, checkpoint_every, keep_every)
     with run.checkpoints(keep_every=keep_every) as checkpoints, _stop_requests() as stopped:
-        done, state = run.resume(checkpoints, fresh_state(network, plan, devices))
-        if done == plan.steps or _no_better(run, patience):
-            report(done, run.history[-1] if run.history else {})
+        loop = _Loop(network, plan, run, devices, checkpoints, intervals, stopped, validate, patience, report)
+        return loop.train(make_batch, data, loss, feed)
+
+
+class _Intervals(NamedTuple):
+    """Steps between two measurements, validations, checkpoints, and checkpoints that are kept; 0 for never."""
+
+    log: int
+    validate: int
+    checkpoint: int
+    keep: int
+
+    def next_stop(self, done: int) -> int:
+        """The next step after which something is due."""
+        return min(done - done % every + every for every in self if every)
+
+    def due(self, done: int) -> bool:
+        """Whether anything is due after so many steps."""
+        return any(done % every == 0 for every in self if every)
+
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due."""
+        return any(done % every == 0 for every in (self.checkpoint, self.keep) if every)
+
+
+@dataclasses.dataclass
+class _Loop:
+    """What stays the same from step to step; as in `fit`, and a list that says when to stop."""
+
+    network: Network
+    plan: TrainingPlan
+    run: Run
+    devices: Devices
+    checkpoints: Checkpoints
+    intervals: _Intervals
+    stopped: list[int]
+    validate: Callable[[Weights, int], Mapping[str, float]] | None
+    patience: int
+    report: Callable[[int, Mapping[str, float]], None]
+
+    def train(
+        self, make_batch: MakeBatch, data: Any, loss: Loss, feed: Callable[[int], Any] | None
+    ) -> Weights:
+        """From the newest checkpoint to the last step; see `fit`."""
+        plan, run = self.plan, self.run
+        done, state = run.resume(self.checkpoints, fresh_state(self.network, plan, self.devices))
+        if done == plan.steps or _no_better(run, self.patience):
+            self.report(done, run.history[-1] if run.history else {})
             return state.result
-        fed = done
-        data = devices.divide(feed(done)) if feed else devices.copy_to_all(data)
-        update = update_of(network, make_batch, plan, loss, devices, fed=feed is not None)
-        advance = compiled(update, state, data, per_call, devices)
         losses: list[float] = []
         seconds = 0.0
-        while done < plan.steps:
-            start, first = time.perf_counter(), done
-            stop = min(plan.steps, done + per_call, *(done - done % every + every for every in milestones))
-            if feed and done != fed:
-                data, fed = devices.divide(feed(done)), done
-            state, trace = advance(state, done, stop - done, data)
-            _check_trace(trace, first, plan, run, checkpoints)
-            done, seconds = stop, seconds + time.perf_counter() - start
-            losses += trace[:, 0].tolist()
+        calls = self._calls(done, state, make_batch, data, loss, feed)
+        for done, state, trace, took in calls:
+            _check_trace(trace, done - len(trace), plan, run, self.checkpoints)
+            losses, seconds = losses + trace[:, 0].tolist(), seconds + took
             measured = {"loss": losses[-1]}
-
             last = done == plan.steps
-            asked = jax.process_count() == 1 or last or any(done % every == 0 for every in milestones)
-            stopping = asked and any_process(bool(stopped))
-            validated: Mapping[str, float] = {}
-            best = False
-            if validate and validate_every and (done % validate_every == 0 or last):
-                validated = validate(state.result, done)
-                best = validated["score"] > run.best()
-            enough = bool(validated) and not best and _no_better(run, patience, now=1)
-            save = last or best or stopping or enough or any(done % every == 0 for every in saves)
-            if save or validated or done % log_every == 0:
-                speed = plan.batch_size * len(losses) / seconds
-                measured = {"loss": float(np.mean(losses)), "volumes_per_second": round(speed, 3)}
-                measured |= {"learning_rate": float(plan.schedule(done - 1))}
-                measured |= {name: value for name, value in validated.items() if not np.isnan(value)}
+            asked = jax.process_count() == 1 or last or self.intervals.due(done)
+            stopping = asked and any_process(bool(self.stopped))
+            validated = self._validated(state, done)
+            best = bool(validated) and validated["score"] > run.best()
+            enough = bool(validated) and not best and _no_better(run, self.patience, now=1)
+            save = last or best or stopping or enough or self.intervals.saves(done)
+            if save or validated or done % self.intervals.log == 0:
+                measured = self._measured(done, losses, seconds) | {
+                    name: value for name, value in validated.items() if not np.isnan(value)
+                }
                 run.record(step=done, **measured)
                 losses, seconds = [], 0.0
             if save:
-                checkpoints.save(done, state, measured.get("score"))
-            report(done, measured)
+                self.checkpoints.save(done, state, measured.get("score"))
+            self.report(done, measured)
             if stopping and not last:
                 raise KeyboardInterrupt
             if enough:
                 break
-    return state.result
+        return state.result
+
+    def _calls(
+        self,
+        done: int,
+        state: State,
+        make_batch: MakeBatch,
+        data: Any,
+        loss: Loss,
+        feed: Callable[[int], Any] | None,
+    ) -> Iterator[tuple[int, State, np.ndarray, float]]:
+        """The calls of the jitted function: steps done, state, a row of loss and norm for every step, seconds."""
+        plan, devices = self.plan, self.devices
+        one_by_one = feed is not None or jax.default_backend() == "cpu"
+        per_call = 1 if one_by_one else min(STEPS_PER_CALL, self.intervals.log)
+        fed = done
+        data = devices.divide(feed(done)) if feed else devices.copy_to_all(data)
+        update = update_of(self.network, make_batch, plan, loss, devices, fed=feed is not None)
+        advance = compiled(update, state, data, per_call, devices)
+        while done < plan.steps:
+            start = time.perf_counter()
+            stop = min(plan.steps, done + per_call, self.intervals.next_stop(done))
+            if feed and done != fed:
+                data, fed = devices.divide(feed(done)), done
+            state, trace = advance(state, done, stop - done, data)
+            done = stop
+            yield done, state, trace, time.perf_counter() - start
+
+    def _validated(self, state: State, done: int) -> Mapping[str, float]:
+        """What the validation measures, where one is due."""
+        due = self.intervals.validate and (done % self.intervals.validate == 0 or done == self.plan.steps)
+        return self.validate(state.result, done) if self.validate and due else {}
+
+    def _measured(self, done: int, losses: Sequence[float], seconds: float) -> dict[str, float]:
+        return {
+            "loss": float(np.mean(losses)),
+            "volumes_per_second": round(self.plan.batch_size * len(losses) / seconds, 3),
+            "learning_rate": float(self.plan.schedule(done - 1)),
+        }
 
 
 def _no_better(run: Run, patience: int, now: int = 0) -> bool:
@@ -147,7 +213,9 @@ def _no_better(run: Run, patience: int, now: int = 0) -> bool:
     return 0 < patience <= since + now
 
 
-def _check_trace(trace: np.ndarray, first: int, plan: Plan, run: Run, checkpoints: Checkpoints) -> None:
+def _check_trace(
+    trace: np.ndarray, first: int, plan: TrainingPlan, run: Run, checkpoints: Checkpoints
+) -> None:
     """Raise FdifError if the loss or its gradient is not finite, or the loss has exploded, and say where."""
     bad = np.flatnonzero(~np.isfinite(trace).all(axis=1) | (trace[:, 0] > plan.max_loss))
     if not bad.size:

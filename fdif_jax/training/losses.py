@@ -8,7 +8,7 @@ the textbook form takes 139 ms and 186 MiB.
 
 No sum here is a scatter-add, whose order a GPU does not fix: equal inputs give equal bits.
 
-Voxels of a negative label are nobody's: they count in no loss. Unsigned labels cannot have any, and cost nothing.
+A negative label is ignored: its voxels count in no loss. Unsigned labels cannot have any, and cost nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
+
+from fdif_jax.sdf.masks import dice_of
 
 # MONAI adds this to numerator and denominator, so that a class absent from both costs nothing.
 _SMOOTH = 1e-5
@@ -63,7 +65,7 @@ def cross_entropy(
 
     Args:
         logits: one score a class, class 0 the background.
-        labels: class ids below C; negative where nobody labelled.
+        labels: class ids below C; negative where voxels are ignored.
         smoothing: part of a label that is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567):
             the value of PyTorch's ``CrossEntropyLoss(label_smoothing=…)``.
     """
@@ -86,7 +88,7 @@ def dice_cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "
 
     Args:
         logits: one score a class, class 0 the background.
-        labels: class ids below C; negative where nobody labelled, which MONAI has no notion of.
+        labels: class ids below C; negative where voxels are ignored, which MONAI has no notion of.
     """
     judged = _judged(labels)
     logits, labels = _flat(logits, labels)
@@ -152,7 +154,7 @@ def dice_per_class(
     predicted = prediction.reshape(-1, 1) == classes
     labelled = label.reshape(-1, 1) == classes
     overlap = (predicted & labelled).sum(0)
-    return 2 * overlap / (predicted.sum(0) + labelled.sum(0))
+    return dice_of(overlap, predicted.sum(0), labelled.sum(0))
 
 
 @jax.jit

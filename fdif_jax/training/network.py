@@ -33,9 +33,9 @@ class Network(NamedTuple):
         weights: what it has learnt: parameters, and the running statistics of batch norms.
         parameters: the names of those that updates change.
         apply: ``(weights, images) -> logits`` in inference; the finest ones if there are several.
-        train: ``(weights, images, key) -> logits, statistics`` in training: what is omitted at random is drawn from
+        train: ``(weights, images, key) -> logits, statistics`` in training: dropout is drawn from
             ``key``; logits as the network gives them, a list with deep supervision; the new running statistics.
-        rates: parts of the learning rate that parameters have, by name; others have all of it.
+        rates: fractions of the learning rate that parameters have, by name; others have all of it.
     """
 
     weights: Weights

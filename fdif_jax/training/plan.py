@@ -10,7 +10,7 @@ from fdif_jax.keys import BEYOND_SAMPLES, RESERVED_SEEDS
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What decides the updates, beside the batches and the loss.
 
     Attributes:
@@ -22,7 +22,7 @@ class Plan:
         weight_decay: of AdamW, on all weights.
         warmup: steps of linear warm-up from 0; cosine decay follows.
         clip: greatest global norm of the gradient; 0 for no clipping.
-        ema: how much of their moving average the weights keep a step, as 0.999; 0 for no average.
+        ema: how much of their moving average the weights keep a step, e.g. 0.999; 0 for no average.
         max_loss: a loss above it has exploded, and stops the run.
 
     Raises:
@@ -52,7 +52,7 @@ class Plan:
             if not getattr(self, name) >= 0:
                 raise FdifError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 <= self.ema < 1:
-            raise FdifError(f"ema must be at least 0 and below 1, as 0.999, not {self.ema}")
+            raise FdifError(f"ema must be at least 0 and below 1, e.g. 0.999, not {self.ema}")
         if self.warmup >= self.steps:
             raise FdifError(f"warmup ({self.warmup}) must be shorter than the {self.steps} steps of the run")
         if self.batch_size % self.accumulate:
@@ -73,7 +73,7 @@ class Plan:
         """AdamW by the schedule (Loshchilov & Hutter 2019, arXiv 1711.05101), of clipped gradients.
 
         Args:
-            rates: parts of the learning rate that weights have, by name; others have all of it.
+            rates: fractions of the learning rate that weights have, by name; others have all of it.
         """
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
         adamw = optax.chain(clip, optax.adamw(self.schedule, weight_decay=self.weight_decay))

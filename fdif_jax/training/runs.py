@@ -9,15 +9,12 @@
 The command that made a directory continues it; a command that asks for anything else is refused.
 """
 
-import fcntl
+import dataclasses
 import json
 import math
 import os
-import shlex
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +23,16 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import read_json_lines, write_atomic, write_json
+from fdif_jax.io.files import append_json_line, read_json_lines, write_json, write_json_lines
+from fdif_jax.io.locks import hold
+from fdif_jax.settings import differences, first_few
 from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
 from fdif_jax.training.network import State, set_weights, weights
 from fdif_jax.training.processes import is_first_process, wait_for_all
+from fdif_jax.training.run_document import ORIGIN, RUN, Origin, RunDocument
 
-RUN, METRICS, CHECKPOINTS, LOCK = "run.json", "metrics.jsonl", "checkpoints", ".lock"
+METRICS, CHECKPOINTS, LOCK = "metrics.jsonl", "checkpoints", ".lock"
 SCORES = "metrics.json"  # of a fine-tuning, when it is over
-_ORIGIN = ("versions", "command", "devices", "processes")  # what may differ where a run goes on
-_PACKAGES = ("fdif-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 class Run:
@@ -46,7 +44,7 @@ class Run:
         history: the measurements so far, oldest first.
     """
 
-    def __init__(self, path: Path, document: dict[str, Any]):
+    def __init__(self, path: Path, document: RunDocument):
         """Use `open_run` or `load_run`."""
         self.path, self.document = path, document
         self.history: list[dict[str, float]] = read_json_lines(path / METRICS)
@@ -54,17 +52,15 @@ class Run:
     @property
     def network(self) -> dict[str, Any]:
         """The network as plain data: ``name``, ``in_channels``, ``out_channels`` and its size."""
-        return self.document["network"]
+        return dict(self.document.network)
 
     # ---------------------------------------------------------------------------------------- measurements
 
     def record(self, **measurement: float) -> None:
         """Append a measurement to the history and to ``metrics.jsonl``."""
         self.history.append(measurement)
-        if not is_first_process():
-            return
-        with open(self.path / METRICS, "a") as file:
-            file.write(json.dumps(measurement) + "\n")
+        if is_first_process():
+            append_json_line(self.path / METRICS, measurement)
 
     def best(self, name: str = "score") -> float:
         """The highest measurement of that name so far; -1 if there is none."""
@@ -74,8 +70,7 @@ class Run:
         """Drop measurements of steps that will be done again."""
         self.history = [m for m in self.history if m["step"] <= step]
         if is_first_process():
-            lines = "".join(json.dumps(m) + "\n" for m in self.history)
-            write_atomic(self.path / METRICS, lines.encode())
+            write_json_lines(self.path / METRICS, self.history)
 
     # ----------------------------------------------------------------------------------------- checkpoints
 
@@ -127,49 +122,38 @@ class Run:
 
 
 @contextmanager
-def open_run(path: str | os.PathLike, document: Mapping[str, Any]) -> Iterator[Run]:
+def open_run(path: str | os.PathLike, document: RunDocument) -> Iterator[Run]:
     """Begin a run, or open it to go on; no other process may train in it meanwhile.
 
     Args:
         path: the directory; made if it is not there.
-        document: all that decides the result, as plain data; what ``run.json`` holds beside the versions.
+        document: all that decides the result; its origin is that of this process where the run begins.
 
     Raises:
         FdifError: the directory holds something else, or a run that was asked for differently; what differs
             is named.
     """
     path = Path(path)
-    wanted: dict[str, Any] = json.loads(json.dumps(document))
     if path.exists() and not path.is_dir():
         raise FdifError(f"{path} is a file; give a directory for the run")
     if not is_first_process():
         wait_for_all("the run is open")
-        _check_same_document(path, wanted)
+        _check_same_document(path, document)
         yield load_run(path)
         return
     begun = (path / RUN).is_file()
     if begun:
-        _check_same_document(path, wanted)
+        _check_same_document(path, document)
     elif path.is_dir() and any(p.name != LOCK and not p.name.endswith(".part") for p in path.iterdir()):
         raise FdifError(f"{path} is not empty and holds no run ({RUN}); give a new or empty directory")
     path.mkdir(parents=True, exist_ok=True)
     with open(path / LOCK, "w") as lock:
-        _hold(lock, path)
+        if not hold(lock):
+            raise FdifError(f"{path}: another process is training here; wait for it")
         if not begun:
-            write_json(path / RUN, wanted | _origin())
+            write_json(path / RUN, dataclasses.replace(document, origin=Origin.here()).to_dict())
         wait_for_all("the run is open")
         yield load_run(path)
-
-
-def _origin() -> dict[str, Any]:
-    """What a run began with beside what was asked for, so that it can be repeated."""
-    devices = [device.device_kind for device in jax.devices()]
-    return {
-        "versions": {name: version(name) for name in _PACKAGES},
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "devices": {kind: devices.count(kind) for kind in sorted(set(devices))},
-        "processes": jax.process_count(),
-    }
 
 
 def load_run(path: str | os.PathLike) -> Run:
@@ -180,9 +164,7 @@ def load_run(path: str | os.PathLike) -> Run:
     """
     path = Path(path)
     try:
-        document = json.loads((path / RUN).read_bytes())
-        if not isinstance(document["network"], dict):
-            raise ValueError("its network is no table")
+        document = RunDocument.from_dict(_plain(path))
     except (FileNotFoundError, NotADirectoryError):
         raise FdifError(f"{path} is not a run directory: there is no {RUN} in it") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -190,35 +172,14 @@ def load_run(path: str | os.PathLike) -> Run:
     return Run(path, document)
 
 
-def _hold(lock, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise FdifError(f"{path}: another process is training here; wait for it") from None
-    except OSError:
-        pass  # a file system without locks
+def _plain(path: Path) -> dict[str, Any]:
+    return json.loads((path / RUN).read_bytes())
 
 
-def _check_same_document(path: Path, wanted: dict) -> None:
-    there = {k: v for k, v in load_run(path).document.items() if k not in _ORIGIN}
-    old, new = _flattened(there), _flattened(wanted)
-    differing = [key for key in (old | new) if old.get(key) != new.get(key)]
-    if differing:
-        told = [f"{key} is {_short(old, key)} there and {_short(new, key)} here" for key in differing[:4]]
-        more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
+def _check_same_document(path: Path, wanted: RunDocument) -> None:
+    load_run(path)  # what is damaged is told so
+    there = {key: value for key, value in _plain(path).items() if key not in ORIGIN}
+    if found := differences(there, wanted.to_dict()):
         raise FdifError(
-            f"{path} holds another run: {', '.join(told)}{more}; "
-            "give the options it was begun with, or another directory"
+            f"{path} holds another run: {first_few(found)}; give the options it was begun with, or another directory"
         )
-
-
-def _flattened(document: dict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _short(flat: dict, key: str) -> str:
-    text = json.dumps(flat[key]) if key in flat else "not set"
-    return text if len(text) <= 60 else text[:57] + "..."

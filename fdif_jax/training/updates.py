@@ -14,28 +14,36 @@ from jaxtyping import Array, Float, Integer
 from fdif_jax.keys import sample_key, stream
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.network import Network, State, Weights
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 
 Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B ..."]]
 MakeBatch = Callable[[jax.Array, Any], Batch]
 Loss = Callable[[Any, Array], Float[Array, ""]]
 Update = Callable[[State, Array, Any], tuple[State, Float[Array, "2"]]]
+Differentiate = Callable[[Weights, Weights, Array, Array, Any], tuple[Array, Weights, Weights]]
+"""Parameters, statistics, samples' keys, the network's key, data → loss, gradient, new statistics."""
 
 
-def fresh_state(network: Network, plan: Plan, devices: Devices) -> State:
+def fresh_state(network: Network, plan: TrainingPlan, devices: Devices) -> State:
     """The state before the first step, on the devices; the network's own weights stay as they are."""
     moments = plan.optimiser(network.rates).init({name: network.weights[name] for name in network.parameters})
     average = network.weights if plan.ema else {}
     return devices.place(State(network.weights, moments, average))
 
 
-def step_numbers(plan: Plan, done: int | Array) -> Array:
+def step_numbers(plan: TrainingPlan, done: int | Array) -> Array:
     """The numbers of the samples of the step after ``done`` steps, uint32 ``(batch_size,)``."""
     return jnp.uint32(done) * jnp.uint32(plan.batch_size) + jnp.arange(plan.batch_size, dtype=jnp.uint32)
 
 
 def update_of(
-    network: Network, make_batch: MakeBatch, plan: Plan, loss: Loss, devices: Devices, *, fed: bool = False
+    network: Network,
+    make_batch: MakeBatch,
+    plan: TrainingPlan,
+    loss: Loss,
+    devices: Devices,
+    *,
+    fed: bool = False,
 ) -> Update:
     """One step as a pure function: state, number of steps done, data → state, (loss, norm of the gradient).
 
@@ -47,7 +55,7 @@ def update_of(
         devices: where.
         fed: data has a row for every sample of the batch.
     """
-    optimiser, parts = plan.optimiser(network.rates), plan.accumulate
+    optimiser = plan.optimiser(network.rates)
     draw = devices.spread(make_batch, True, fed)
 
     def loss_of(parameters: Weights, statistics: Weights, batch: Batch, key: Array) -> tuple[Array, Weights]:
@@ -61,33 +69,13 @@ def update_of(
         )
         return value, gradient, statistics
 
-    def accumulate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
-        """What `differentiate` gives, of the parts of a batch one after another; means over the parts."""
-
-        def add_part(carry: tuple, part: tuple) -> tuple[tuple, None]:
-            # The barrier keeps XLA from working on several parts at once, which would need the memory of all.
-            now, (total, gradient, statistics) = lax.optimization_barrier((parameters, carry))
-            keys, key, rows = part
-            value, change, statistics = differentiate(now, statistics, keys, key, rows if fed else data)
-            return (total + value, jax.tree.map(jnp.add, gradient, change), statistics), None
-
-        def in_parts(array: Array) -> Array:
-            return array.reshape(parts, -1, *array.shape[1:])
-
-        empty = (jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters), statistics)
-        rows = jax.tree.map(in_parts, data) if fed else None
-        # Unrolled on a CPU, which runs what is in a loop on one core.
-        unroll = jax.default_backend() == "cpu"
-        split = (in_parts(keys), jax.random.split(key, parts), rows)
-        (total, gradient, statistics), _ = lax.scan(add_part, empty, split, unroll=unroll)
-        return total / parts, jax.tree.map(lambda sum_: sum_ / parts, gradient), statistics
+    gradient_of = differentiate if plan.accumulate == 1 else _in_parts(differentiate, plan.accumulate, fed)
 
     def update(state: State, done: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
         keys = jax.vmap(partial(sample_key, plan.seed))(step_numbers(plan, done))
         key = jax.random.fold_in(stream(plan.seed, "network"), done)
         parameters = {name: state.weights[name] for name in network.parameters}
         statistics = {name: state.weights[name] for name in state.weights.keys() - parameters.keys()}
-        gradient_of = differentiate if parts == 1 else accumulate
         value, gradient, statistics = gradient_of(parameters, statistics, keys, key, data)
         changes, moments = optimiser.update(gradient, state.moments, parameters)
         new = statistics | optax.apply_updates(parameters, changes)
@@ -95,6 +83,31 @@ def update_of(
         return State(new, moments, _average(plan.ema, done, state.average, new)), trace
 
     return update
+
+
+def _in_parts(differentiate: Differentiate, parts: int, fed: bool) -> Differentiate:
+    """What ``differentiate`` gives, of the parts of a batch one after another; means over the parts."""
+
+    def split(array: Array) -> Array:
+        return array.reshape(parts, -1, *array.shape[1:])
+
+    def accumulate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
+        def add_part(carry: tuple, part: tuple) -> tuple[tuple, None]:
+            # The barrier keeps XLA from working on several parts at once, which would need the memory of all.
+            now, (total, gradient, statistics) = lax.optimization_barrier((parameters, carry))
+            keys, key, rows = part
+            value, change, statistics = differentiate(now, statistics, keys, key, rows if fed else data)
+            return (total + value, jax.tree.map(jnp.add, gradient, change), statistics), None
+
+        empty = (jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters), statistics)
+        rows = jax.tree.map(split, data) if fed else None
+        # Unrolled on a CPU, which runs what is in a loop on one core.
+        unroll = jax.default_backend() == "cpu"
+        every = (split(keys), jax.random.split(key, parts), rows)
+        (total, gradient, statistics), _ = lax.scan(add_part, empty, every, unroll=unroll)
+        return total / parts, jax.tree.map(lambda sum_: sum_ / parts, gradient), statistics
+
+    return accumulate
 
 
 def _average(keep: float, done: Array, average: Weights, new: Weights) -> Weights:

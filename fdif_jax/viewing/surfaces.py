@@ -22,6 +22,7 @@ from trimesh.visual.material import PBRMaterial
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
+from fdif_jax.sdf.masks import extent
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Distance, Point, Shape
 from fdif_jax.viewing.camera import Camera
@@ -174,11 +175,8 @@ class Samples:
 
     def _around(self, chosen: np.ndarray) -> Region:
         """The box of the chosen samples' positions."""
-        ends = [
-            np.flatnonzero(chosen.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in (2, 1, 0)
-        ]  # of x, y, z
-        first, last = np.array(ends, np.float32).T
-        return Region(self.region.lower + first * self.step, self.region.lower + last * self.step)
+        first, stop = (ends[::-1].astype(np.float32) for ends in extent(chosen))  # of x, y, z
+        return Region(self.region.lower + first * self.step, self.region.lower + (stop - 1) * self.step)
 
 
 def _bytes(colour: Colour) -> tuple[int, int, int]:

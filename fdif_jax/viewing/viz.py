@@ -122,24 +122,24 @@ def _add_legend(
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
-Points = Sequence[tuple[float, float]]
+Curve = Sequence[tuple[float, float]]
 
 
-def save_curves(series: Mapping[str, Points], path: str | os.PathLike) -> None:
+def save_curves(series: Mapping[str, Curve], path: str | os.PathLike) -> None:
     """Write a PNG of training curves: a panel for losses, and where there are any, for scores and learning rates.
 
     Args:
         series: name → points (step, value). Names that say loss or rate go to those panels, others to the scores'.
         path: the PNG file.
     """
-    panels: dict[str, dict[str, Points]] = {"loss": {}, "score": {}, "learning rate": {}}
+    panels: dict[str, dict[str, Curve]] = {"loss": {}, "score": {}, "learning rate": {}}
     for name, points in series.items():
         kind = "loss" if "loss" in name else "learning rate" if "rate" in name else "score"
         panels[kind][name] = points
     save_panels({title: group for title, group in panels.items() if group}, path)
 
 
-def save_panels(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathLike) -> None:
+def save_panels(panels: Mapping[str, Mapping[str, Curve]], path: str | os.PathLike) -> None:
     """Write a PNG of curves over steps, in panels side by side; a name has one colour in all, and one legend.
 
     Args:

@@ -15,7 +15,8 @@ from fdif_jax.errors import FdifError
 from fdif_jax.sdf.affine import turned
 from fdif_jax.sdf.algebra import Affine, transform
 from fdif_jax.sdf.grid import Grid
-from fdif_jax.sdf.shape import Point, Scalar, Shape, Union
+from fdif_jax.sdf.shape import Point, Shape, Union
+from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
 SEPARATOR = "|"
@@ -60,14 +61,6 @@ def _depth(shape: Shape, grid: Grid) -> Float[Array, ""]:
     return jnp.maximum(-distances.min(), 0)
 
 
-def family_of(vocabulary: Vocabulary, name: str) -> Family:
-    """The family of a name, which may be a union's; FdifError if there is none."""
-    if SEPARATOR in name:
-        first, second = _parts(name)
-        return combined(vocabulary.family(first), vocabulary.family(second))
-    return vocabulary.family(name)
-
-
 def describe(vocabulary: Vocabulary, name: str, shape: Any) -> dict[str, Any]:
     """A scene document's parameters of a shape of the class ``name``, which may be a union."""
     if not isinstance(shape, Union):
@@ -91,28 +84,21 @@ def build(vocabulary: Vocabulary, name: str, params: Any) -> Shape:
     """
     if SEPARATOR not in name:
         return vocabulary.build(vocabulary.family(name).name, params)
-    if not isinstance(params, Mapping) or set(params) != {"smooth", "first", "second"}:
-        raise FdifError(f"{name}: parameters of a union are a table with the keys smooth, first, second")
+    reader = Reader(params, name)
     one, other = (
-        _moved(vocabulary, part, params[key], f"{name}, {key}")
+        _moved(vocabulary, part, reader.inner(key))
         for key, part in zip(("first", "second"), _parts(name), strict=True)
     )
-    smooth: Scalar = params["smooth"]
-    if isinstance(smooth, bool) or not isinstance(smooth, (int, float)) or not 0 < smooth < np.inf:
-        raise FdifError(f"{name}: 'smooth' must be a number above 0, not {smooth!r}")
-    return Union(one, other, float(smooth))
+    smooth = reader.positive("smooth")
+    reader.finish()
+    return Union(one, other, smooth)
 
 
-def _moved(vocabulary: Vocabulary, name: str, data: Any, where: str) -> Affine:
-    if not isinstance(data, Mapping) or set(data) != {"params", "inverse"}:
-        raise FdifError(f"{where}: must be a table with the keys params and inverse")
-    try:
-        inverse = np.asarray(data["inverse"], np.float32)
-    except (TypeError, ValueError):
-        inverse = np.zeros(0, np.float32)
-    if inverse.shape != (3, 4) or not np.isfinite(inverse).all():
-        raise FdifError(f"{where}: inverse must be a 3×4 matrix of finite numbers")
-    return Affine(vocabulary.build(vocabulary.family(name).name, data["params"]), jnp.asarray(inverse))
+def _moved(vocabulary: Vocabulary, name: str, reader: Reader) -> Affine:
+    shape = vocabulary.build(vocabulary.family(name).name, reader.get("params"))
+    inverse = jnp.asarray(reader.numbers("inverse", (3, 4)), jnp.float32)
+    reader.finish()
+    return Affine(shape, inverse)
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdif_jax.errors import FdifError, unknown
+from fdif_jax.errors import FdifError
 from fdif_jax.sdf.shape import Shape
 from fdif_jax.vocabulary.authoring import place_of
+from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.purity import explained, try_displacement, try_family, try_mapper
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Vocabulary
 
@@ -169,23 +170,10 @@ def build(structure: Any, params: Any, name: str) -> Shape:
     Raises:
         FdifError: a parameter is missing, unknown, not finite or of another shape.
     """
-    names = leaf_names(structure)
-    if not isinstance(params, Mapping):
-        raise FdifError(f"{name}: parameters must be a table, not {type(params).__name__}")
-    for key in params:
-        if key not in names:
-            raise unknown(f"parameter of {name}", str(key), names)
-    leaves = []
-    for key, leaf in zip(names, jax.tree.leaves(structure), strict=True):
-        if key not in params:
-            raise FdifError(f"{name}: parameter {key!r} is missing; given: {sorted(params)}")
-        try:
-            value = np.asarray(params[key], np.float32)
-        except (TypeError, ValueError):
-            value = np.full(1, np.nan)
-        if value.shape != jnp.shape(leaf) or not np.isfinite(value).all():
-            wanted = list(jnp.shape(leaf))
-            form = f"finite numbers of shape {wanted}" if wanted else "a finite number"
-            raise FdifError(f"{name}: parameter {key!r} must be {form}, not {params[key]!r}")
-        leaves.append(jnp.asarray(value))
+    reader = Reader(params, name)
+    leaves = [
+        jnp.asarray(reader.numbers(key, jnp.shape(leaf)), jnp.float32)
+        for key, leaf in zip(leaf_names(structure), jax.tree.leaves(structure), strict=True)
+    ]
+    reader.finish()
     return jax.tree.unflatten(jax.tree.structure(structure), leaves)

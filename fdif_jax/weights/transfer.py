@@ -9,9 +9,9 @@ that lie on ``model.token_grid()``).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -92,52 +92,92 @@ def transfer(
         FdifError: less than half of the encoder's weights fit, or the grid of tokens is not known and no cube;
             nothing is changed then.
     """
-    kind, new = type(model), to_torch_state_dict(model)
+    new = to_torch_state_dict(model)
+    fits = list(_fits(model, new, state, source, head, token_grid))
+    _check_encoder(type(model), fits, source)
+    for fit in fits:
+        if fit.value is not None:
+            new |= dict.fromkeys(fit.names, fit.value)
+    load_torch_state_dict(model, new)
+    taken = [fit for fit in fits if fit.value is not None]
+    return Transfer(
+        loaded=tuple(fit.names[0] for fit in taken if not fit.what),
+        adapted=tuple((fit.names[0], fit.what) for fit in taken if fit.what),
+        fresh=tuple(fit.names[0] for fit in fits if fit.value is None),
+        unused=tuple(name for name in state if name not in new),
+    )
+
+
+class _Fit(NamedTuple):
+    """What a file has for one of a network's variables.
+
+    Attributes:
+        names: of the variable, as PyTorch has them.
+        size: numbers in it.
+        encoder: whether it is one of the encoder's parameters.
+        value: in the variable's shape; None if it stays fresh.
+        what: what was done to the value, if anything.
+        lacking: the file has none.
+        shapes: the file's shape and the variable's in words, where they differ.
+    """
+
+    names: Sequence[str]
+    size: int
+    encoder: bool
+    value: np.ndarray | None
+    what: str
+    lacking: bool
+    shapes: str
+
+
+def _fits(
+    model: nnx.Module,
+    fresh: Mapping[str, np.ndarray],
+    state: Mapping[str, Any],
+    source: str,
+    head: bool,
+    grid: Triple | None,
+) -> Iterator[_Fit]:
+    """What a file has for every variable of a network, whose ``fresh`` values are under PyTorch's names."""
+    kind, variables = type(model), list(torch_variables(model))
     heads, encoder = tuple(getattr(kind, "head", ())), tuple(getattr(kind, "encoder", ("",)))
-    variables = list(torch_variables(model))
     found = {names[0]: next((n for n in names if n in state), None) for _, names, _ in variables}
     head_fits = head and all(
-        name is None or tuple(state[name].shape) == new[first].shape
+        name is None or tuple(state[name].shape) == fresh[first].shape
         for first, name in found.items()
         if first.startswith(heads)
     )
-    loaded, adapted, fresh = [], [], []
-    faults: dict[str, list[str]] = {"lacks": [], "has of another shape": []}
-    encoder_size = encoder_fits = 0
     for _, names, variable in variables:
-        first, wanted = names[0], new[names[0]]
-        name, what = found[first], ""
+        first, wanted, name = names[0], fresh[names[0]], found[names[0]]
+        of_encoder = first.startswith(encoder) and isinstance(variable, nnx.Param)
         value = None if name is None else as_array(state[name])
+        what = shapes = ""
         if value is None:
-            faults["lacks"].append(first)
+            pass
         elif first.startswith(heads):
             value = value if head_fits else None
         elif isinstance(variable, TorchBuffer):
             value = value if np.array_equal(value, wanted) else None
         else:
             if value.shape != wanted.shape:
-                faults["has of another shape"].append(f"{first} {value.shape} instead of {wanted.shape}")
-            value, what = _fitted(model, first, value, wanted.shape, source, token_grid)
-        if first.startswith(encoder) and isinstance(variable, nnx.Param):
-            encoder_size += wanted.size
-            encoder_fits += 0 if value is None else wanted.size
-        if value is None:
-            fresh.append(first)
-            continue
-        new |= dict.fromkeys(names, value)
-        if what:
-            adapted.append((first, what))
-        else:
-            loaded.append(first)
-    if 2 * encoder_fits < encoder_size:
+                shapes = f"{first} {value.shape} instead of {wanted.shape}"
+            value, what = _fitted(model, first, value, wanted.shape, source, grid)
+        yield _Fit(names, wanted.size, of_encoder, value, what, name is None, shapes)
+
+
+def _check_encoder(kind: type, fits: Sequence[_Fit], source: str) -> None:
+    """Raise FdifError if less than half of the encoder's weights fit, and say why."""
+    sizes = [(fit.size, fit.size if fit.value is not None else 0) for fit in fits if fit.encoder]
+    size, fitting = np.sum(sizes, axis=0) if sizes else (0, 0)
+    if 2 * fitting < size:
+        faults = {
+            "lacks": [fit.names[0] for fit in fits if fit.lacking],
+            "has of another shape": [fit.shapes for fit in fits if fit.shapes],
+        }
         listed = "; it ".join(f"{what} {some(names)}" for what, names in faults.items() if names)
         raise FdifError(
-            f"{source} fits {encoder_fits / encoder_size:.0%} of the encoder of this {kind.__name__}, less than half: "
-            f"it {listed}"
+            f"{source} fits {fitting / size:.0%} of the encoder of this {kind.__name__}, less than half: it {listed}"
         )
-    load_torch_state_dict(model, new)
-    unused = [name for name in state if name not in new]
-    return Transfer(tuple(loaded), tuple(adapted), tuple(fresh), tuple(unused))
 
 
 def carry(model: nnx.Module, original: nnx.Module, *, source: str, head: bool = True) -> Transfer:

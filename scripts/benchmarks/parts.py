@@ -17,7 +17,7 @@ import numpy as np
 from fdif_jax.keys import sample_key
 from fdif_jax.scripts.jobs.prepared import Training
 from fdif_jax.training.devices import Devices
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.updates import compiled, fresh_state, step_numbers
 
 _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
@@ -212,7 +212,7 @@ def _compile(function: Callable, *arguments: Any, **options: Any) -> Any:
     return jax.jit(function, **options).lower(*arguments).compile()
 
 
-def _compiled_step(training: Training, plan: Plan) -> Any:
+def _compiled_step(training: Training, plan: TrainingPlan) -> Any:
     """One step, as `compiled` has it, to be asked and not to be run."""
     state = fresh_state(training.network, plan, training.devices)
     placed = (jax.tree.map(lambda a: a.sharding, state), training.devices.copied)

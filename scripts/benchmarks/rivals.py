@@ -22,6 +22,7 @@ from fdif_jax.scripts.benchmarks.parts import Steps
 from fdif_jax.scripts.jobs.prepared import Training
 from fdif_jax.scripts.jobs.training_sources import files
 from fdif_jax.scripts.options.format import FormatOptions, job_of
+from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import RecipeOptions
 from fdif_jax.training.objectives import Segmentation
 from fdif_jax.weights import state_dicts
@@ -30,7 +31,7 @@ _CASES = 8  # of the dataset; the machine remembers files that it has read, so m
 
 
 @contextlib.contextmanager
-def from_files(training: Training, config: Any) -> Iterator[Steps]:
+def from_files(training: Training, config: PretrainingOptions) -> Iterator[Steps]:
     """The same training from a dataset that `fdif generate` would write, in a folder that is gone at the end."""
     with tempfile.TemporaryDirectory(prefix="fdif-bench-", ignore_cleanup_errors=True) as folder:
         chosen = {field.name: getattr(config, field.name) for field in dataclasses.fields(RecipeOptions)}

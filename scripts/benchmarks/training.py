@@ -1,7 +1,7 @@
 """Measure a step of pre-training on this machine: each part beside the least it could take, memory, volumes a second.
 
 The options that say what `fdif pretrain` trains say it here, --preset too. Parts: generate draws the scenes and gives
-them random looks; forward is the network in training and the loss; backward is what the gradient takes beyond that;
+them augmentation; forward is the network in training and the loss; backward is what the gradient takes beyond that;
 update is what the whole step takes beyond generating and the gradient (AdamW, clipping, average). Flops and bytes are
 XLA's count for the compiled programs, of a loop one round; a part's floor is the longer of both at the rates that
 this machine reaches on a matrix product in the network's precision and on a pass over memory.
@@ -42,6 +42,7 @@ from fdif_jax.scripts.benchmarks.parts import (
 )
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
 from fdif_jax.scripts.jobs.prepared import Training, prepare
+from fdif_jax.scripts.options.training import settings_of
 from fdif_jax.training.objectives import Segmentation
 
 Option = TypeVar("Option")
@@ -136,12 +137,13 @@ def _prepared(config: Config) -> Training:
 def _conditions(config: Config, training: Training) -> dict[str, Any]:
     """What is measured, and where."""
     return {
-        **training.source.document,
+        "task": training.source.task,
+        "recipe": training.source.recipe,
         "name": training.source.name,
         "grid": list(training.source.grid),
         "network": training.spec,
         "parameters": sum(training.network.weights[name].size for name in training.network.parameters),
-        "training": dataclasses.asdict(training.plan) | {"augment": config.augment, "loss": config.loss},
+        "training": settings_of(config, training.plan),
         "device": training.devices.describe(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],

@@ -9,7 +9,6 @@
     pictures/step_000500.png  the same of every evaluation
 """
 
-import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import jax
 import numpy as np
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
-from fdif_jax.io.files import write_atomic
+from fdif_jax.io.files import append_json_line, read_json_lines, write_atomic, write_json_lines
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.tasks import Task
 from fdif_jax.training.processes import is_first_process
@@ -124,8 +123,7 @@ class Watch:
         """Write down an evaluation; gives its scalars, for `fit` to record."""
         if is_first_process():
             self._begin(step)
-            with open(self._run.path / CLASSES, "a") as file:
-                file.write(json.dumps({"step": step, **evaluation.classes}) + "\n")
+            append_json_line(self._run.path / CLASSES, {"step": step, **evaluation.classes})
             (self._run.path / PICTURES).mkdir(exist_ok=True)
             for path in write_example(
                 evaluation.example, self._tasks, self._run.path / PICTURES / f"step_{step:06d}.png"
@@ -141,7 +139,8 @@ class Watch:
         from tensorboardX import SummaryWriter  # slow to import
 
         kept = max((int(m["step"]) for m in self._run.history if m["step"] < step), default=-1)
-        _forget_after(self._run.path / CLASSES, kept)
+        if (classes := self._run.path / CLASSES).exists():
+            write_json_lines(classes, [line for line in read_json_lines(classes) if line["step"] <= kept])
         folder = self._run.path / TENSORBOARD
         # A file of its own name, even if the last one was begun in this very second.
         self._tensorboard = SummaryWriter(
@@ -150,17 +149,6 @@ class Watch:
             flush_secs=_FLUSH_SECONDS,
             filename_suffix=f".{len(list(folder.glob('*'))):06d}",
         )
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """End a file of JSON lines after ``step``; a killed process may have left half a line."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    if path.exists():
-        write_atomic(path, "".join(kept).encode())
 
 
 def write_curve(run: Run) -> Path:

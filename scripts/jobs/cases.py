@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, list_cases, load_conventions
@@ -22,6 +21,7 @@ from fdif_jax.preprocessing.preparation import Prepared, prepare
 from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.preprocessing.splits import HELD_OUT, apart, few, fold
 from fdif_jax.scripts.console.reading import each_good
+from fdif_jax.scripts.options.finetuning import FinetuningOptions
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Chosen:
     skipped: tuple[str, ...] = ()
 
 
-def choose_cases(config: Any) -> Chosen:
+def choose_cases(config: FinetuningOptions) -> Chosen:
     """Training and validation cases, as ``config`` (of `fdif finetune`) asks for them.
 
     Raises:
@@ -78,7 +78,11 @@ def choose_cases(config: Any) -> Chosen:
 
 
 def plan_for(
-    config: Any, chosen: Chosen, multiple: Sequence[int], like: PlannedNetwork | None, scans: ScanStore
+    config: FinetuningOptions,
+    chosen: Chosen,
+    multiple: Sequence[int],
+    like: PlannedNetwork | None,
+    scans: ScanStore,
 ) -> tuple[CasePlan, tuple[int, ...], Chosen]:
     """How cases are prepared, and the axes to mirror along, printed with the reasons; the cases without bad ones.
 
@@ -117,14 +121,14 @@ def plan_for(
     return plan, axes, _without(chosen, bad)
 
 
-def _mirroring(config: Any, measured: Fingerprint) -> tuple[tuple[int, ...], str]:
+def _mirroring(config: FinetuningOptions, measured: Fingerprint) -> tuple[tuple[int, ...], str]:
     if config.mirror_axes == "auto":
         return mirror_axes(measured)
     return (() if config.mirror_axes == "none" else tuple(config.mirror_axes)), "as given"
 
 
 def read_prepared(
-    config: Any, chosen: Chosen, plan: CasePlan, scans: ScanStore
+    config: FinetuningOptions, chosen: Chosen, plan: CasePlan, scans: ScanStore
 ) -> tuple[list[Prepared], list[Prepared], Chosen]:
     """The training and the validation cases as the network sees them, and the files of those that are good."""
     cache = CaseCache(config.cache, plan, chosen.conventions) if config.cache else None

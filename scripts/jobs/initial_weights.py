@@ -13,6 +13,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.models.recognise import recognise
 from fdif_jax.scripts.options.network import NetworkOptions, parse_size, planned
+from fdif_jax.training.run_document import Start
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.files import SUFFIXES, read_checkpoint
 from fdif_jax.weights.state_dicts import to_torch_state_dict
@@ -41,13 +42,12 @@ class Initial:
         """See `transfer`; the head starts fresh."""
         return transfer(model, self.state, source=self.source, head=False, token_grid=self.token_grid)
 
-    @property
-    def document(self) -> dict[str, Any]:
-        """For ``run.json``: the weights by their sum, so that another run of the same name is another start."""
+    def start(self, which: str) -> Start:
+        """For ``run.json``: where they are from; of a run, ``which`` checkpoint."""
         digest = hashlib.sha256()
         for name in sorted(self.state):
             digest.update(np.ascontiguousarray(self.state[name]).tobytes())
-        return {"from": self.source, "weights_sha256": digest.hexdigest()}
+        return Start(self.source, digest.hexdigest(), which)
 
 
 def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | None:

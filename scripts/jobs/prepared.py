@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdif_jax import models
-from fdif_jax.scripts.jobs.training_sources import Source, source_of
+from fdif_jax.scripts.jobs.training_sources import TrainingSource, source_of
 from fdif_jax.scripts.options.network import network_of, planned
+from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.training import devices_of, plan_of
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.loop import STEPS_PER_CALL
 from fdif_jax.training.network import Network, functional
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.updates import update_of
 
 
@@ -23,11 +24,11 @@ from fdif_jax.training.updates import update_of
 class Training:
     """All that `fit` is given, the network that it was made of, and that network as plain data."""
 
-    source: Source
+    source: TrainingSource
     spec: dict[str, Any]
     model: nnx.Module
     network: Network
-    plan: Plan
+    plan: TrainingPlan
     devices: Devices
 
     @property
@@ -40,14 +41,14 @@ class Training:
         """Steps of a call, as `fit` has it."""
         return 1 if jax.default_backend() == "cpu" else STEPS_PER_CALL
 
-    def update(self, plan: Plan) -> Callable:
+    def update(self, plan: TrainingPlan) -> Callable:
         """The step by a plan."""
         fed = self.source.feed is not None
         loss = self.source.objective.loss
         return update_of(self.network, self.source.make_batch, plan, loss, self.devices, fed=fed)
 
 
-def prepare(config: Any) -> Training:
+def prepare(config: PretrainingOptions) -> Training:
     """Make what `fdif pretrain` or `fdif bench training` is asked for.
 
     Raises:

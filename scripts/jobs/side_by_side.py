@@ -41,7 +41,7 @@ class Job:
     steps: int
 
     def done(self) -> float:
-        """What part of the run its measurements say is done."""
+        """The fraction of the run that its measurements say is done."""
         with contextlib.suppress(OSError, ValueError, IndexError, KeyError, TypeError):
             return min(json.loads(_last_line(self.directory / METRICS))["step"] / self.steps, 1.0)
         return 0.0
@@ -161,7 +161,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
     """Notes Ctrl-C, SIGTERM and a closed terminal in a list, so that no process is begun and then forgotten; a second
-    one interrupts at once. A `nohup` keeps its meaning."""
+    one interrupts at once."""
     asked: list[int] = []
 
     def note(number, frame):
@@ -169,8 +169,7 @@ def _stop_requests() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with handled(note, *(number for number in numbers if signal.getsignal(number) != signal.SIG_IGN)):
+    with handled(note, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield asked
 
 

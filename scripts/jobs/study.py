@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.statistics import Result, mean_of_cases
-from fdif_jax.io.files import make_folder, write_json
+from fdif_jax.io.files import make_folder, read_json_lines, write_json
 from fdif_jax.training.runs import METRICS, SCORES
 
 STUDY, TUNED = "study.json", "tuned.json"
@@ -225,7 +225,6 @@ def load_results(folder: Path, study: Study) -> list[Result]:
 
 def _curve(path: Path) -> list[tuple[int, float]]:
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        return [(int(line["step"]), float(line["dice"])) for line in lines if "dice" in line]
+        return [(int(line["step"]), float(line["dice"])) for line in read_json_lines(path) if "dice" in line]
     except (ValueError, KeyError, TypeError) as error:
         raise FdifError(f"{path} is damaged: {error!r}") from None

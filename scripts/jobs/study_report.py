@@ -30,7 +30,7 @@ _MARKERS = "osD^vP*X"
 _PANELS = 2  # side by side
 
 
-class Report(NamedTuple):
+class StudyReport(NamedTuple):
     """What there is to report of a study.
 
     Attributes:
@@ -48,7 +48,7 @@ class Report(NamedTuple):
     tuned: Mapping[str, Mapping[str, Any]]
 
 
-def read_report(folder: Path, study: Study) -> Report:
+def read_report(folder: Path, study: Study) -> StudyReport:
     """What is finished of a study.
 
     Raises:
@@ -57,10 +57,10 @@ def read_report(folder: Path, study: Study) -> Report:
     results = load_results(folder, study)
     if not results:
         raise FdifError(f"{folder}: no fine-tuning is finished yet")
-    return Report(folder, study, results, summarise(results, study.baseline), load_tuned(folder))
+    return StudyReport(folder, study, results, summarise(results, study.baseline), load_tuned(folder))
 
 
-def write_tables(report: Report) -> list[str]:
+def write_tables(report: StudyReport) -> list[str]:
     """Write what can be read; the names of the files."""
     write_csv(report.folder / CSV, _rows(report.results))
     write_json(report.folder / JSON, _document(report))
@@ -68,7 +68,7 @@ def write_tables(report: Report) -> list[str]:
     return [CSV, JSON, MARKDOWN]
 
 
-def write_plots(report: Report) -> list[str]:
+def write_plots(report: StudyReport) -> list[str]:
     """Draw the Dice and, where there are validations, the learning curves; the names of the files."""
     save_figure(_dice_figure(report), report.folder / DICE)
     if not any(result.curve for result in report.results):
@@ -77,7 +77,7 @@ def write_plots(report: Report) -> list[str]:
     return [DICE, CURVES]
 
 
-def show(report: Report) -> None:
+def show(report: StudyReport) -> None:
     """Print the tables."""
     console, tables = Console(), []
     if report.tuned:
@@ -98,7 +98,7 @@ def _title(study: Study) -> str:
     return f"Mean Dice after {study.steps:,} steps"
 
 
-def _note(report: Report) -> str:
+def _note(report: StudyReport) -> str:
     study, results = report.study, report.results
     judged = max(len(result.dice) for result in results)
     unfinished = len(study.cells) - len(results)
@@ -112,7 +112,7 @@ def _note(report: Report) -> str:
     )
 
 
-def _table(report: Report) -> tuple[list[str], list[list[str]]]:
+def _table(report: StudyReport) -> tuple[list[str], list[list[str]]]:
     """Header and rows: numbers of cases down, initialisations across; several lines in a field."""
     study = report.study
     found = {(summary.cases, summary.init): summary for summary in report.summaries}
@@ -156,7 +156,7 @@ def _rich(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> T
     return table
 
 
-def _markdown(report: Report) -> str:
+def _markdown(report: StudyReport) -> str:
     def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ruler = [":--", *["--:"] * (len(header) - 1)]
         fields = [[text.replace("\n", "<br>").replace("|", "\\|") for text in row] for row in rows]
@@ -179,7 +179,7 @@ def _rows(results: Sequence[Result]) -> Iterator[Sequence[Any]]:
             yield result.init, result.cases, result.seed, name, "" if math.isnan(dice) else f"{dice:.6g}"
 
 
-def _document(report: Report) -> dict[str, Any]:
+def _document(report: StudyReport) -> dict[str, Any]:
     """All numbers of the table as plain data; Dice and differences from 0 to 1, None for what is not defined."""
     choices = report.tuned.items()
     return {
@@ -209,7 +209,7 @@ def _style(study: Study, init: str) -> dict[str, Any]:
     return {"color": _COLOURS[place % len(_COLOURS)], "linestyle": line, "linewidth": 1.8}
 
 
-def _dice_figure(report: Report) -> Figure:
+def _dice_figure(report: StudyReport) -> Figure:
     """Mean Dice against the number of cases: a point a seed, and the mean with its standard deviation."""
     study = report.study
     figure = Figure(figsize=(8.0, 5.0), dpi=130, layout="constrained")
@@ -238,7 +238,7 @@ def _dice_figure(report: Report) -> Figure:
     return figure
 
 
-def _curves_figure(report: Report) -> Figure:
+def _curves_figure(report: StudyReport) -> Figure:
     """Validation Dice against steps, a panel a number of cases: the mean over seeds and its standard deviation.
 
     In the middle of training nothing is mirrored in prediction, so the end of a curve is not quite the table's Dice.

@@ -9,25 +9,27 @@ import jax.numpy as jnp
 
 import fdif_jax as fd
 from fdif_jax.batches.files import FileSource, file_batch
-from fdif_jax.batches.scenes import scene_batch, with_random_looks
+from fdif_jax.batches.scenes import scene_batch, with_augmentation
 from fdif_jax.datasets.classification import centred, classes_of, classification_batch
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.evaluator import Sample, reserved_images, reserved_volumes
+from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.scenes.compiler import Program
+from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import recipe_of
 from fdif_jax.tasks import Task
 from fdif_jax.training.objectives import Classification, Objective, Segmentation
+from fdif_jax.training.run_document import Files
 from fdif_jax.training.updates import MakeBatch
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """What a network is trained on.
 
     Attributes:
         name: for a person.
-        document: the same for ``run.json``.
+        task: what is learnt: segmentation, classification or multilabel.
         grid: voxels of an image.
         tasks: the label maps, or the labels of a classifier, and their classes.
         objective: what is learnt of them.
@@ -36,18 +38,22 @@ class Source:
         held_out: the volumes to validate on, as `Evaluator` takes them.
         channels: of an image.
         feed: as `fit` takes it, where batches come from the host.
+        recipe: of scenes or objects, as plain data.
+        files: or the dataset.
     """
 
     name: str
-    document: Mapping[str, Any]
+    task: str
     grid: Sequence[int]
     tasks: tuple[Task, ...]
     objective: Objective
     head: Mapping[str, Any]
     make_batch: MakeBatch
-    held_out: Sample
+    held_out: DrawHeldOut
     channels: int = 1
     feed: Callable[[int], Any] | None = None
+    recipe: Mapping[str, Any] | None = None
+    files: Files | None = None
 
     def describe(self) -> str:
         """Its classes, for a person."""
@@ -59,7 +65,7 @@ class Source:
         return ", ".join(f"{task.name} {count}" for task, count in zip(self.tasks, counts, strict=True))
 
 
-def scenes(config: Any, like: PlannedNetwork | None) -> Source:
+def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """A recipe's scenes, drawn inside the step."""
     recipe = recipe_of(config)
     if config.grid is None and like:
@@ -70,19 +76,20 @@ def scenes(config: Any, like: PlannedNetwork | None) -> Source:
             "--multi-task: vnet has no layer before its head that every task could share; take another"
         )
     objective = Segmentation(program.tasks, config.loss)
-    return Source(
+    return TrainingSource(
         name=f"recipe {config.recipe}",
-        document={"task": "segmentation", "recipe": recipe.to_dict()},
+        task="segmentation",
+        recipe=recipe.to_dict(),
         grid=program.grid,
         tasks=program.tasks,
         objective=objective,
         head={"out_channels": objective.channels},
-        make_batch=_looked_at(config, scene_batch(program)),
+        make_batch=_augmented(config, scene_batch(program)),
         held_out=reserved_volumes(program, config.val_seed),
     )
 
 
-def centred_objects(config: Any, like: PlannedNetwork | None) -> Source:
+def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """Volumes of one object, whose class is to be told."""
     recipe = recipe_of(config)
     if isinstance(recipe, fd.Mixture):
@@ -93,23 +100,24 @@ def centred_objects(config: Any, like: PlannedNetwork | None) -> Source:
     program = Program(centred(recipe, config.grid_scale))
     tasks = tuple(Task(*pair) for pair in classes_of(program, multilabel)[1].items())
     objective = Classification(tuple(len(task.class_names) for task in tasks))
-    return Source(
+    return TrainingSource(
         name=f"recipe {config.recipe}, one object a volume",
-        document={"task": config.task, "recipe": program.recipe.to_dict()},
+        task=config.task,
+        recipe=program.recipe.to_dict(),
         grid=program.grid,
         tasks=tasks,
         objective=objective,
         head={"outputs": list(objective.outputs)},
-        make_batch=_looked_at(config, classification_batch(program, multilabel)),
+        make_batch=_augmented(config, classification_batch(program, multilabel)),
         held_out=reserved_images(program, multilabel, config.val_seed),
     )
 
 
-def _looked_at(config: Any, make_batch: MakeBatch) -> MakeBatch:
-    return with_random_looks(make_batch) if config.augment else make_batch
+def _augmented(config: PretrainingOptions, make_batch: MakeBatch) -> MakeBatch:
+    return with_augmentation(make_batch) if config.augment else make_batch
 
 
-def files(config: Any, like: PlannedNetwork | None) -> Source:
+def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """A dataset's volumes, read while the network trains on those before; validated on its own validation cases."""
     if config.task != "segmentation":
         raise FdifError(
@@ -128,21 +136,22 @@ def files(config: Any, like: PlannedNetwork | None) -> Source:
     def held_out(index: jax.Array) -> tuple[jax.Array, jax.Array]:
         return images[index % number], labels[index % number]
 
-    return Source(
+    return TrainingSource(
         name=f"dataset {config.data} of {len(training)} cases",
-        document={"task": "segmentation", "data": {"path": str(config.data), "sha256": training.digest}},
+        task="segmentation",
+        files=Files(str(config.data), training.digest),
         grid=training.grid,
         tasks=training.tasks,
         objective=objective,
         head={"out_channels": objective.channels},
-        make_batch=_looked_at(config, file_batch),
+        make_batch=_augmented(config, file_batch),
         held_out=held_out,
         channels=training.channels,
         feed=training.feed,
     )
 
 
-def source_of(config: Any, like: PlannedNetwork | None) -> Source:
+def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """What the options ask to train on.
 
     Args:

@@ -8,8 +8,8 @@ import tyro
 import fdif_jax as fd
 from fdif_jax.datasets import classification
 from fdif_jax.datasets.classification import ClassificationLayout
-from fdif_jax.datasets.layouts import Layout, MonaiLayout, NnunetLayout, Plan
-from fdif_jax.datasets.sources import Sample, labelled
+from fdif_jax.datasets.layouts import DatasetPlan, Layout, MonaiLayout, NnunetLayout
+from fdif_jax.datasets.sources import DrawSample, labelled
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.recipe import Flag, RecipeOptions, recipe_of
 
@@ -59,22 +59,22 @@ class FormatOptions(RecipeOptions):
     samples_per_class: int = 25
     """Cases of each class of a classification set."""
     grid_scale: float = 0.4
-    """What part of its usual extent a classification set's grid covers; less shows larger objects."""
+    """The fraction of its usual extent that a classification set's grid covers; less shows larger objects."""
     n_splits: int = 5
     """Folds of a classification set; every case validates in one of them."""
     multilabel: Flag = False
     """Label a classification set's cases with shape, displacement and mapper instead of one class."""
 
 
-class Job(NamedTuple):
+class DatasetJob(NamedTuple):
     """What to write, how its samples are drawn, and of a classification set the program that draws them."""
 
-    plan: Plan
-    sample: Sample
+    plan: DatasetPlan
+    sample: DrawSample
     program: fd.Program | None = None
 
 
-def job_of(options: FormatOptions) -> Job:
+def job_of(options: FormatOptions) -> DatasetJob:
     """The dataset that is asked for.
 
     Raises:
@@ -105,14 +105,14 @@ def _checked_format(options: FormatOptions) -> str:
     return format_
 
 
-def _segmentation(options: FormatOptions, format_: str) -> Job:
+def _segmentation(options: FormatOptions, format_: str) -> DatasetJob:
     compress = options.compress or "gzip"
     layout: Layout = MonaiLayout(compress)
     if format_ == "nnunet":
         layout = NnunetLayout(options.dataset_id, options.dataset_name or "SDFSynthetic", compress)
     recipe = recipe_of(options)
     program = fd.compile(recipe)
-    plan = Plan(
+    plan = DatasetPlan(
         recipe=recipe.to_dict(),
         digest=recipe.digest(),
         seed=options.seed,
@@ -122,10 +122,10 @@ def _segmentation(options: FormatOptions, format_: str) -> Job:
         tasks=dict(program.tasks),
         layout=layout,
     )
-    return Job(plan, labelled(program))
+    return DatasetJob(plan, labelled(program))
 
 
-def _classification(options: FormatOptions) -> Job:
+def _classification(options: FormatOptions) -> DatasetJob:
     recipe = recipe_of(options)
     if isinstance(recipe, fd.Mixture):
         raise FdifError(f"--recipe {options.recipe} is a mixture; a classification set is made of one recipe")
@@ -134,7 +134,7 @@ def _classification(options: FormatOptions) -> Job:
     layout = ClassificationLayout(
         labels, options.samples_per_class, options.n_splits, options.dataset_name or "sdf_classification"
     )
-    plan = Plan(
+    plan = DatasetPlan(
         recipe=program.recipe.to_dict(),
         digest=program.recipe.digest(),
         seed=options.seed,
@@ -144,4 +144,4 @@ def _classification(options: FormatOptions) -> Job:
         tasks=names,
         layout=layout,
     )
-    return Job(plan, classification.images(program), program)
+    return DatasetJob(plan, classification.images(program), program)

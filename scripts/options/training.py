@@ -1,13 +1,14 @@
 """The options of the updates and of where they are computed, shared by the commands that train."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.training.devices import Devices, divide_cpu
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import join_processes
 
 
@@ -30,7 +31,7 @@ class TrainingOptions(NetworkOptions):
     clip: float = 0.0
     """Greatest norm of the gradient; 0 for no clipping."""
     ema: float = 0.0
-    """Validate and keep the moving average of the weights, of which a step keeps so much, as 0.999; 0 for none."""
+    """Validate and keep the moving average of the weights, with this decay a step, e.g. 0.999; 0 for none."""
     max_loss: float = 100.0
     """A loss above it has exploded, and stops the run."""
     augment: bool = True
@@ -63,7 +64,7 @@ def devices_of(options: TrainingOptions) -> Devices:
     return devices
 
 
-def plan_of(options: TrainingOptions, steps: int, seed: int) -> Plan:
+def plan_of(options: TrainingOptions, steps: int, seed: int) -> TrainingPlan:
     """What decides the updates.
 
     Raises:
@@ -72,7 +73,7 @@ def plan_of(options: TrainingOptions, steps: int, seed: int) -> Plan:
     for name in ("val_every", "checkpoint_every", "keep_every"):
         if getattr(options, name) < 0:
             raise FdifError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
-    return Plan(
+    return TrainingPlan(
         steps=steps,
         seed=seed,
         batch_size=options.batch_size,
@@ -84,3 +85,8 @@ def plan_of(options: TrainingOptions, steps: int, seed: int) -> Plan:
         ema=options.ema,
         max_loss=options.max_loss,
     )
+
+
+def settings_of(options: TrainingOptions, plan: TrainingPlan, **further: Any) -> dict[str, Any]:
+    """What decides a training beside its network and its data, by name, for `RunDocument`."""
+    return dataclasses.asdict(plan) | {"augment": options.augment, "loss": options.loss} | further

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fdif_jax.anatomy.bank import DISJOINT, INSIDE, RELATIONS, TOUCHING, Bank, body_frames, build_bank
-from fdif_jax.anatomy.organ_masks import load_names, read_subject, signed_distance
+from fdif_jax.anatomy.organ_masks import load_names, read_subject
 from fdif_jax.anatomy.placement import Waves
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import write_nifti
@@ -89,17 +89,6 @@ def test_an_organ_rendered_untouched_is_its_mask(case, tmp_path):
     for organ, distance in rendered.items():
         mask = np.isin(label, [i for i, name in names.items() if name == organ])
         assert dice(distance <= 0, mask) >= 0.97, organ
-
-
-def test_distances_are_true_ones_in_millimetres():
-    spacing = (1.0, 1.0, 2.0)
-    z, y, x = np.meshgrid(
-        *[(np.arange(n) - n // 2) * s for n, s in zip((40, 40, 20), spacing, strict=True)], indexing="ij"
-    )
-    radius = np.sqrt(z**2 + y**2 + x**2)
-    found = signed_distance(radius < 12, spacing)
-    assert np.abs(found - (radius - 12))[radius < 18].max() < 1.5  # within a voxel's half diagonal
-    assert np.abs(found - (radius - 12))[radius < 18].mean() < 0.4
 
 
 def test_bounds_hold_the_organ_at_every_margin(files):

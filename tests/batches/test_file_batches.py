@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fdif_jax.batches.files import FileSource, file_batch
-from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.errors import FdifError
@@ -23,7 +23,7 @@ from tests.helpers.paths import HIPPOCAMPUS
 GRID = (5, 6, 7)
 TASKS = {"shape": ("ball", "cube"), "mapper": tuple(f"m{i}" for i in range(300))}
 ONE = {"class": TASKS["shape"]}
-PLAN = Plan({}, "abc", 3, 7, 3, GRID, ONE, MonaiLayout())
+PLAN = DatasetPlan({}, "abc", 3, 7, 3, GRID, ONE, MonaiLayout())
 
 
 def draw(index, tasks=ONE):

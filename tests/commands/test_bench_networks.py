@@ -20,10 +20,8 @@ pytest.importorskip("dynamic_network_architectures")
 
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch):
-    """In the processes that measure, too, which find what was compiled before."""
+    """In the processes that measure, too."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def die(_):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.scripts import browse, cli
@@ -40,7 +40,7 @@ def several(index):
 
 
 def write(folder, layout, source=sample, tasks=None, count=4):
-    plan = Plan({}, "digest", 0, count - 1, 1, GRID, tasks or {"class": NAMES}, layout)
+    plan = DatasetPlan({}, "digest", 0, count - 1, 1, GRID, tasks or {"class": NAMES}, layout)
     write_dataset(folder, lambda indices: [source(i) for i in indices], plan)
     return folder
 
@@ -184,6 +184,26 @@ def test_a_broken_case_is_told_on_the_page_and_the_others_still_show(tmp_path, b
         one.page.keyboard.press("ArrowDown")
         one.shows("sample_00003")
         assert not one.page.is_visible("#error") and "ball" in one.page.inner_text("#legend")
+        one.page.close()
+
+
+def test_ignored_voxels_have_no_colour(tmp_path, browser):
+    folder = write(tmp_path / "shapes", MonaiLayout(compress="none"), count=2)
+    label = sample(0)[1].astype(np.int16)
+    label[8:] = -1
+    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / "data/label/batch_0000/sample_00000_y.nii")
+    with served(folder) as port:
+        one = Page(browser, port)
+        one.shows("sample_00000")
+        counts = [str((label == 1).sum()), str((label == 2).sum()), f"{(label < 0).sum():,}"]
+        shown = one.page.inner_text("#legend").split("\n")
+        assert shown == [
+            text for pair in zip(("ball", "cube", "ignored"), counts, strict=True) for text in pair
+        ]
+        assert one.page.inner_text("#location") == "[10, 12, 14] 100"  # the cube, which is ignored there
+        one.page.keyboard.press("ArrowDown")
+        one.shows("sample_00001")
+        assert "ignored" not in one.page.inner_text("#legend") and one.complaints == []
         one.page.close()
 
 

@@ -190,7 +190,7 @@ def test_pretraining_draws_the_family_as_it_is_written(folder, tmp_path):
     ]
     sizes = ["--grid", "32", "32", "32", "--size", "tiny", "--batch-size", "1", "--val-every", "0"]
     cli.run("pretrain", [*scenes, *sizes, "--steps", "1", "--no-transform", "--out", str(tmp_path / "run")])
-    recipe = from_dict(load_run(tmp_path / "run").document["recipe"], "run.json")
+    recipe = from_dict(load_run(tmp_path / "run").document.recipe, "run.json")
     program = fd.compile(recipe)
     assert program.class_names[0].startswith("ball")
     table = program.draw(fd.sample_key(0, 0))

@@ -25,6 +25,7 @@ from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.scripts import cli, finetune
 from fdif_jax.training.network import State, weights
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from fdif_jax.weights.state_dicts import to_torch_state_dict
 from tests.helpers.paths import HIPPOCAMPUS
@@ -56,7 +57,10 @@ def pretrained(tmp_path_factory):
     """A run directory with a checkpoint of a network of five output channels."""
     path = tmp_path_factory.mktemp("runs") / "pretrained"
     network = {**NETWORK, "out_channels": 5}
-    with open_run(path, {"kind": "pretraining", "network": network}) as run, run.checkpoints() as checkpoints:
+    with (
+        open_run(path, RunDocument(kind="pretraining", network=network)) as run,
+        run.checkpoints() as checkpoints,
+    ):
         model = models.create(**network, seed=7)
         checkpoints.save(1, State(weights(model), {"count": jnp.zeros(())}, {}), None)
     return path
@@ -200,10 +204,10 @@ def test_folds_on_two_channels_from_a_pytorch_file_with_a_frozen_encoder(two_cha
     validated = []
     for fold in (0, 1):
         run = load_run(tmp_path / "folds" / f"fold_{fold}")
-        validated += run.document["dataset"]["validation"]
-        assert run.document["cases"]["spacing"] == pytest.approx([1.0, 2.0, 1.5])
+        validated += run.document.dataset.validation
+        assert run.document.cases["spacing"] == pytest.approx([1.0, 2.0, 1.5])
         assert [m["step"] for m in run.history] == [1, 2]  # stopped early
-        assert run.document["inference"]["weights"] == "best"
+        assert run.document.inference.weights == "best"
         trained = models.create(**run.network)
         run.restore(trained)
         kept = to_torch_state_dict(trained)["encoder.stem.convs.0.conv.weight"]

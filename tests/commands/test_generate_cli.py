@@ -307,7 +307,10 @@ def test_bad_options_are_one_line_and_write_nothing(arguments, words, tmp_path, 
 
 def test_another_dataset_in_the_directory_is_refused(dataset, capsys):
     assert_error(
-        capsys, "generate", ["--out", str(dataset), "--num-samples", "5", *SMALL], "seed is 9 there, 0 here"
+        capsys,
+        "generate",
+        ["--out", str(dataset), "--num-samples", "5", *SMALL],
+        "seed is 9 there and 0 here",
     )
 
 

@@ -84,8 +84,8 @@ SAID = {
 def weights_of(name="resenc_unet", channels=1, classes=3, **size) -> dict:
     """The state dict of a PyTorch twin with random weights."""
     pytest.importorskip("dynamic_network_architectures")
-    model = models.create(name, in_channels=channels, out_channels=classes, **(size or SMALL))
-    net = twins.twin(model)
+    spec = {"name": name, "in_channels": channels, "out_channels": classes, **(size or SMALL)}
+    net = twins.twin(nnx.eval_shape(lambda: models.create(**spec)))
     twins.randomise(net)
     return net.state_dict()
 
@@ -203,7 +203,9 @@ def test_what_nnunet_itself_saves_is_read(state, tmp_path):
     """Its trainer's own method, on a trainer that has just what the method reads."""
     training = pytest.importorskip("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     logging = pytest.importorskip("nnunetv2.training.logging.nnunet_logger")
-    net = twins.twin(models.create("resenc_unet", in_channels=1, out_channels=3, **SMALL))
+    net = twins.twin(
+        nnx.eval_shape(lambda: models.create("resenc_unet", in_channels=1, out_channels=3, **SMALL))
+    )
     net.load_state_dict(state)
     trainer = object.__new__(training.nnUNetTrainer)
     trainer.local_rank, trainer.disable_checkpointing, trainer.is_ddp = 0, False, False
@@ -229,12 +231,12 @@ def test_safetensors_and_what_the_run_says(state, tmp_path):
     run = imported(tmp_path / "w.safetensors", "--out", tmp_path / "run")
     assert_same(exported(run), state)
     document = load_run(run).document
-    assert document["kind"] == "imported" and document["left_fresh"] == []
-    assert document["network"] == {
+    assert document.kind == "imported" and document.left_fresh == ()
+    assert document.network == {
         "name": "resenc_unet", "in_channels": 1, "out_channels": 3, **SMALL, "conv_bias": True,
     }  # fmt: skip
-    assert document["source"]["file"] == "w.safetensors" and len(document["source"]["sha256"]) == 64
-    assert set(document["versions"]) >= {"fdif-jax", "jax"}
+    assert document.source.file == "w.safetensors" and len(document.source.sha256) == 64
+    assert set(document.origin.versions) >= {"fdif-jax", "jax"}
 
 
 def test_files_of_numpy_1_and_legacy_files_are_read(state, tmp_path):
@@ -312,7 +314,7 @@ def test_nnssl_encoders_take_their_place(state, tmp_path):
     torch.save(nnssl_checkpoint(encoder), tmp_path / "nnssl.pth")
     run = imported(tmp_path / "nnssl.pth", "--out", tmp_path / "run", "--out-channels", 4, "--in-channels", 2)
     assert load_run(run).network["strides"] == [[1, 1, 1], [2, 2, 2]]
-    assert len(load_run(run).document["left_fresh"]) == 8
+    assert len(load_run(run).document.left_fresh) == 8
     want = encoder["stem.convs.0.conv.weight"].repeat(1, 2, 1, 1, 1) / 2
     assert torch.equal(exported(run)["encoder.stem.convs.0.conv.weight"], want)
     torch.save(encoder, tmp_path / "bare.pth")
@@ -387,7 +389,7 @@ def test_incomplete_files_need_to_be_meant(state, tmp_path, capsys):
     assert "extra" in str(caught.value) and "--partial" in str(caught.value)
     run = imported(tmp_path / "w.pth", "--out", tmp_path / "run", "--partial")
     assert "did not use 1 (extra)" in capsys.readouterr().out
-    assert all(name.startswith("decoder.stages.0") for name in load_run(run).document["left_fresh"])
+    assert all(name.startswith("decoder.stages.0") for name in load_run(run).document.left_fresh)
 
 
 @pytest.mark.parametrize("form", ["monai", "safetensors", "nnunet", "nnssl"])

@@ -104,14 +104,14 @@ def test_plans_of_nnunet_say_network_and_patch(plans, tmp_path):
         )
     )
     document = load_run(tmp_path / "run").document
-    assert document["recipe"]["grid"] == [16, 24, 32]
+    assert document.recipe["grid"] == [16, 24, 32]
     finetune.run(
         finetune.Config(
             dataset=LIST, init=str(tmp_path / "run"), out=tmp_path / "tuned", plans=plans, steps=1, val_every=0,
             cases=1, val_cases=1,
         )
     )  # fmt: skip
-    assert load_run(tmp_path / "tuned").document["cases"]["patch"] == [16, 24, 32]
+    assert load_run(tmp_path / "tuned").document.cases["patch"] == [16, 24, 32]
 
 
 SMALL = {

@@ -22,9 +22,10 @@ from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import Space, labels_of_scores
 from fdif_jax.scripts import cli, predict
 from fdif_jax.training.network import State, functional
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 from tests.helpers.monai_tiles import monai
-from tests.helpers.spaces import affines
+from tests.helpers.spaces import affines, scores_back
 from tests.helpers.training import Net
 
 PATCH = (8, 6, 8)
@@ -46,7 +47,7 @@ def document_of(network=None, plan=None, channels=("MRI",), **inference):
 
 def make_run(path, document, *saved):
     """A run directory; of every checkpoint the weights and the score."""
-    with open_run(path, document) as run, run.checkpoints() as checkpoints:
+    with open_run(path, RunDocument.from_dict(document)) as run, run.checkpoints() as checkpoints:
         for step, (learnt, score) in enumerate(saved, start=1):
             checkpoints.save(step, State(learnt, {"count": jnp.zeros(())}, {}), score)
 
@@ -148,7 +149,7 @@ def test_a_resampled_case_is_predicted_as_its_whole_logits_are(spacing):
     assert not prepared.way.keeps_grid
     seen = []
     labels = predict_case(tiled, prepared, lambda done, tiles: seen.append((done, tiles)))
-    expected = prepared.way.scores_back(tiled.logits(prepared.image))
+    expected = scores_back(prepared.way, tiled.logits(prepared.image))
     assert labels.shape == (11, 9, 17) and labels.dtype == expected.dtype == np.uint8
     assert (labels != expected).mean() < 1e-3 and len(np.unique(labels)) == 3
     assert seen[-1][0] == seen[-1][1] and [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -209,7 +210,7 @@ def test_an_ensemble_of_folds_and_runs_is_the_mean_of_logits_over_networks_and_m
         ({"labels.class_names": ["a"]}, r'labels.class_names is \[.* and \["a"\]'),
         ({"network.features": [4]}, r"network.features is not set and \[4\]"),
         ({"cases.order": 7}, r"order must be 1"),
-        ({"inference.weights": None}, r"run\.json of .*/run or .*/b is damaged: KeyError\('weights'\)"),
+        ({"inference.weights": None}, r"/b/run\.json is damaged: .*inference does not say 'weights'"),
     ],
 )
 def test_runs_that_are_no_ensemble_are_refused(tmp_path, change, message):
@@ -221,7 +222,8 @@ def test_runs_that_are_no_ensemble_are_refused(tmp_path, change, message):
     if value is None:
         del part[key]
     make_run(tmp_path / "run", document_of())
-    make_run(tmp_path / "b", document)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/run.json").write_text(json.dumps(document))
     with pytest.raises(FdifError, match=message):
         load_ensemble([tmp_path / "run", tmp_path / "b"])
 

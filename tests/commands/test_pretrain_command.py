@@ -107,7 +107,7 @@ def test_a_dataset_is_trained_on_and_a_resumed_run_refuses_another(tmp_path):
     files = {"primitives": (), "grid": None, "min_objects": None, "max_objects": None}
     _run(tmp_path / "run", data=tmp_path / "data", **files)
     opened = load_run(tmp_path / "run")
-    assert opened.network["out_channels"] == 2 and len(opened.document["data"]["sha256"]) == 64
+    assert opened.network["out_channels"] == 2 and len(opened.document.data.sha256) == 64
     assert [m["step"] for m in opened.history if "dice" in m] == [2, 4]
     with pytest.raises(FdifError, match=r"data\.sha256"):
         _run(tmp_path / "run", data=tmp_path / "other", **files)
@@ -142,7 +142,7 @@ def test_what_is_given_beside_a_preset_changes_it(tmp_path, capsys):
         "steps = 2\nval_samples = 1\nlr = 0.5\n"
     )
     cli.run("pretrain", ["--preset", str(preset), "--lr", "0.25", "--out", str(tmp_path / "run")])
-    training = load_run(tmp_path / "run").document["training"]
+    training = load_run(tmp_path / "run").document.training
     assert training["steps"] == 2 and training["learning_rate"] == 0.25
     shutil.rmtree(tmp_path / "run")
     capsys.readouterr()

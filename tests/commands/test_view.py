@@ -1,7 +1,6 @@
 """`fdif view`: what it writes of shapes, files, scenes and cases; its page in a browser; watching; bad input."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -193,12 +192,9 @@ def test_bad_input_is_one_line(target, says, file, monkeypatch, capsys):
 def test_watching_draws_again_after_each_save_and_outlives_mistakes(file, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-u", "-m", "fdif_jax.scripts.view", f"{file}:ball", "--watch", *SMALL]
-    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
     log = tmp_path / "log.txt"
     with log.open("w") as stream:
-        watching = subprocess.Popen(
-            [*command, "--out", str(out)], stdout=stream, stderr=subprocess.STDOUT, env=env
-        )
+        watching = subprocess.Popen([*command, "--out", str(out)], stdout=stream, stderr=subprocess.STDOUT)
 
     def until(lines: int) -> str:
         end = time.monotonic() + 60

@@ -14,10 +14,11 @@ from fdif_jax.evaluation.evaluator import Evaluation, Example
 from fdif_jax.scripts.console import watching
 from fdif_jax.scripts.console.watching import TrainingBar, Watch, write_example, write_pictures
 from fdif_jax.tasks import Task
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 
 TASKS = (Task("class", ("dark", "bright")),)
-DOCUMENT = {"kind": "test", "network": {"name": "tiny", "out_channels": 3}, "training": {"steps": 30}}
+DOCUMENT = RunDocument(kind="test", network={"name": "tiny", "out_channels": 3}, training={"steps": 30})
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 129, (6, 7, 8)).astype(np.uint8)
 LABEL = (IMAGE > 100).astype(np.uint8) + (IMAGE > 60)

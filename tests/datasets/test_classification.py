@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import fdif_jax as fd
 from fdif_jax.datasets import classification
 from fdif_jax.datasets.classification import FOLDER, ClassificationLayout
-from fdif_jax.datasets.layouts import Plan
+from fdif_jax.datasets.layouts import DatasetPlan
 from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
@@ -36,7 +36,7 @@ SMALL = [
 ]
 COMBINED = ["--no-mapper-as-augmentation", "--no-displacement-as-augmentation"]
 LAYOUT = ClassificationLayout((0, 1, 2), 3, 2)
-PLAN = Plan({"grid": list(GRID)}, "abc", 3, 9, 0, GRID, {"class": ("a", "b", "c")}, LAYOUT)
+PLAN = DatasetPlan({"grid": list(GRID)}, "abc", 3, 9, 0, GRID, {"class": ("a", "b", "c")}, LAYOUT)
 
 
 def draw(index):
@@ -210,7 +210,7 @@ import sys, time
 import jax, numpy as np
 from fdif_jax.datasets.classification import ClassificationLayout
 from fdif_jax.datasets.writer import write_dataset
-from fdif_jax.datasets.layouts import Plan
+from fdif_jax.datasets.layouts import DatasetPlan
 GRID = {GRID}
 {inspect.getsource(draw)}
 def slow(indices):

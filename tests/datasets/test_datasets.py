@@ -25,7 +25,7 @@ from monai.transforms import LoadImaged
 import fdif_jax as fd
 from fdif_jax.datasets import writer
 from fdif_jax.datasets.conventions import labels_of
-from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_document, read_volume
 from fdif_jax.datasets.sources import RenderedSource, labelled
 from fdif_jax.datasets.writer import write_dataset
@@ -33,7 +33,7 @@ from fdif_jax.errors import FdifError
 
 GRID = (6, 7, 8)
 TASKS = {"class": ("ball", "cube")}
-PLAN = Plan({"grid": list(GRID), "max_objects": 5}, "abc", 3, 7, 3, GRID, TASKS, MonaiLayout())
+PLAN = DatasetPlan({"grid": list(GRID), "max_objects": 5}, "abc", 3, 7, 3, GRID, TASKS, MonaiLayout())
 FACTORS = {"shape": ("ball", "cube"), "displacement": ("none", "ridge", "wave"), "mapper": ("flat", "steep")}
 
 
@@ -188,7 +188,7 @@ CHILD = f"""
 import json, sys, time
 import jax, numpy as np
 from fdif_jax.datasets.writer import write_dataset
-from fdif_jax.datasets.layouts import MonaiLayout, Plan
+from fdif_jax.datasets.layouts import MonaiLayout, DatasetPlan
 GRID = {GRID}
 {inspect.getsource(draw)}
 def slow(indices):
@@ -350,16 +350,16 @@ def test_nnunet_keeps_further_label_maps_beside_the_first(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seed": 4}, "seed is 3 there, 4 here"),
+        ({"seed": 4}, "seed is 3 there and 4 here"),
         (
             {"recipe": {"grid": list(GRID), "max_objects": 6}, "digest": "abd"},
-            "recipe.max_objects is 5 there, 6 here",
+            "recipe.max_objects is 5 there and 6 here",
         ),
         ({"num_samples": 8}, "num_samples is 7 there"),
         ({"grid": (6, 7, 9)}, "grid"),
-        ({"layout": NnunetLayout()}, "layout.name is monai there, nnunet here"),
-        ({"layout": MonaiLayout("none")}, "layout.compress is gzip there, none here"),
-        ({"tasks": FACTORS}, "tasks.class is .'ball', 'cube'. there, None here"),
+        ({"layout": NnunetLayout()}, 'layout.name is "monai" there and "nnunet" here'),
+        ({"layout": MonaiLayout("none")}, 'layout.compress is "gzip" there and "none" here'),
+        ({"tasks": FACTORS}, r'tasks.class is \["ball", "cube"\] there and not set here'),
     ],
 )
 @pytest.mark.parametrize("complete", [True, False])
@@ -381,7 +381,7 @@ def test_other_versions_do_not_finish_it(tmp_path, monkeypatch):
         write_dataset(tmp_path, crash_after(2), PLAN)
     made_with = writer._made_with()
     monkeypatch.setattr(writer, "_made_with", lambda: made_with | {"jax": "99"})
-    with pytest.raises(FdifError, match=r"made_with\.jax is .* there, 99 here"):
+    with pytest.raises(FdifError, match=r'made_with\.jax is ".*" there and "99" here'):
         write_dataset(tmp_path, source, PLAN)
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from fdif_jax.datasets import writer
-from fdif_jax.datasets.layouts import MonaiLayout, NnunetLayout, Plan
+from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.generate import _summary
 
 GRID = (6, 7, 8)
-PLAN = Plan({"max_objects": 5}, "abc", 3, 7, 3, GRID, {"class": ("ball", "cube")}, MonaiLayout())
+PLAN = DatasetPlan({"max_objects": 5}, "abc", 3, 7, 3, GRID, {"class": ("ball", "cube")}, MonaiLayout())
 
 
 def draw(index):
@@ -52,7 +52,7 @@ CHILD = f"""
 import sys, time
 import numpy as np
 from fdif_jax.datasets.writer import write_dataset
-from fdif_jax.datasets.layouts import MonaiLayout, Plan
+from fdif_jax.datasets.layouts import MonaiLayout, DatasetPlan
 GRID = {GRID}
 {inspect.getsource(draw)}
 def slow(indices):
@@ -91,7 +91,7 @@ def test_two_processes_at_once_and_one_that_is_killed(tmp_path, finished):
     said, error = children[0].communicate(timeout=60)
     assert children[1].wait() == -signal.SIGKILL and "complete=False" in said and "missing=(" in said, error
     assert not (tmp_path / "manifest.json").exists()
-    with pytest.raises(FdifError, match="seed is 3 there, 4 here"):
+    with pytest.raises(FdifError, match="seed is 3 there and 4 here"):
         write_dataset(tmp_path, source, replace(PLAN, seed=4), shard=(1, 2))
     children = [start(tmp_path, 1, 0.05), start(tmp_path, 0, 0)]
     outputs = [child.communicate(timeout=60) for child in children]
@@ -174,10 +174,10 @@ def test_what_was_damaged_on_the_way_is_found_and_written_again(tmp_path, finish
 @pytest.mark.parametrize(
     ("change", "shard", "words"),
     [
-        ({"recipe": {"max_objects": 6}, "digest": "abd"}, (1, 2), "recipe.max_objects is 5 there, 6 here"),
-        ({"digest": "abd"}, (1, 2), "digest is abc there, abd here"),
-        ({"seed": 4}, (1, 2), "seed is 3 there, 4 here"),
-        ({"num_samples": 8}, (0, 2), "num_samples is 7 there, 8 here"),
+        ({"recipe": {"max_objects": 6}, "digest": "abd"}, (1, 2), "recipe.max_objects is 5 there and 6 here"),
+        ({"digest": "abd"}, (1, 2), 'digest is "abc" there and "abd" here'),
+        ({"seed": 4}, (1, 2), "seed is 3 there and 4 here"),
+        ({"num_samples": 8}, (0, 2), "num_samples is 7 there and 8 here"),
         ({}, (1, 3), r"holds a shard of 2 \(journal-0-of-2.jsonl\), this is one of 3"),
     ],
 )
@@ -198,7 +198,7 @@ def test_shards_that_do_not_belong_together_are_refused_when_copied_together(tmp
         write_dataset(tmp_path / "b", source, PLAN, shard=(1, 2))
     shutil.copytree(tmp_path / "b", tmp_path / "a", dirs_exist_ok=True)
     for shard in ((0, 2), None):
-        with pytest.raises(FdifError, match=r"made_with\.jax is 99 there"):
+        with pytest.raises(FdifError, match=r'made_with\.jax is "99" there'):
             write_dataset(tmp_path / "a", never, PLAN, shard=shard)
     write_dataset(tmp_path / "c", source, PLAN, shard=(1, 3))
     (tmp_path / "a/journal-1-of-2.jsonl").unlink()

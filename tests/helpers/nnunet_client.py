@@ -13,9 +13,10 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.training.network import State, weights
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 from tests.helpers import twins  # noqa: F401 - for torchvision
-from tests.helpers.paths import COMPILED, HIPPOCAMPUS
+from tests.helpers.paths import HIPPOCAMPUS
 
 # nnU-Net's trainers import timm, and that torchvision: see twins.py, which has made it harmless in this process.
 BROKEN_TORCHVISION = not hasattr(sys.modules.get("torchvision._meta_registrations"), "__file__")
@@ -70,7 +71,7 @@ def save_run(folder: Path, network: dict, **document) -> nnx.Module:
     drawn = jax.tree.map(lambda p: jnp.asarray(0.05 + 0.3 * rng.standard_normal(p.shape, np.float32)), state)
     nnx.update(model, drawn)
     with (
-        open_run(folder, {"network": network, **document}) as run,
+        open_run(folder, RunDocument.from_dict({"network": network, **document})) as run,
         run.checkpoints() as checkpoints,
     ):
         checkpoints.save(1, State(weights(model), {"steps": jnp.array(1)}, {}), None)
@@ -106,8 +107,6 @@ def environment(folder: Path) -> dict[str, str]:
         "nnUNet_def_n_proc": "1",
         "nnUNet_compile": "f",
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(COMPILED),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "site"),
     }

@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from fdif_jax.batches.scenes import scene_batch, with_random_looks
+from fdif_jax.batches.scenes import scene_batch, with_augmentation
 from fdif_jax.keys import RESERVED_SEEDS, sample_key
 from fdif_jax.models.layers import BatchNorm, dropout
 from fdif_jax.training.losses import dice_per_class, mean_dice
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
+from fdif_jax.training.run_document import RunDocument
 
 GRID = (8, 8, 8)
-PLAN = Plan(steps=12, seed=3, batch_size=2, learning_rate=1e-2, warmup=2)
-DOCUMENT = {"kind": "test", "network": {"name": "tiny", "out_channels": 3}, "training": {"steps": 12}}
+PLAN = TrainingPlan(steps=12, seed=3, batch_size=2, learning_rate=1e-2, warmup=2)
+DOCUMENT = RunDocument(kind="test", network={"name": "tiny", "out_channels": 3}, training={"steps": 12})
 
 
 class Net(nnx.Module):
@@ -45,7 +46,7 @@ class Boxes:
         return jax.lax.map(self.sample, keys)
 
 
-BOXES = with_random_looks(scene_batch(Boxes()))
+BOXES = with_augmentation(scene_batch(Boxes()))
 
 
 class Validation:

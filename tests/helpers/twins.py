@@ -23,7 +23,7 @@ except ImportError:
 
 
 def twin(model: nnx.Module) -> torch.nn.Module:
-    """The PyTorch network that ``model.torch_code()`` builds, in evaluation mode."""
+    """The PyTorch network that ``model.torch_code()`` builds, for evaluation; the model's values do not count."""
     scope: dict = {}
     torch.manual_seed(0)
     exec(model.torch_code(), scope)

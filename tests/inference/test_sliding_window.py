@@ -18,7 +18,7 @@ from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.training.network import functional
 from tests.helpers.monai_tiles import monai
-from tests.helpers.spaces import affines
+from tests.helpers.spaces import affines, scores_back
 from tests.helpers.training import Net
 
 PATCH = (8, 6, 8)
@@ -78,7 +78,7 @@ def test_an_oracle_reproduces_the_label_on_its_own_grid(affine, shape, seed):
     scan = Scan("oracle", space.to_canonical(label)[..., None].astype(np.float32), None, space)
     prepared = prepare(scan, CasePlan(space.canonical.spacing, PATCH, (AsItIs(),)))
     np.testing.assert_array_equal(prepared.way.labels_back(ORACLE.labels(prepared.image)), label)
-    np.testing.assert_array_equal(prepared.way.scores_back(ORACLE.logits(prepared.image)), label)
+    np.testing.assert_array_equal(scores_back(prepared.way, ORACLE.logits(prepared.image)), label)
 
 
 def test_an_ensemble_and_its_mirrorings_are_averaged():

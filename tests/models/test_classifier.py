@@ -69,8 +69,7 @@ def test_features_and_scores_are_those_of_the_twins_encoder(name):
     size, grid, module = SIZES[name]
     spec = {"name": name, "in_channels": 1, "outputs": [3, 2], **size}
     model = models.create(**spec)
-    segmentation = models.create(**models.segmenting(spec, 4))
-    net = twins.twin(segmentation)
+    net = twins.twin(nnx.eval_shape(lambda: models.create(**models.segmenting(spec, 4))))
     twins.randomise(net)
     report = transfer(model, net.state_dict(), source="net")
     assert set(report.fresh) == HEAD and not report.adapted

@@ -61,8 +61,8 @@ def test_author(capsys):
     names = run_here("author.md", small, capsys)
     assert names["label"].max() == 1
     document = load_run("runs/pebbles").document
-    assert document["network"]["out_channels"] == 2
-    assert document["recipe"]["vocabulary"][-1] == "my_shapes.py"
+    assert document.network["out_channels"] == 2
+    assert document.recipe["vocabulary"][-1] == "my_shapes.py"
     image = np.asarray(nib.load("shells/data/image/batch_0000/sample_00000_x.nii.gz").dataobj)
     assert set(np.unique(image)) <= {0, 128} and image.any()  # the page's mapper has two values
 

@@ -26,7 +26,7 @@ from fdif_jax.preprocessing.preparation import prepare
 from fdif_jax.preprocessing.scans import Scan, read_scan
 from fdif_jax.preprocessing.spaces import Space
 from tests.helpers.paths import HIPPOCAMPUS
-from tests.helpers.spaces import SHAPES, affines
+from tests.helpers.spaces import SHAPES, affines, scores_back
 
 DATA = HIPPOCAMPUS
 TWO = Conventions(("a", "b"))
@@ -61,7 +61,7 @@ def test_an_oracle_returns_the_label_on_its_own_grid(tmp_path_factory, affine, s
     assert prepared.label.shape == prepared.image.shape[:3] and prepared.way.keeps_grid
     for back in (
         prepared.way.labels_back(prepared.label),
-        prepared.way.scores_back(one_hot(prepared.label, 3)),
+        scores_back(prepared.way, one_hot(prepared.label, 3)),
     ):
         np.testing.assert_array_equal(back, np.asarray(nib.load(paths[1]).dataobj))
         assert back.flags.c_contiguous
@@ -81,7 +81,7 @@ def test_what_was_resampled_comes_back_to_its_own_grid_nearly_as_it_was(affine, 
     np.testing.assert_allclose(inside, np.array(space.canonical.shape) / scale, atol=0.5)
     for back in (
         prepared.way.labels_back(prepared.label),
-        prepared.way.scores_back(one_hot(prepared.label, 2)),
+        scores_back(prepared.way, one_hot(prepared.label, 2)),
     ):
         assert back.shape == shape
         assert 2 * (back & label).sum() / (back.sum() + label.sum()) > (0.97 if scale < 1 else 0.93)
@@ -136,7 +136,7 @@ def test_normalisations_by_hand():
 def test_normalisations_travel_as_plain_data():
     for chosen in (Window((-100.0, 300.0), 50.0, 80.0), ZScore(nonzero=True), UnitRange(), AsItIs()):
         assert read_normalisation(json.loads(json.dumps(chosen.to_dict()))) == chosen
-    with pytest.raises(FdifError, match="unknown normalisation 'zscor'; did you mean 'zscore'"):
+    with pytest.raises(FdifError, match="unknown kind of normalisation 'zscor'; did you mean 'zscore'"):
         read_normalisation({"kind": "zscor"})
     with pytest.raises(FdifError, match="from a lower to a higher"):
         Window((3.0, 3.0), 0.0, 1.0)

@@ -237,9 +237,9 @@ def test_a_folder_that_is_no_vocabulary_says_so(folder, tmp_path):
     good = {"kind": "member", "name": "s0001_liver.stl", "scale": 3.0}
     for change, message in [
         ({"name": "s0001_livre.stl"}, "did you mean 's0001_liver.stl'"),
-        ({"scale": 0}, "scale must be"),
+        ({"scale": 0}, "'scale' must be above 0"),
         ({"kind": "box"}, "kind"),
-        ({"more": 1}, "parameters kind, name and scale"),
+        ({"more": 1}, "unknown parameter of liver 'more'"),
     ]:
         with pytest.raises(fd.FdifError, match=message):
             made.build("liver", good | change)

@@ -27,13 +27,13 @@ if how:
     processes.join_processes(how)
 from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import dice_cross_entropy
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.runs import open_run
 from fdif_jax.training.network import functional
 from tests.helpers import training as t
 import jax
 place = devices.Devices(each, shard)
-plan = Plan(steps=24, seed=3, batch_size=16, accumulate=2, learning_rate=1e-2, warmup=2, ema=0.9)
+plan = TrainingPlan(steps=24, seed=3, batch_size=16, accumulate=2, learning_rate=1e-2, warmup=2, ema=0.9)
 class Stop(Exception): pass
 def report(step, _):
     if step == steps: raise Stop

@@ -12,7 +12,8 @@ from fdif_jax.training import losses
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import functional, weights
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 from fdif_jax.weights.state_dicts import torch_variables
 
@@ -52,8 +53,8 @@ def _trained(tmp_path, network, name, steps=2):
     """The weights after some steps on one made-up batch."""
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 8, 1))
     labels = (images[..., 0] > 0).astype(jnp.uint8)
-    plan = Plan(steps=steps, learning_rate=1e-2, warmup=0, weight_decay=0.1)
-    with open_run(tmp_path / name, {"network": {}}) as run:
+    plan = TrainingPlan(steps=steps, learning_rate=1e-2, warmup=0, weight_decay=0.1)
+    with open_run(tmp_path / name, RunDocument(network={})) as run:
         return fit(network, lambda *_: (images, labels), None, plan, run, loss=losses.dice_cross_entropy)
 
 

@@ -182,24 +182,6 @@ def test_several_labels_are_those_of_the_class(combined):
         classification.classification_batch(program(), multilabel=True)
 
 
-def test_accuracies_by_hand():
-    wanted = np.array([[0, 2], [0, 2], [0, 2], [1, 0], [3, 0]])
-    guessed = np.array([[0, 2], [0, 2], [1, 2], [1, 2], [0, 0]])
-    plain, balanced = classification.accuracy(guessed, wanted)
-    # Of classes 0, 1 and 3 are recognised 2 of 3, 1 of 1, 0 of 1; of classes 0 and 2 one of 2, 3 of 3.
-    np.testing.assert_allclose(plain, [3 / 5, 4 / 5])
-    np.testing.assert_allclose(balanced, [(2 / 3 + 1 + 0) / 3, (1 / 2 + 1) / 2])
-
-
-def test_accuracies_equal_scikit_learns():
-    metrics = pytest.importorskip("sklearn.metrics")
-    wanted, guessed = RNG.integers(0, 5, (50, 3)), RNG.integers(0, 5, (50, 3))
-    plain, balanced = classification.accuracy(guessed, wanted)
-    for t in range(3):
-        assert plain[t] == pytest.approx(metrics.accuracy_score(wanted[:, t], guessed[:, t]))
-        assert balanced[t] == pytest.approx(metrics.balanced_accuracy_score(wanted[:, t], guessed[:, t]))
-
-
 def test_an_encoder_learns_to_tell_shapes_apart():
     shapes = ("sphere", "torus", "cone", "cylinder")
     recipe = fd.load_recipe("fdif").replace(
@@ -223,10 +205,11 @@ def test_an_encoder_learns_to_tell_shapes_apart():
         changes, moments = optimiser.update(gradient, moments, weights)
         return optax.apply_updates(weights, changes), moments, loss, predicted
 
-    accuracies = []
+    accuracies = []  # balanced: means over the shapes
     for _ in range(70):
         weights, moments, loss, predicted = step(weights, moments)
-        accuracies.append(classification.accuracy(predicted, wanted)[1])
+        recalls = [np.mean(np.asarray(predicted)[np.asarray(wanted) == n] == n) for n in np.unique(wanted)]
+        accuracies.append(np.mean(recalls))
     assert len(np.unique(wanted)) == 4 and accuracies[0] < 0.7
     assert accuracies[-1] == 1
     # Labels smoothed by 0.2 over 4 classes have an entropy, below which no loss goes.

@@ -13,7 +13,8 @@ from fdif_jax.batches.scenes import scene_batch
 from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import dice_cross_entropy
 from fdif_jax.training.network import functional
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 
 pytestmark = pytest.mark.slow
@@ -70,8 +71,8 @@ def test_a_network_learns_two_volumes_by_heart(tmp_path, name, size, grid, rate)
 
     scores: list[float] = []
     validate_every, began = 10, time.monotonic()
-    plan = Plan(steps=400, batch_size=2, learning_rate=rate, warmup=10)
-    with pytest.raises(Learnt), open_run(tmp_path / "run", {"network": {"name": name}}) as run:
+    plan = TrainingPlan(steps=400, batch_size=2, learning_rate=rate, warmup=10)
+    with pytest.raises(Learnt), open_run(tmp_path / "run", RunDocument(network={"name": name})) as run:
         fit(
             network,
             lambda keys, batch: batch,

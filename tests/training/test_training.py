@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ from fdif_jax.training.checkpoints import _checksums
 from fdif_jax.training.loop import fit
 from fdif_jax.training.losses import cross_entropy, dice_cross_entropy
 from fdif_jax.training.network import functional, weights
-from fdif_jax.training.plan import Plan
+from fdif_jax.training.plan import TrainingPlan
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from tests.helpers.paths import ROOT
 from tests.helpers.training import BOXES, DOCUMENT, PLAN, Boxes, Net, Noisy, Validation
@@ -58,7 +60,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path, accumulate):
     network = functional(Net())
     start, apply = network.weights, network.apply
-    plan = Plan(steps=2, batch_size=4, accumulate=accumulate, warmup=0, clip=0.1, ema=0.5)
+    plan = TrainingPlan(steps=2, batch_size=4, accumulate=accumulate, warmup=0, clip=0.1, ema=0.5)
     final = _fit(tmp_path / "run", plan=plan, loss=cross_entropy)
 
     optimiser = optax.chain(
@@ -96,10 +98,10 @@ def test_a_training_sample_is_the_one_of_its_number_in_a_data_set():
 
 
 def test_what_is_random_in_training_resumes_exactly_and_running_statistics_are_kept(tmp_path):
-    whole = _fit(tmp_path / "whole", net=Noisy(), document={"network": {"name": "noisy"}})
+    whole = _fit(tmp_path / "whole", net=Noisy(), document=RunDocument(network={"name": "noisy"}))
     with pytest.raises(KeyboardInterrupt):
-        _fit(tmp_path / "run", net=Noisy(), document={"network": {"name": "noisy"}}, stop_at=5)
-    _same_bits(_fit(tmp_path / "run", net=Noisy(), document={"network": {"name": "noisy"}}), whole)
+        _fit(tmp_path / "run", net=Noisy(), document=RunDocument(network={"name": "noisy"}), stop_at=5)
+    _same_bits(_fit(tmp_path / "run", net=Noisy(), document=RunDocument(network={"name": "noisy"})), whole)
     assert whole["norm.num_batches_tracked"] == 12 and abs(float(whole["norm.running_mean"][0])) > 1e-4
     restored = Noisy()
     load_run(tmp_path / "run").restore(restored)
@@ -124,6 +126,15 @@ def test_a_run_stopped_and_resumed_equals_one_that_was_not(tmp_path, uninterrupt
     _same_bits(resumed, uninterrupted[1])
     steps = [m["step"] for m in load_run(tmp_path / "run").history]
     assert steps == sorted(set(steps)) and steps[-1] == 12
+
+
+def test_a_run_that_ignores_ctrl_c_goes_on(tmp_path, uninterrupted):
+    heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _same_bits(_fit(tmp_path / "run", stop_at=3), uninterrupted[1])
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, heeded)
 
 
 def test_several_steps_a_call_resume_exactly_too(tmp_path, monkeypatch):
@@ -159,7 +170,7 @@ def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
 
 
 def test_training_learns_and_the_best_weights_are_kept(tmp_path):
-    plan = Plan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
+    plan = TrainingPlan(steps=60, batch_size=4, learning_rate=3e-2, warmup=5)
     model = Net(features=8)
     network = functional(model)
     validate = Validation(network.apply)
@@ -201,7 +212,7 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
     with pytest.raises(
         FdifError, match=r"at step 1, on samples 0 to 1 of seed 0, the loss is [12]\..*no checkpoint yet"
     ):
-        _fit(tmp_path / "run", plan=Plan(steps=12, warmup=2, max_loss=0.5))
+        _fit(tmp_path / "run", plan=TrainingPlan(steps=12, warmup=2, max_loss=0.5))
 
 
 def _damage(folder, how):
@@ -268,7 +279,7 @@ def test_batches_may_come_from_the_host_and_resume_exactly(tmp_path):
 
 
 def test_a_run_of_something_else_is_refused_and_what_differs_is_named(tmp_path, uninterrupted):
-    other = {**DOCUMENT, "training": {"steps": 24, "seed": 1}}
+    other = replace(DOCUMENT, training={"steps": 24, "seed": 1})
     with pytest.raises(
         FdifError, match=r"training\.steps is 12 there and 24 here, training\.seed is not set"
     ):
@@ -345,4 +356,4 @@ def test_half_a_line_of_metrics_is_dropped(tmp_path, uninterrupted):
 )
 def test_impossible_plans_are_refused(change, message):
     with pytest.raises(FdifError, match=message):
-        Plan(**{"steps": 100, "warmup": 10} | change)
+        TrainingPlan(**{"steps": 100, "warmup": 10} | change)

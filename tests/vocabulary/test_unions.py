@@ -30,7 +30,7 @@ def test_unions_are_the_last_classes_and_depend_on_the_class_seed():
 
 @pytest.fixture(scope="module")
 def members():
-    family = unions.family_of(shapes.published, "sphere|cone")
+    family = unions.combined(*map(shapes.published.family, ("sphere", "cone")))
     draw = jax.jit(lambda key: family.sample(key, fd.Grid(96, 96, 96)))
     return [draw(jax.random.key(i)) for i in range(40)]
 
@@ -99,10 +99,18 @@ PART = {"params": {"radius": 5.0}, "inverse": IDENTITY}
     [
         ("sphere|spher", {"smooth": 1, "first": PART, "second": PART}, "did you mean 'sphere'"),
         ("sphere|sphere|sphere", {"smooth": 1, "first": PART, "second": PART}, "FIRST|SECOND"),
-        ("sphere|sphere", {"smooth": 1, "first": PART}, "keys smooth, first, second"),
-        ("sphere|sphere", {"smooth": 0, "first": PART, "second": PART}, "'smooth' must be a number above 0"),
-        ("sphere|sphere", {"smooth": 1, "first": PART, "second": {}}, "keys params and inverse"),
-        ("sphere|sphere", {"smooth": 1, "first": PART, "second": PART | {"inverse": [1]}}, "3×4 matrix"),
+        ("sphere|sphere", {"smooth": 1, "first": PART}, "parameter 'second' is missing"),
+        ("sphere|sphere", {"smooth": 0, "first": PART, "second": PART}, "parameter 'smooth' must be above 0"),
+        (
+            "sphere|sphere",
+            {"smooth": 1, "first": PART, "second": {}},
+            "second: parameter 'params' is missing",
+        ),
+        (
+            "sphere|sphere",
+            {"smooth": 1, "first": PART, "second": PART | {"inverse": [1]}},
+            "second: parameter 'inverse' must be finite numbers of shape [3, 4]",
+        ),
     ],
 )
 def test_bad_unions_are_one_clear_line(name, params, says):

@@ -9,6 +9,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
 from fdif_jax.training.network import State, weights
+from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 from fdif_jax.weights import state_dicts
 
@@ -150,7 +151,7 @@ def trained(tmp_path_factory):
     spec = {"name": "resenc_unet", "in_channels": 1, "out_channels": 3, "features": [4, 6]}
     folder = tmp_path_factory.mktemp("runs") / "run"
     states = {}
-    with open_run(folder, {"network": spec}) as run, run.checkpoints() as checkpoints:
+    with open_run(folder, RunDocument(network=spec)) as run, run.checkpoints() as checkpoints:
         for step, which, dice in ((1, "best", 0.8), (2, "last", 0.4)):
             model = models.create(**spec, seed=step)
             states[which] = state_dicts.to_torch_state_dict(model)

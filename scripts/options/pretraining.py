@@ -1,0 +1,32 @@
+"""The options of `fdif pretrain`, which `fdif bench training` measures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fdif_jax.scripts.options.recipe import RecipeOptions
+from fdif_jax.scripts.options.training import TrainingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingOptions(TrainingOptions, RecipeOptions):
+    """Options of `fdif pretrain`."""
+
+    out: Path
+    """Run directory: weights, measurements, pictures."""
+    preset: str | None = None
+    """Settings by name (fdif-swinunetr, fdif-resencl, fdif-primusm, avs-db, quick) or a .toml file of options."""
+    task: Literal["segmentation", "classification", "multilabel"] = "segmentation"
+    """Label voxels; or volumes of one centred object, by its class, or by shape, displacement and mapper."""
+    grid_scale: float = 0.4
+    """The fraction of its usual extent that a volume that is classified covers."""
+    data: Path | None = None
+    """Train on this dataset (MONAI or nnU-Net layout) instead of a recipe."""
+    kernel: Literal["auto", "on", "off"] = "auto"
+    """Render scenes by the GPU kernel; auto does so on a CUDA device, where it serves the recipe."""
+    steps: int = 30_000
+    """Updates; the learning rate reaches 0 at the last."""
+    val_samples: int = 8
+    """Volumes to validate on."""
+    val_seed: int = 0
+    """Which of the seeds that are kept for validation."""
