@@ -1,9 +1,9 @@
 """Part `layers`: forms of the costly layers beside each other and beside PyTorch's, forward and backward."""
 
-import functools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ def measure(size: Size, figures: Figures) -> None:
         flops = 2 * 27 * channels * features * _BATCH * (edge // stride) ** 3
         row: dict[str, Any] = {"flops": flops}
         for form, function in CONVOLUTIONS.items():
-            row[form] = _tried(functools.partial(function, strides=(stride,) * 3), (x, weight), size, figures)
+            row[form] = _tried(partial(function, strides=(stride,) * 3), (x, weight), size, figures)
         row["PyTorch"] = _torch_convolution(x, weight, stride, size, figures)
         figures.add(name, row)
     tokens, heads, channels = size.attention
@@ -65,7 +65,7 @@ ATTENTIONS: dict[str, Callable[..., jax.Array]] = {
     "whole": layers.attention_whole,
     "by head": layers.attention_by_head,
     "kept": jax.nn.dot_product_attention,
-    "cudnn": functools.partial(jax.nn.dot_product_attention, implementation="cudnn"),
+    "cudnn": partial(jax.nn.dot_product_attention, implementation="cudnn"),
 }
 
 
@@ -83,7 +83,7 @@ def _tried(function: Callable, arguments: tuple, size: Size, figures: Figures) -
     try:
         made = [jax.jit(f).lower(*arguments).compile() for f in (function, gradient)]
         with figures.alone():
-            return [1e3 * _seconds(lambda f=f: f(*arguments), jax.block_until_ready, size.runs) for f in made]
+            return [1e3 * _seconds(partial(f, *arguments), jax.block_until_ready, size.runs) for f in made]
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
 
@@ -106,7 +106,7 @@ def _torch_convolution(x: jax.Array, weight: jax.Array, stride: int, size: Size,
 
         torch.backends.cudnn.benchmark = True
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        options = {"device": device, "dtype": torch.bfloat16}
+        options: dict[str, Any] = {"device": device, "dtype": torch.bfloat16}
         b, d, h, w, c = x.shape
         images = torch.randn(b, c, d, h, w, **options).to(memory_format=torch.channels_last_3d)
         kernel = torch.randn(weight.shape[-1], c, 3, 3, 3, **options).to(memory_format=torch.channels_last_3d)

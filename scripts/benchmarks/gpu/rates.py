@@ -33,8 +33,7 @@ def measure(size: Size, figures: Figures) -> None:
     figures.add("conditions", {"grid": list(recipe.grid), "objects": size.objects, "runs": size.runs})
     # An intensity and a word of bits are written and read once, a grey level and a label written.
     figures.add("bytes", voxels * (2 * 4 + 2 * 4 * -(-size.objects // BITS) + 2))
-    kernel = fd.compile(recipe, kernel=size.kernel)  # type: ignore[arg-type]
-    scan = fd.compile(recipe, kernel="off")
+    kernel, scan = fd.Program(recipe, size.kernel), fd.Program(recipe, "off")
     ways: dict[str, Batch] = {
         "kernel": kernel.batch,
         "branch-free": lambda keys: BranchFree(scan.renderer).intensities(jax.vmap(scan.draw)(keys)),
@@ -69,7 +68,8 @@ def _tiles(renderer: Renderer, draw: Callable, size: Size, figures: Figures) -> 
         for (tile, warps), program in made:
             name = f"tile {'×'.join(map(str, tile))}, {warps} warps"
             with figures.attempt(name):
-                figures.add(name, _measured(*program.result(), count, size.runs, figures))
+                ready, seconds = program.result()
+                figures.add(name, _measured(ready, seconds, count, size.runs, figures))
 
 
 def _compiled(batch: Batch, count: int) -> tuple[Any, float]:

@@ -44,7 +44,7 @@ def measure(size: Size, figures: Figures) -> None:
             part.rename(path)
             figures.add(name, {"scenes": len(images), "labelled": float((labels > 0).mean())})
     with figures.attempt("work"):
-        program = fd.compile(recipe_of("fdif", size))
+        program = fd.Program(recipe_of("fdif", size))
         work = counted_work(program, Tiling.of(program.grid, program.renderer.tile), min(size.scenes, 16))
         flops, roots = (sum(each) for each in zip(*work.values(), strict=True))
         figures.add("work", {"flops": flops, "transcendentals": roots, "parts": work})

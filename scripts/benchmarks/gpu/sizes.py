@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fdif_jax.scenes.compiler import Kernel
+
 
 @dataclass(frozen=True)
 class Size:
@@ -33,7 +35,7 @@ class Size:
     batches: tuple[int, ...]
     tiles: tuple[tuple[tuple[int, int, int], int], ...]
     runs: int
-    kernel: str
+    kernel: Kernel
     networks: dict[str, tuple[str, ...]]
     convolutions: tuple[tuple[int, int, int, int], ...]
     attention: tuple[int, int, int]
