@@ -57,7 +57,7 @@ def test_the_fast_renderer_equals_the_plain_one(program):
     _check_renderers_agree(program)
 
 
-@pytest.mark.slow  # as long as the one above, with solids in place of some shells
+@pytest.mark.slow("as long as the one above, with solids in place of some shells")
 def test_the_fast_renderer_equals_the_plain_one_in_the_exact_recipe():
     _check_renderers_agree(fd.compile(fd.load_recipe("fdif_exact").replace(**CROWDED)))
 
