@@ -52,6 +52,14 @@ from tests.helpers.studies import calls  # noqa: E402, F401
 DynamicJaxprTracer._origin_msg = lambda tracer: ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is left to `make test-all` says why, and may take longer."""
+    for item in items:
+        if slow := item.get_closest_marker("slow"):
+            assert slow.args, f"{item.nodeid}: slow, but why?"
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays, and need not be gone through again by each collection of garbage."""
     gc.collect()

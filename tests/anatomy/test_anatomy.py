@@ -111,7 +111,7 @@ def test_the_graph_and_the_anchors_hold(subjects):
     assert statistics.mean(counts) > 10 and max(counts) <= 40
 
 
-@pytest.mark.slow
+@pytest.mark.slow("200 scenes at their own size; fewer and smaller ones are above")
 def test_the_graph_and_the_anchors_hold_in_200_scenes():
     program = fd.compile(recipe(edge=96, low=1.5, high=3.0))
     counts = [examine(program, fd.sample_key(4, i)) for i in range(200)]
@@ -231,8 +231,9 @@ def test_a_document_with_wrong_parameters_is_an_error():
         vocabulary.build("liver", {k: v for k, v in params.items() if k != "centre"})
 
 
-# "anatomy" is what the tests above draw, at its own size.
-@pytest.mark.parametrize("name", [pytest.param("anatomy", marks=pytest.mark.slow), "anatomy_fdif"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("anatomy", marks=pytest.mark.slow("what the tests above draw")), "anatomy_fdif"]
+)
 def test_the_shipped_recipes_draw_organs(name):
     program = fd.compile(fd.load_recipe(name).replace(grid=(24, 24, 24)))
     assert {"liver", "spleen", "colon"} <= set(program.class_names)

@@ -47,7 +47,7 @@ def test_time_is_up(tmp_path, capsys):
     assert json.loads((tmp_path / "gpu.json").read_text())["done"] == []
 
 
-@pytest.mark.slow  # every part compiles programs of its own: minutes
+@pytest.mark.slow("every part compiles programs of its own, for minutes")
 def test_every_part_on_a_cpu(tmp_path):
     programme.run(programme.Config(tmp_path, size="toy", minutes=30, jobs=1))
     merged = json.loads((tmp_path / "gpu.json").read_text())

@@ -85,7 +85,13 @@ def test_both_take_the_gradient_of_the_same_loss():
     assert set(gradient) <= set(dict(net.named_parameters(remove_duplicate=False)))
 
 
-@pytest.mark.parametrize("sizes", [pytest.param(networks.STANDARD, marks=pytest.mark.slow), networks.SMALL])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(networks.STANDARD, marks=pytest.mark.slow("large networks; small ones are beside them")),
+        networks.SMALL,
+    ],
+)
 def test_every_size_is_one_that_the_network_takes(sizes):
     assert set(sizes) <= set(models.NETWORKS)
     config = networks.Config(grid=(96, 96, 96), small=sizes is networks.SMALL)

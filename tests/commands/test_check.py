@@ -175,7 +175,7 @@ def test_a_file_joins_a_recipe(folder):
         recipe_of(RecipeOptions(catalogue=(folder / "none.py",)))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a training whose program is used once")
 def test_pretraining_draws_the_family_as_it_is_written(folder, tmp_path):
     """What a run's recipe draws of class `ball` are the spheres of the file's own sampler."""
     scenes = [

@@ -391,7 +391,7 @@ def test_options_that_a_command_does_not_know_are_refused_before_anything_is_wri
     assert not Path("study").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("five trainings in processes of their own; made-up ones are above")
 def test_a_real_study(tmp_path, monkeypatch):
     """Two initialisations, one of them pre-trained by the study, at the least there is."""
     monkeypatch.chdir(tmp_path)

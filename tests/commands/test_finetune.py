@@ -113,7 +113,7 @@ def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pr
     np.testing.assert_array_equal(np.asarray(again.dataobj), a)  # what new scans get is what was scored
 
 
-@pytest.mark.slow
+@pytest.mark.slow("four processes that train")
 def test_two_processes_with_divided_weights_equal_one(dataset, tmp_path):
     """And so do two devices of one."""
     with socket.socket() as free:

@@ -173,7 +173,7 @@ def test_bad_input_is_one_line(arguments, says, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.slow("163 pictures; fewer are above")
 def test_the_whole_gallery(tmp_path, browser):
     cli.run("gallery", ["--out", str(tmp_path)])
     tab, said = opened(browser, tmp_path / "index.html")

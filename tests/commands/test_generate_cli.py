@@ -182,7 +182,7 @@ def test_multi_task_sets_have_a_file_a_label_map(tmp_path):
     assert tree(out) == before
 
 
-@pytest.mark.slow
+@pytest.mark.slow("nnU-Net's own commands, which plan for minutes")
 def test_nnunet_plans_and_verifies_a_multi_task_set(tmp_path):
     pytest.importorskip("nnunetv2")
     env = pytest.importorskip("tests.helpers.nnunet_client").environment(tmp_path)

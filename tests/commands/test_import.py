@@ -198,7 +198,7 @@ def test_every_kind_of_file_comes_back_bit_for_bit(kind, state, tmp_path, capsys
     assert_same(exported(run), state)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("wants nnU-Net, whose files are made up above")
 def test_what_nnunet_itself_saves_is_read(state, tmp_path):
     """Its trainer's own method, on a trainer that has just what the method reads."""
     training = pytest.importorskip("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
@@ -257,7 +257,13 @@ def test_files_of_numpy_1_and_legacy_files_are_read(state, tmp_path):
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        pytest.param(name, index, marks=pytest.mark.slow if (name, index) in SLOW else ())
+        pytest.param(
+            name,
+            index,
+            marks=pytest.mark.slow("large programs; another size of the network, or other networks, do")
+            if (name, index) in SLOW
+            else (),
+        )
         for name, sizes in SIZES.items()
         for index in range(len(sizes))
     ],

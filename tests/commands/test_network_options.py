@@ -120,7 +120,10 @@ SMALL = {
     "unetr": ((32, 16, 16), ("feature_size=2", "hidden_size=12", "mlp_dim=12", "num_heads=2"), (16, 32, 32)),
     "swin_unetr": ((64, 32, 32), ("feature_size=12", "depths=[1,1,1,1]"), None),
 }
-_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vnet", "unetr", "swin_unetr")]
+_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow("two trainings each; Primus is trained in any case"))
+    for name in ("vnet", "unetr", "swin_unetr")
+]
 
 
 @pytest.mark.parametrize("name", ["primus", *_SLOW])

@@ -55,7 +55,7 @@ def test_parameters_of_a_known_shape_are_found_again():
     assert error < 0.02 and dice > 0.985
 
 
-@pytest.mark.slow
+@pytest.mark.slow("ten fits; one is above")
 def test_nine_of_ten_known_shapes_are_found_again():
     names = ["sphere", "torus", "cone", "octahedron", "cylinder", "three_star_revolution"]
     names += ["five_star_prism", "six_star_prism", "seven_star_prism", "eight_star_prism"]
@@ -65,7 +65,7 @@ def test_nine_of_ten_known_shapes_are_found_again():
     assert sum(error < 0.02 for error in errors.values()) >= 9, errors
 
 
-@pytest.mark.slow
+@pytest.mark.slow("fits at a scan's own resolution")
 @pytest.mark.parametrize(
     ("family", "label", "dice"), [("kidney", 2, 0.9), ("kidney", 3, 0.9), ("liver", 5, 0.85)]
 )
@@ -260,7 +260,7 @@ def test_bad_input_of_fit_family_is_one_line(arguments, says, corners, monkeypat
     assert not list(corners.glob("x.*")) and not list(corners.glob("new_family*"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("fits of two masks")
 def test_a_family_of_poor_fits_is_not_written(corners, monkeypatch, capsys):
     monkeypatch.chdir(corners)
     masks = ["right.nii.gz", "right.nii.gz", "--min-dice", "0.9", "--starts", "2"]

@@ -90,9 +90,17 @@ def test_features_and_scores_are_those_of_the_twins_encoder(name):
     np.testing.assert_allclose(scores, wanted, atol=1e-4 * np.abs(want).max())
 
 
-# V-Net's 20 million weights take seconds, and it does nothing here that others do not.
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n == "vnet" else ()) for n in SIZES]
+    "name",
+    [
+        pytest.param(
+            n,
+            marks=pytest.mark.slow("20 million weights; it does nothing here that others do not")
+            if n == "vnet"
+            else (),
+        )
+        for n in SIZES
+    ],
 )
 def test_weights_are_the_encoders_by_its_names_and_go_into_the_segmentation_network(name):
     size, _, _ = SIZES[name]

@@ -254,7 +254,7 @@ def test_bad_inputs_are_refused(shape):
         abstract()(jnp.zeros(shape))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("networks of hundreds of millions of weights")
 @pytest.mark.parametrize("preset, edge", [("S", 32), ("B", 32), ("M", 96), ("L", 48)])
 def test_presets_are_the_same_networks(preset, edge):
     options = {"preset": preset, "grid": edge, "remat": True}  # which saves memory

@@ -94,7 +94,7 @@ def test_transfer_finds_its_weights():
     assert rest and all(name.startswith(("decoder.stages.", "decoder.transpconvs.")) for name in rest)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("102 million weights on 96³ voxels")
 def test_the_published_size_is_the_same_network():
     options = {"preset": "L", "deep_supervision": True, "remat": True}  # which saves memory
     model = models.create("resenc_unet", in_channels=1, out_channels=14, **options)

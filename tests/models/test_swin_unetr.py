@@ -64,7 +64,10 @@ def smooth(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{"feature_size": 12}, pytest.param(EVERYTHING_ELSE, marks=pytest.mark.slow)],
+    [
+        {"feature_size": 12},
+        pytest.param(EVERYTHING_ELSE, marks=pytest.mark.slow("a large program; the default is above")),
+    ],
     ids=["default", "else"],
 )
 def test_weights_of_either_side_give_the_same_network(options, smooth):
@@ -192,7 +195,7 @@ def test_the_rate_and_the_key_decide_what_is_omitted():
     assert not (evaluated == x).all((1, 2, 3, 4)).any()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("three large programs")
 def test_remat_changes_nothing_and_bfloat16_little():
     """Of a stage: through the whole, the few voxels of the coarsest norms make gradients jump in half precision."""
     x = jnp.asarray(normal(2, 6, 8, 4, 8))
@@ -221,7 +224,7 @@ def test_remat_changes_nothing_and_bfloat16_little():
     assert np.linalg.norm(half - full) < 0.1 * np.linalg.norm(full)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two large programs")
 def test_the_network_in_bfloat16_is_near_float32():
     x = jnp.asarray(normal(1, *GRID, 1))
     half, full = (
@@ -299,7 +302,7 @@ def test_transfer_finds_its_weights():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("62 million weights on 96³ voxels")
 def test_the_published_size(smooth):
     """One sample, and nothing kept that can be computed again: all windows' attention weights are gigabytes."""
     model = create(preset="base", out_channels=14, remat=True)

@@ -35,9 +35,12 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     "options",
     [
         {"in_channels": 2},
-        pytest.param({"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True}, marks=pytest.mark.slow),
+        pytest.param(
+            {"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True},
+            marks=pytest.mark.slow("a large program; two others are here"),
+        ),
         {"in_channels": 4, "res_block": False, "dropout_rate": 0.1},  # as many channels as features
-        pytest.param({"conv_block": False}, marks=pytest.mark.slow),
+        pytest.param({"conv_block": False}, marks=pytest.mark.slow("a large program; two others are here")),
     ],
 )
 def test_weights_of_either_side_give_the_same_network(options):
@@ -58,7 +61,7 @@ def test_the_published_size_has_its_names_shapes_and_parameters():
     twins.assert_same_shapes(nnx.eval_shape(lambda: models.create("unetr", **sizes)))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("three large programs")
 def test_remat_changes_nothing_and_bfloat16_little():
     x = jnp.asarray(normal(1, *GRID, 1))
 
@@ -171,6 +174,6 @@ def test_transfer_finds_its_weights():
     assert np.abs(moved[0, 1, 2]).min() > 0.9 and np.abs(moved).sum() == pytest.approx(24, rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("93 million weights on 96³ voxels")
 def test_the_papers_size():
     twins.assert_twins(models.create("unetr", in_channels=1, out_channels=14, grid=96), (96, 96, 96), batch=1)

@@ -42,7 +42,7 @@ def channels_last(x) -> np.ndarray:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({}, marks=pytest.mark.slow("20 million weights once more")),
         {"in_channels": 2, "act": "prelu", "bias": True, "dropout_prob_down": None},
     ],
 )
@@ -132,7 +132,7 @@ def test_a_key_drops_whole_channels_at_their_rate():
     assert len(np.unique(dropped, axis=0)) == 40
 
 
-@pytest.mark.slow
+@pytest.mark.slow("20 million weights three times")
 def test_remat_changes_nothing_bfloat16_little_and_the_key_what_is_dropped():
     x = jnp.asarray(normal(2, 16, 16, 16, 1))
 
@@ -210,7 +210,7 @@ def test_transfer_finds_its_weights():
     assert sum(name.startswith(vnet.VNet.encoder) for name in names) > 60
 
 
-@pytest.mark.slow
+@pytest.mark.slow("20 million weights on 96³ voxels")
 def test_the_papers_grid():
     model = create(out_channels=14)
     # Weights as MONAI draws them: with random ones values grow to 10⁶, and there an ELU has a kink.

@@ -17,7 +17,7 @@ PLANS = "nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetResEncUNetMPlans.json"
 TRAIN = "nnUNetv2_train 4 3d_fullres 0 -p nnUNetResEncUNetMPlans"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a page of many commands, in a shell")
 def test_from_jax_to_monai(tmp_path):
     pytest.importorskip("monai")
     env = nnunet_client.environment(tmp_path)
@@ -53,7 +53,7 @@ EPOCH = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("nnU-Net's own commands, which train for minutes")
 def test_from_jax_to_nnunet(nnunet):
     folder, env, shrink = nnunet
     small = {
@@ -66,7 +66,7 @@ def test_from_jax_to_nnunet(nnunet):
     assert (folder / "ssl.pth").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("nnU-Net's own commands, which train for minutes")
 def test_from_nnunet_to_jax(nnunet):
     folder, env, shrink = nnunet
     split = {f"\n{TRAIN}": f"\n{shrink}{TRAIN} -tr nnUNetTrainer_1epoch -device cpu"}

@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.slow("many fits")
 def test_the_page_runs(folder, capsys):
     few = "--starts 6"
     small = {

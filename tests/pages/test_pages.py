@@ -115,7 +115,7 @@ def test_generate(capsys):
     assert Path("nnUNet_raw/Dataset901_Shapes/dataset.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("whole recipes, each with a program of its own")
 def test_recipes(capsys):
     decathlon_folder(Path.cwd())
     tiny = "--size features=[4,8] --steps 2 --val-every 2 --val-samples 1"

@@ -139,7 +139,7 @@ def test_notebooks_are_committed_as_they_ran(path):
     assert not any(output.get("name") == "stderr" for output in outputs)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a kernel for each notebook, at the sizes that readers run")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path):
     nbclient = pytest.importorskip("nbclient")

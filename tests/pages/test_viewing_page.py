@@ -29,7 +29,7 @@ def ran(folder: Path) -> set[str]:
 PAGE = ("view/torus.html", "views.png", "rough/torus_slices.png", "view/scenes_1.png", "hippocampus.ply")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a dozen commands, each with programs of its own")
 def test_the_page_on_viewing(folder):
     (folder / "examples" / "organs.py").write_text(SHAPES.replace("def ring", "def vertebra"))
     tiny = "--resolution 24 --size 24"
@@ -48,7 +48,7 @@ def test_the_page_on_viewing(folder):
     assert {*PAGE, "gallery/index.html"} <= ran(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the page's own sizes, in a shell")
 def test_the_page_on_viewing_as_it_is(folder):
     shutil.copy(DOCS / "examples" / "organs.py", folder / "examples")
     run_page("viewing.md", folder, nnunet_client.environment(folder), {})

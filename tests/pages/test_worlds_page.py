@@ -10,7 +10,7 @@ from tests.helpers.pages import run_page
 from tests.helpers.paths import DOCS
 
 
-@pytest.mark.slow
+@pytest.mark.slow("commands with whole recipes, in a shell")
 def test_the_page_on_worlds(tmp_path):
     small = {
         "--num-samples 5000": "--num-samples 1 --grid 24 24 24",

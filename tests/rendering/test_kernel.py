@@ -21,7 +21,9 @@ RECIPE = fd.load_recipe("fdif").replace(grid=(10, 17, 36), min_objects=33, max_o
     "recipe",
     [
         RECIPE.replace(categories=["basic"], displacements=["ridge"], mappers=["inverse_cube", "modular_5"]),
-        pytest.param(RECIPE, marks=pytest.mark.slow),
+        pytest.param(
+            RECIPE, marks=pytest.mark.slow("the whole recipe, interpreted; its basic shapes are above")
+        ),
     ],
     ids=["basic", "all"],
 )

@@ -171,7 +171,7 @@ def test_every_knob_alone_changes_images_deterministically_and_never_labels(knob
     assert not np.allclose(changed, knobs.apply(jax.random.key(99), image, label))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("one program of all looks; each look is above")
 def test_looks_are_the_same_at_any_batch_size_and_off_by_default():
     program = fd.compile(RECIPE.replace(look=ALL))
     image, label = program.sample_at(4, 2)

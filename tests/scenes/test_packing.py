@@ -74,7 +74,7 @@ def count(program, seed=0, samples=12):
     return [int(draw(i)) for i in range(samples)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a program for every setting")
 def test_the_limit_and_the_tries_decide_how_many_are_left_out():
     base = fd.load_recipe("avs_db").replace(**ELLIPSES)
 

@@ -257,7 +257,7 @@ def test_classes_can_be_chosen():
     assert labels.min() >= 1 and labels.max() <= 8
 
 
-@pytest.mark.slow
+@pytest.mark.slow("200 scenes; twenty are above")
 def test_sections_and_rules_are_equally_frequent():
     """Of what is drawn, placed or not, over 200 scenes."""
     program = fd.compile(fd.load_recipe("avs_db").replace(grid=[8, 8, 8]))
@@ -290,7 +290,7 @@ def test_twenty_volumes_look_like_published_ones():
     assert_agrees(statistics(20), 3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("200 volumes; twenty are above")
 def test_two_hundred_volumes_agree_with_published_ones():
     measured = statistics(200)
     assert_agrees(measured, 2.5)

@@ -20,7 +20,9 @@ import pytest
 from fdif_jax.training.runs import load_run
 from tests.helpers.nnunet_client import environment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(
+    "commands in processes of their own that are killed and begun again, for minutes"
+)
 
 STEPS, SAVED, VALIDATED = 120, 5, 10
 SCENES = "--grid 16 16 16 --primitives sphere --sdf-mappers inverse_cube --displacement-functions ridge"

@@ -17,7 +17,7 @@ from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow("networks are trained until they have learnt, for minutes")
 
 SCENES = {"primitives": ("sphere", "torus"), "categories": (), "mappers": ("inverse_cube",)}
 SCENES |= {"displacements": ("ridge",), "min_objects": 2, "max_objects": 3}

@@ -193,7 +193,7 @@ def test_a_camera_around_points_shows_them_all_and_as_large_as_may_be(points, az
     assert tight.max() * AIR == pytest.approx(camera.half)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("measures time, which takes a machine at rest and programs compiled in full")
 def test_a_picture_of_512_pixels_takes_less_than_two_seconds():
     solid = Solid("torus", shapes.torus(13.0, 5.0), region(20.0), RED)
     camera = Camera((0.0, 0.0, 0.0), 22.0)

@@ -25,7 +25,7 @@ def command(name: str, *arguments, env: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow("nnU-Net's own commands, which plan for minutes")
 def test_nnunet_plans_and_verifies_the_dataset(tmp_path):
     env = nnunet_client.environment(tmp_path)
     small = ["--grid", 32, 32, 32, "--num-samples", 5, "--num-val-samples", 2, "--categories", "basic"]
@@ -69,7 +69,7 @@ def test_nnunet_loads_our_weights_into_its_own_network(tmp_path, capsys):
     load_pretrained_weights(theirs(2), str(tmp_path / "two.pth"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("nnU-Net's own commands, which train for minutes")
 def test_nnunet_trains_an_epoch_from_our_weights(tmp_path):
     env = nnunet_client.environment(tmp_path)
     command("nnUNetv2_convert_MSD_dataset", "-i", nnunet_client.decathlon_folder(tmp_path), "-np", 1, env=env)

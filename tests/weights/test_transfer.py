@@ -188,7 +188,12 @@ SIZES = {
 
 FLAT = models.unetr.UNETR.flat_input_weights
 NAMES = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("swin_unetr", "vnet", "unetr") else ())
+    pytest.param(
+        name,
+        marks=pytest.mark.slow("large programs; two networks do")
+        if name in ("swin_unetr", "vnet", "unetr")
+        else (),
+    )
     for name in SIZES
 ]
 
