@@ -17,10 +17,14 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-all
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
 
+# The imports are those of the package as it is when installed, put together by links.
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	rm -rf build/package && mkdir -p build/package/fdif_jax
+	ln -s $(addprefix $(CURDIR)/,$(wildcard fdif_jax/*) shapes models scripts) build/package/fdif_jax
+	cd build/package && $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml
 
 # Everything that only an accelerator can tell, in 8 minutes; HALF=1 and HALF=2 are two calls of 4. Needs no network:
 # the machine's own Python, and .wheels/ (scripts/gpu_wheels.sh) for what it lacks.

@@ -15,7 +15,6 @@ import tyro
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.benchmarks import networks, render, training
 from fdif_jax.scripts.benchmarks.gpu import programme
-from fdif_jax.scripts.options.presets import preset_of
 
 Config = (
     Annotated[
@@ -39,7 +38,7 @@ Config = (
 
 def defaults(arguments: Sequence[str]) -> training.Config | None:
     """The options of the preset that is asked for, of what has presets."""
-    return preset_of(arguments, training.of_preset) if arguments[:1] == ["training"] else None
+    return training.defaults(arguments) if arguments[:1] == ["training"] else None
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Shared by all tests: quick compilation, where the fixtures are, and shape checks of all that the engine annotates."""
+"""Shared by all tests: quick compilation, where the fixtures are, and a browser."""
 
 import gc
 import os
@@ -10,9 +10,9 @@ import hypothesis
 import jax
 import pytest
 from jax._src.interpreters.partial_eval import DynamicJaxprTracer
-from jaxtyping import install_import_hook
 
 from tests.helpers.paths import COMPILED, FIXTURES
+from tests.helpers.studies import calls  # noqa: F401
 
 # Tests compile far longer than they compute: of LLVM's passes the fewest, and none of the fusions that take most of
 # the time. `make test-all` sets XLA_FLAGS to nothing, and so has the programs that users have.
@@ -28,24 +28,6 @@ for setting, value in (
 # Compiling dominates the first example of a property; a deadline would only measure the machine.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("default")
-
-# From here on, arrays that do not have the shapes their annotations say are errors. Modules that define shapes are
-# left out: a shape is a pytree, and transformations put batched and abstract leaves in its fields.
-_CHECKED = (
-    "sdf.grid",
-    "vocabulary.vocabulary",
-    "rendering.renderer",
-    "training.losses",
-    "scenes.classes",
-    "scenes.compiler",
-    "scenes.replay",
-)
-_hook = install_import_hook([f"fdif_jax.{name}" for name in _CHECKED], "beartype.beartype")
-import fdif_jax  # noqa: E402, F401
-
-_hook.uninstall()
-
-from tests.helpers.studies import calls  # noqa: E402, F401
 
 # Flax asks whatever it counts random draws with for its sharding. A tracer has none, and looks through all that has
 # been traced to say where it comes from: four fifths of the time that it takes to build a network without values.

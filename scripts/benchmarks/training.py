@@ -20,7 +20,7 @@ import dataclasses
 import json
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -42,6 +42,7 @@ from fdif_jax.scripts.benchmarks.parts import (
 )
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
 from fdif_jax.scripts.jobs.prepared import Training, prepare
+from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.training import settings_of
 from fdif_jax.training.objectives import Segmentation
 
@@ -78,7 +79,12 @@ class Config(pretrain.Config):
     keep_every: Hidden[int] = pretrain.Config.keep_every
 
 
-def of_preset(**settings: Any) -> Config:
+def defaults(arguments: Sequence[str]) -> Config | None:
+    """The options of the preset that is asked for, for those that are not given."""
+    return preset_of(arguments, _of_preset)
+
+
+def _of_preset(**settings: Any) -> Config:
     """The options that a preset sets; what it has as texts are paths here, or the subcommand would not take them."""
     for name in settings.keys() & {"data", "plans"}:
         settings[name] = Path(settings[name])

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from fdif_jax.scripts import bench, cli
+from fdif_jax.scripts import cli
 from fdif_jax.scripts.benchmarks import training as bench_training
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.profile import kernels_of
@@ -19,7 +19,7 @@ _ROOM = 0.85  # of the device's memory that a step may plan for
 
 def config_of(options: tuple[str, ...], batch: int) -> bench_training.Config:
     """The options of `fdif bench training`, at a batch."""
-    return cli.parsed("bench", bench, ["training", *options, "--batch-size", str(batch)])
+    return cli.parsed("bench training", bench_training, [*options, "--batch-size", str(batch)])
 
 
 def measure(size: Size, figures: Figures) -> None:

@@ -1,0 +1,84 @@
+"""The wheel: built from the tree, installed where there is no checkout, it holds all that the commands need."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+
+import pytest
+
+from tests.helpers.paths import COMPILED, ROOT
+
+IMPORTS = """
+import importlib, pathlib, pkgutil
+import fdif_jax
+home = pathlib.Path(fdif_jax.__file__).parent
+assert {root!r} not in str(home), home
+names = [m.name for m in pkgutil.walk_packages(fdif_jax.__path__, "fdif_jax.")]
+rooms = [name for name in names if name not in ("fdif_jax.torch",)]
+for name in rooms:
+    importlib.import_module(name)
+print(len(rooms))
+"""
+
+
+def ran(command, **options):
+    done = subprocess.run(
+        [*map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        **options,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of commands of an environment with the wheel, which has the libraries of this one."""
+    pytest.importorskip("setuptools", minversion="77")
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = folder / "tree"
+    tree.mkdir()
+    for name in ("fdif_jax", "shapes", "models", "scripts"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    pip, options = (
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"],
+        ["--no-deps", "--no-index"],
+    )
+    ran([*pip, "wheel", *options, "--no-build-isolation", "-w", folder, tree])
+    (wheel,) = folder.glob("*.whl")
+    home = folder / "venv"
+    venv.create(home, symlinks=True)
+    ran([*pip, "--python", home / "bin" / "python", "install", *options, wheel])
+    libraries = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    # Behind the wheel on the path, and without what .pth files in these folders add, such as an editable checkout.
+    (packages,) = home.glob("lib/python*/site-packages")
+    (packages / "libraries.pth").write_text("\n".join(libraries))
+    return home / "bin"
+
+
+@pytest.fixture
+def run(installed, tmp_path):
+    """Runs a command of the environment in an empty folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    env = kept | {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)}
+    return lambda command, *arguments: ran([installed / command, *arguments], cwd=tmp_path, env=env)
+
+
+def test_every_room_is_there(run):
+    assert int(run("python", "-c", IMPORTS.format(root=str(ROOT)))) > 150
+
+
+def test_its_commands_draw_and_show(run, tmp_path):
+    small = "--grid 16 16 16 --primitives sphere --sdf-mappers inverse_cube --min-objects 1 --max-objects 1"
+    run("fdif", "generate", *small.split(), "--num-samples", "1", "--out", "data")
+    assert list(tmp_path.rglob("data.json")) and list(tmp_path.rglob("*.nii.gz"))
+    run("fdif", "view", "sphere", "--size", "32", "--resolution", "16", "--members", "1", "--out", "seen")
+    assert list((tmp_path).rglob("*.png"))
+    assert run("fdif", "gallery", "--help") and run("fdif", "pretrain", "--preset", "quick", "--help")
