@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt
 
-from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Table
+from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Rendering, Table
 from fdif_jax.sdf.affine import move
 
 
@@ -23,10 +23,14 @@ class BranchFree:
     renderer: Renderer
 
     def intensities(self, tables: Table) -> tuple[Float[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
-        """Images (float32, 0 … 128) and labels of tables with a leading batch axis, as `Renderer.intensities`."""
+        """Images and labels of tables with a leading batch axis; see `render`."""
+        return self.render(tables)[:2]
+
+    def render(self, tables: Table) -> Rendering:
+        """Scenes of tables with a leading batch axis, as `Renderer.render` gives each."""
         return jax.vmap(self._one)(tables)
 
-    def _one(self, table: Table) -> tuple[Float[Array, "D H W"], UInt[Array, "*tasks D H W"]]:
+    def _one(self, table: Table) -> Rendering:
         renderer, p = self.renderer, self.renderer.grid.points()
         fields, mappers = renderer.displacement_fields(), renderer.mapper_functions()
         objects = table.branch.shape[0]
@@ -45,4 +49,5 @@ class BranchFree:
 
         empty = jnp.zeros(renderer.grid), jnp.zeros((-(-objects // BITS), *renderer.grid), jnp.uint32)
         (image, planes), volumes = lax.scan(draw, empty, jnp.arange(objects))
-        return jnp.clip(image, 0, INTENSITY_TOP), renderer.paint(planes, volumes, table.label)
+        painted = renderer.paint(planes, volumes, table.label)
+        return Rendering(jnp.clip(image, 0, INTENSITY_TOP), *painted)

@@ -27,7 +27,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Table, Tiling
+from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Rendering, Table, Tiling
 from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Point
 from fdif_jax.sdf.structure import Structure
@@ -111,7 +111,11 @@ class TileKernel:
         return None
 
     def intensities(self, tables: Table) -> tuple[Float[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
-        """Images (float32, 0 … 128) and labels of tables with a leading batch axis, as `Renderer.intensities`.
+        """Images and labels of tables with a leading batch axis; see `render`."""
+        return self.render(tables)[:2]
+
+    def render(self, tables: Table) -> Rendering:
+        """Scenes of tables with a leading batch axis, as `Renderer.render` gives each.
 
         Raises:
             FdifError: a shape looks up more than its own numbers, as organs and meshes do; or partial volume, which
@@ -145,8 +149,8 @@ class TileKernel:
             interpret=self.interpret,
         )(*tables[:-1], first, steps)
         crop = tuple(slice(0, edge) for edge in grid)
-        paint = jax.vmap(renderer.paint)
-        return image[:, *crop], paint(planes[:, :, *crop], counts.sum(1), tables.label)
+        painted = jax.vmap(renderer.paint)(planes[:, :, *crop], counts.sum(1), tables.label)
+        return Rendering(image[:, *crop], *painted)
 
 
 def _render_tile(

@@ -52,6 +52,20 @@ class Table(NamedTuple):
     label: Int[Array, "n T"]
 
 
+class Rendering(NamedTuple):
+    """One scene as volumes, or several with a leading batch axis.
+
+    Attributes:
+        image: intensities, float32 ``(D, H, W)``, 0 … 128.
+        label: class ids, uint8 or uint16 ``(D, H, W)``, or ``(T, D, H, W)`` where a table has several label maps.
+        owner: the instance that owns a voxel, uint8 or uint16 ``(D, H, W)``: 0 is background, i + 1 the table's row i.
+    """
+
+    image: Float[Array, "D H W"]
+    label: UInt[Array, "*tasks D H W"]
+    owner: UInt[Array, "D H W"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Renderer:
     """Renders tables of objects on one grid.
@@ -85,10 +99,14 @@ class Renderer:
         return image.astype(jnp.uint8), label
 
     def intensities(self, table: Table) -> tuple[Float[Array, "D H W"], UInt[Array, "*tasks D H W"]]:
-        """Image (float32, 0 … 128) and label (uint8, or uint16 if need be) of one scene; pure and jittable.
+        """Image and label of one scene; see `render`."""
+        return self.render(table)[:2]
+
+    def render(self, table: Table) -> Rendering:
+        """One scene; pure and jittable. What is not used of the result costs nothing under jit.
 
         Image: the sum of all objects' mapped distances, clipped. Label: the class of the smallest object that holds
-        the voxel, the later one of equals; ``(D, H, W)``, or ``(T, D, H, W)`` where a table has several label maps.
+        the voxel, the later one of equals. Owner: the row of that object.
         The tails of mappers that do not end at the surface are cut where all objects together stay below half a
         grey level.
         """
@@ -123,8 +141,8 @@ class Renderer:
         )
         image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
         crop = tuple(slice(0, edge) for edge in self.grid)
-        label = self.paint(planes[(slice(None), *crop)], volumes, table.label)
-        return jnp.clip(image[crop], 0, INTENSITY_TOP), label
+        painted = self.paint(planes[(slice(None), *crop)], volumes, table.label)
+        return Rendering(jnp.clip(image[crop], 0, INTENSITY_TOP), *painted)
 
     def evaluators(self) -> list[Callable[[Array, Point], Distance]]:
         """What `Table.branch` counts into: functions of a row of parameters and local points."""
@@ -182,18 +200,27 @@ class Renderer:
 
         return lax.map(lambda o: visible(*o), (table.branch, table.row, table.inverse, margin))
 
-    def paint(self, planes: Array, volumes: Array, labels: Int[Array, "n T"]) -> Array:
-        """Class ids of the voxels: the objects whose bits ``planes`` holds, painted in order of falling volume."""
-        order = jnp.argsort(-volumes, stable=True)
-        dtype = jnp.uint8 if self.top_label < 256 else jnp.uint16
-        tasks = labels.shape[1]
-        painted = [jnp.zeros(planes.shape[1:], dtype)] * tasks
-        for i in range(len(labels)):
+    def paint(self, planes: Array, volumes: Array, labels: Int[Array, "n T"]) -> tuple[Array, Array]:
+        """Label and owner of the voxels: the objects whose bits ``planes`` holds, painted by falling volume."""
+        order, (objects, tasks) = jnp.argsort(-volumes, stable=True), labels.shape
+        columns = [*labels.T, jnp.arange(1, objects + 1)]
+        dtypes = [whole_numbers(self.top_label)] * tasks + [whole_numbers(objects)]
+        painted = [jnp.zeros(planes.shape[1:], dtype) for dtype in dtypes]
+        for i in range(objects):
             o = order[i]
             plane = planes[0] if planes.shape[0] == 1 else planes[o // BITS]
             held = (plane >> (o % BITS).astype(jnp.uint32)) & 1
-            painted = [jnp.where(held == 1, labels[o, t].astype(dtype), painted[t]) for t in range(tasks)]
-        return painted[0] if tasks == 1 else jnp.stack(painted)
+            painted = [
+                jnp.where(held == 1, ids[o].astype(old.dtype), old)
+                for ids, old in zip(columns, painted, strict=True)
+            ]
+        *maps, owner = painted
+        return maps[0] if tasks == 1 else jnp.stack(maps), owner
+
+
+def whole_numbers(top: int) -> Any:
+    """The dtype of ids from 0 to ``top``."""
+    return jnp.uint8 if top < 256 else jnp.uint16
 
 
 @dataclasses.dataclass(frozen=True)
