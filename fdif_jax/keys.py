@@ -19,7 +19,11 @@ LOOK, CLASS, AUGMENTATION = 7, 11, 13
 """What a sample's key is folded with for the look of its image, the class of its one object, and its random look in
 training; below 4 lie the streams of a scene."""
 
-_STREAMS = ("network", "cases", "folds")
+OTHER_LOOKS, VOXELS, OTHER_AUGMENTATIONS = 17, 19, 23
+"""The same for further looks of a scene (each folded in by its number, from 1), for the voxels that are compared, and
+for the random looks of further looks in training."""
+
+_STREAMS = ("network", "cases", "folds", "heads")
 
 
 def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) -> jax.Array:
@@ -28,6 +32,6 @@ def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) 
 
 
 def stream(seed: int, name: str) -> jax.Array:
-    """The key of a random stream of a seed beside its samples: network, cases or folds."""
+    """The key of a random stream of a seed beside its samples: network, cases, folds or heads."""
     beyond = jax.random.fold_in(jax.random.key(np.uint32(seed)), BEYOND_SAMPLES)
     return jax.random.fold_in(beyond, _STREAMS.index(name))

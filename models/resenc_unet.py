@@ -217,14 +217,18 @@ class Decoder(nnx.Module):
         self.seg_layers = nnx.List(seg_layers)
         self.deep_supervision, self.remat = config.deep_supervision, config.remat
 
-    def __call__(self, skips: list):
-        """The encoder's features → float32 logits, or a list of them, finest first."""
+    def __call__(self, skips: list) -> list:
+        """The encoder's features → the decoder's, of every stage, coarsest first."""
         x, outputs = skips[-1], []
         for upsample, stage, skip in zip(self.transpconvs, self.stages, skips[-2::-1], strict=True):
             x = call(stage, jnp.concatenate([upsample(x), skip], axis=-1), remat=self.remat)
             outputs.append(x)
+        return outputs
+
+    def scores(self, outputs: list):
+        """The decoder's features → float32 logits, or a list of them, finest first."""
         if not self.deep_supervision:
-            return self.seg_layers[-1](x).astype(jnp.float32)
+            return self.seg_layers[-1](outputs[-1]).astype(jnp.float32)
         logits = [head(y).astype(jnp.float32) for head, y in zip(self.seg_layers, outputs, strict=True)]
         return logits[::-1]
 
@@ -259,8 +263,24 @@ class ResEncUNet(nnx.Module):
         Raises:
             FdifError: the input's rank, channels or edges do not fit the network.
         """
+        return self.scores(self.features(x, key=key))
+
+    def features(
+        self, x: Float[Array, "B D H W C"], *, key: Array | None = None
+    ) -> list[Float[Array, "B d h w F"]]:
+        """Features of an image batch, finest first: of every decoder stage, and the encoder's coarsest."""
         self._check(x.shape)
-        return self.decoder(self.encoder(x))
+        skips = self.encoder(x)
+        return [*self.decoder(skips)[::-1], skips[-1]]
+
+    def scores(self, features: list) -> Float[Array, "B D H W O"] | list[Float[Array, "B d h w O"]]:
+        """The logits of what `features` gives."""
+        return self.decoder.scores(features[-2::-1])
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of what `features` gives."""
+        return self.config.features
 
     def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
         """The encoder's coarsest features of an image batch; the rest as for a call."""

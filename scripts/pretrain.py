@@ -5,19 +5,20 @@ it stopped, and ends with the same weights, to the bit, as if it had never been 
 distance are measured on synthetic volumes of seeds that are never trained on, the same for every run of a recipe.
 
 --preset takes its settings from a file, and what else is given changes them: fdif-swinunetr, fdif-resencl,
-fdif-primusm and avs-db are the published ones, quick is for a laptop. Options of the recipe that are not given stay
-as the recipe has them.
+fdif-primusm and avs-db are the published ones, quick is for a laptop, gpu-resenc for minutes on one GPU. Options of
+the recipe that are not given stay as the recipe has them.
 
 Example:
     fdif pretrain --preset quick --out runs/quick
     fdif pretrain --preset fdif-resencl --out runs/resencl --devices 8 --batch-size 16
     fdif pretrain --recipe "fdif + 2*avs_db" --network swin_unetr --size feature_size=24 --out runs/mixed
     fdif pretrain --task classification --network primus --size M --out runs/classes
+    fdif pretrain --recipe random_tissue --objective contrast --size tiny --grid 48 48 48 --out runs/contrast
     fdif pretrain --data datasets/published --network vnet --out runs/files
     fdif pretrain --preset fdif-primusm --distributed node0:9876,0/2 --shard-weights --out runs/two_nodes
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -27,10 +28,12 @@ from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import Evaluator
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import Watch
-from fdif_jax.scripts.jobs.prepared import prepare
+from fdif_jax.scripts.jobs.prepared import Training, prepare
+from fdif_jax.scripts.jobs.retrieval import retrieval_of
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions as Config
 from fdif_jax.scripts.options.training import settings_of
+from fdif_jax.training.combined import Combined
 from fdif_jax.training.devices import OneEach
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import Weights
@@ -50,11 +53,11 @@ def run(config: Config) -> None:
         raise FdifError(f"--val-samples must be at least 1, not {config.val_samples}")
     training = prepare(config)
     source, network, plan = training.source, training.network, training.plan
-    objective, grid = source.objective, source.grid
     document = RunDocument(
         kind=PRETRAINING,
         network=training.spec,
         task=source.task,
+        objective=source.weighed,
         recipe=source.recipe,
         data=source.files,
         training=settings_of(config, plan),
@@ -63,16 +66,10 @@ def run(config: Config) -> None:
     say = print if is_first_process() else _say_nothing
     parameters = sum(network.weights[name].size for name in network.parameters)
     say(
-        f"{source.name}: {' x '.join(map(str, grid))} voxels, {source.describe()}; "
+        f"{source.name}: {' x '.join(map(str, source.grid))} voxels, {source.describe()}; "
         f"network {training.spec['name']}: {parameters:,} parameters; {training.devices.describe()}"
     )
 
-    def predict(weights: Weights, images: jax.Array) -> jax.Array:
-        return objective.predict(network.apply(weights, images))
-
-    evaluator = Evaluator(
-        source.held_out, predict, source.tasks, config.val_samples, spread=partial(OneEach, training.devices)
-    )
     with open_run(config.out, document) as opened, Watch(opened, plan.steps, source.tasks) as watch:
         fit(
             network,
@@ -80,10 +77,10 @@ def run(config: Config) -> None:
             None,
             plan,
             opened,
-            loss=objective.loss,
+            loss=source.objective.loss,
             feed=source.feed,
             devices=training.devices,
-            validate=lambda weights, step: watch.evaluation(step, evaluator(weights)),
+            validate=_validation(training, watch, config),
             validate_every=config.val_every,
             checkpoint_every=config.checkpoint_every,
             keep_every=config.keep_every,
@@ -92,6 +89,32 @@ def run(config: Config) -> None:
         best = opened.best()
     say(f"{config.out}: step {plan.steps}" + (f", best validation score {best:.3f}" if best >= 0 else ""))
     say(f"next: fdif export {config.out} --out weights.pth")
+
+
+def _validation(
+    training: Training, watch: Watch, config: Config
+) -> Callable[[Weights, int], dict[str, float]]:
+    """What `fit` measures on volumes that are never trained on: classes, where they are learnt, and retrieval."""
+    source, network, devices = training.source, training.network, training.devices
+    objective = source.objective
+    names = objective.names if isinstance(objective, Combined) else ("class",)
+
+    def predict(weights: Weights, images: jax.Array) -> jax.Array:
+        return objective.predict(network.apply(weights, images))
+
+    evaluator = Evaluator(
+        source.held_out, predict, source.tasks, config.val_samples, spread=partial(OneEach, devices)
+    )
+    find = retrieval_of(training, config.val_samples, config.val_seed) if "contrast" in names else None
+
+    def validate(weights: Weights, step: int) -> dict[str, float]:
+        measured = watch.evaluation(step, evaluator(weights)) if "class" in names else {}
+        if find is None:
+            return measured
+        found = find(weights)
+        return {"retrieval": found, "score": found} | measured
+
+    return validate
 
 
 def _say_nothing(text: str) -> None:

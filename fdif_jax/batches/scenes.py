@@ -3,12 +3,14 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from fdif_jax.batches.augmentation import random_intensity
-from fdif_jax.keys import AUGMENTATION
+from fdif_jax.keys import AUGMENTATION, OTHER_AUGMENTATIONS
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import World
+from fdif_jax.training.combined import Targets
 from fdif_jax.training.updates import MakeBatch
 
 
@@ -23,6 +25,35 @@ def scene_batch(program: World) -> MakeBatch:
     ) -> tuple[Float[Array, "B D H W 1"], Integer[Array, "B *tasks D H W"]]:
         images, labels = program.batch(keys)
         return normalise(images)[..., None], labels
+
+    return make_batch
+
+
+def views_batch(program: World, looks: int, *, augment: bool) -> MakeBatch:
+    """``make_batch`` for objectives that compare looks: images ``(B, V, D, H, W, 1)`` and `Targets`.
+
+    The first look is the one that `scene_batch` gives.
+
+    Args:
+        program: a compiled recipe.
+        looks: V, how many of every scene.
+        augment: every look has a random intensity change of its own (`random_intensity`).
+    """
+
+    def changed(key: jax.Array, images: Array) -> Array:
+        if not augment:
+            return images
+        others = jax.random.fold_in(key, OTHER_AUGMENTATIONS)
+        keys = [
+            jax.random.fold_in(others, v) if v else jax.random.fold_in(key, AUGMENTATION)
+            for v in range(looks)
+        ]
+        return jnp.stack([random_intensity(k, image) for k, image in zip(keys, images, strict=True)])
+
+    def make_batch(keys: jax.Array, _: Any) -> tuple[Float[Array, "B V D H W 1"], Targets]:
+        views = program.batch_views(keys, looks)
+        images = jax.vmap(changed)(keys, jax.vmap(normalise)(views.images))
+        return images[..., None], Targets(views.label, views.owner, keys)
 
     return make_batch
 

@@ -191,10 +191,10 @@ def images(program: Program) -> DrawSample:
     """Samples as files hold them: a z-scored image, float32 ``(1, D, H, W)``, of the class that the index says."""
 
     def sample(key: jax.Array, index: jax.Array) -> tuple[jax.Array]:
-        image, label = program.renderer.intensities(_scene(program, key, index))
-        look = program.recipe.look
+        rendered = program.renderer.render(_scene(program, key, index))
+        image, look = rendered.image, program.recipe.look
         if look.changes_images:
-            image = look.apply(jax.random.fold_in(key, LOOK), image, label)
+            image = look.apply(jax.random.fold_in(key, LOOK), *rendered, program.recipe.max_objects)
         return (normalise(image[None]),)
 
     return sample

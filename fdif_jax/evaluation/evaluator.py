@@ -96,7 +96,7 @@ def reserved_volumes(program: World, val_seed: int = 0) -> DrawHeldOut:
     Raises:
         FdifError: there is no such seed.
     """
-    seed = _reserved(val_seed)
+    seed = reserved(val_seed)
     return lambda index: program.sample(sample_key(seed, index))
 
 
@@ -108,7 +108,7 @@ def reserved_images(program: Program, multilabel: bool, val_seed: int = 0) -> Dr
     Raises:
         FdifError: there is no such seed, or see `classification.classes_of`.
     """
-    seed, render = _reserved(val_seed), images(program)
+    seed, render = reserved(val_seed), images(program)
     ids = np.array(classes_of(program, multilabel)[0], np.int32).reshape(len(program.classes), -1)
     return lambda index: (
         render(sample_key(seed, index), index)[0][0],
@@ -116,7 +116,12 @@ def reserved_images(program: Program, multilabel: bool, val_seed: int = 0) -> Dr
     )
 
 
-def _reserved(val_seed: int) -> np.uint32:
+def reserved(val_seed: int) -> np.uint32:
+    """The seed of a number among those that training never draws from.
+
+    Raises:
+        FdifError: there is no such seed.
+    """
     if not 0 <= val_seed < RESERVED_SEEDS:
         raise FdifError(f"val_seed must be from 0 to {RESERVED_SEEDS - 1}, not {val_seed}")
     return np.uint32(RESERVED_SEEDS + val_seed)

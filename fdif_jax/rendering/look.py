@@ -5,13 +5,16 @@ axis (blur, thick slices, the grids of smooth fields) is a product with one smal
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, UInt
 
 from fdif_jax.errors import FdifError
+from fdif_jax.rendering.filters import along_axes, gaussian, hat, slices
 from fdif_jax.rendering.renderer import INTENSITY_TOP
+from fdif_jax.rendering.tissue import Tissue
 from fdif_jax.settings import Plain, at_least
 
 Image = Float[Array, "D H W"]
@@ -38,6 +41,8 @@ class Look(Plain):
             the range; the top is drawn between these two, in grey levels of 128 (AVS-DB: 125 … 200 or 300 … 400).
         gamma: intensities to the power exp(±).
         histogram: a random increasing curve of intensities, its slopes exp(±).
+        tissue: paints every object in random intensities instead of its mapped distances, and adds the artefacts of
+            a random scanner; before all of the above. A table.
 
     Raises:
         FdifError: a strength below 0, or ends of ``uniform_noise`` in the wrong order.
@@ -53,6 +58,7 @@ class Look(Plain):
     uniform_noise: tuple[float, float] = (0.0, 0.0)
     gamma: float = 0.0
     histogram: float = 0.0
+    tissue: Tissue = dataclasses.field(default_factory=Tissue)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,13 +72,27 @@ class Look(Plain):
         """Whether anything is left to do after rendering."""
         return self != Look(partial_volume=self.partial_volume)
 
-    def apply(self, key: jax.Array, image: Image, label: Num[Array, "..."]) -> Image:
+    def to_dict(self) -> dict[str, Any]:
+        """All keys as plain values; without ``tissue`` where nothing is painted."""
+        table = super().to_dict()
+        return table if self.tissue.paint else {k: v for k, v in table.items() if k != "tissue"}
+
+    def apply(
+        self,
+        key: jax.Array,
+        image: Image,
+        label: Num[Array, "..."],
+        owner: UInt[Array, "D H W"] | None = None,
+        objects: int = 0,
+    ) -> Image:
         """The image as scanned.
 
         Args:
             key: random key.
             image: float32 ``(D, H, W)``, 0 … 128.
             label: ``(D, H, W)``, or ``(T, D, H, W)`` for several tasks; 0 is background.
+            owner: which instance owns a voxel, 0 for the background; needed for tissue alone.
+            objects: greatest number of instances.
 
         Returns:
             float32, 0 … 128.
@@ -88,6 +108,9 @@ class Look(Plain):
             (self.histogram, _curve),
         ]  # fmt: skip
         volume = image / INTENSITY_TOP
+        if self.tissue.paint:
+            assert owner is not None
+            volume = self.tissue.apply(jax.random.fold_in(key, len(steps) + 1), volume, owner, objects)
         for i, (strength, change) in enumerate(steps):
             if strength:
                 amount, how = jax.random.split(jax.random.fold_in(key, i))
@@ -102,23 +125,10 @@ def to_grey_levels(image: Image) -> UInt[Array, "D H W"]:
     return jnp.clip(image, 0, INTENSITY_TOP).astype(jnp.uint8)
 
 
-def _along_axes(volume: Array, matrices: list[Array]) -> Array:
-    """Multiply a volume along each of its axes by the matrix (new edge, old edge) of that axis."""
-    for axis, matrix in enumerate(matrices):
-        volume = jnp.moveaxis(jnp.tensordot(matrix, volume, axes=(1, axis)), 0, axis)
-    return volume
-
-
-def _hat(positions: Array, nodes: int) -> Array:
-    """Weights (positions, nodes) of linear interpolation between nodes 0, 1, …; beyond the ends the last node's."""
-    clipped = jnp.clip(positions, 0, nodes - 1)
-    return jnp.maximum(1 - jnp.abs(clipped[:, None] - jnp.arange(nodes)), 0)
-
-
 def _smooth_noise(key: jax.Array, shape: tuple[int, ...], edge: int) -> Image:
     """Normal values on a coarse grid of ``edge`` nodes an axis, interpolated in between; deviation about 1/2."""
     coarse = jax.random.normal(key, (edge,) * 3)
-    return _along_axes(coarse, [_hat(jnp.linspace(0, edge - 1, n), edge) for n in shape])
+    return along_axes(coarse, [hat(jnp.linspace(0, edge - 1, n), edge) for n in shape])
 
 
 def _texture(key: jax.Array, strength: Array, volume: Image, background: Array) -> Image:
@@ -133,41 +143,20 @@ def _texture(key: jax.Array, strength: Array, volume: Image, background: Array) 
 
 def _bias_field(key: jax.Array, strength: Array, volume: Image) -> Image:
     wave = _smooth_noise(key, volume.shape, _COIL)
-    wave = _along_axes(wave, [_gaussian(n, jnp.float32(n / (2 * _COIL))) for n in volume.shape])
+    wave = along_axes(wave, [gaussian(n, jnp.float32(n / (2 * _COIL))) for n in volume.shape])
     return volume * jnp.exp(strength * wave / jnp.abs(wave).max())
 
 
-def _gaussian(edge: int, deviation: Array) -> Array:
-    """The matrix of a Gaussian blur along one axis; what lies beyond the ends does not count."""
-    offset = jnp.arange(edge)[:, None] - jnp.arange(edge)
-    weights = jnp.exp(-0.5 * jnp.square(offset / jnp.maximum(deviation, 1e-3)))
-    return weights / weights.sum(1, keepdims=True)
-
-
 def _blur(key: jax.Array, strength: Array, volume: Image) -> Image:
-    return _along_axes(volume, [_gaussian(n, strength) for n in volume.shape])
+    return along_axes(volume, [gaussian(n, strength) for n in volume.shape])
 
 
 def _thick_slices(key: jax.Array, strength: Array, volume: Image) -> Image:
     chosen = jax.random.randint(key, (), 0, 3)
     matrices = [
-        jnp.where(axis == chosen, _slices(n, strength), jnp.eye(n)) for axis, n in enumerate(volume.shape)
+        jnp.where(axis == chosen, slices(n, strength), jnp.eye(n)) for axis, n in enumerate(volume.shape)
     ]
-    return _along_axes(volume, matrices)
-
-
-def _slices(edge: int, thickness: Array) -> Array:
-    """The matrix that averages slices of ``thickness`` voxels and interpolates linearly between their centres."""
-    thickness = jnp.maximum(thickness, 1.0)
-    slices = jnp.arange(edge)[:, None]
-    # The fraction of each voxel that a slice covers; at most ``edge`` slices, the last ones perhaps beyond the volume.
-    start, end = slices * thickness, (slices + 1) * thickness
-    voxels = jnp.arange(edge)
-    covered = jnp.clip(jnp.minimum(end, voxels + 1) - jnp.maximum(start, voxels), 0, 1)
-    count = jnp.ceil(edge / thickness - 1e-4)
-    averages = covered / jnp.maximum(covered.sum(1, keepdims=True), 1e-6)
-    positions = jnp.clip((voxels + 0.5) / thickness - 0.5, 0, count - 1)
-    return _hat(positions, edge) @ averages
+    return along_axes(volume, matrices)
 
 
 def _rician(key: jax.Array, strength: Array, volume: Image) -> Image:

@@ -7,7 +7,7 @@ volumes (`Renderer`), their look (`Look`). Sample i of seed s depends on nothing
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,11 @@ from jax import lax
 from jaxtyping import Array, Int, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.keys import LOOK, sample_key
+from fdif_jax.keys import LOOK, OTHER_LOOKS, sample_key
 from fdif_jax.rendering.branch_free import BranchFree
 from fdif_jax.rendering.look import Look, to_grey_levels
 from fdif_jax.rendering.pallas_kernel import TileKernel
-from fdif_jax.rendering.renderer import Renderer, Table
+from fdif_jax.rendering.renderer import Renderer, Rendering, Table, whole_numbers
 from fdif_jax.scenes.classes import Families, ObjectClass, classes_of, tasks_of
 from fdif_jax.scenes.documents import Scene, SceneObject
 from fdif_jax.scenes.recipe import Mixture, Recipe
@@ -33,6 +33,20 @@ from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
 Kernel = Literal["auto", "off", "on", "interpret"]
 Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
 Batch = tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]
+
+
+class Views(NamedTuple):
+    """Several looks of one scene, and what all of them show; with a leading batch axis where there are several.
+
+    Attributes:
+        images: uint8 ``(V, D, H, W)``, 0 … 128; the first one is the sample's image.
+        label: class ids, ``(D, H, W)``, or ``(T, D, H, W)`` with several tasks.
+        owner: which instance owns a voxel, ``(D, H, W)``; 0 is background.
+    """
+
+    images: UInt[Array, "V D H W"]
+    label: UInt[Array, "*tasks D H W"]
+    owner: UInt[Array, "D H W"]
 
 
 def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> "World":
@@ -70,6 +84,11 @@ class World:
         raise NotImplementedError
 
     @property
+    def objects(self) -> int:
+        """Greatest number of objects in a scene."""
+        raise NotImplementedError
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the foreground classes of the (first) label map; label id = position + 1."""
         return self.tasks[0].class_names
@@ -84,11 +103,21 @@ class World:
 
         With several tasks the label is ``(T, D, H, W)``.
         """
+        images, label, _ = self.views(key, 1)
+        return images[0], label
+
+    def views(self, key: jax.Array, number: int) -> Views:
+        """``number`` looks of the scene that `sample` shows; they differ as far as the recipe's look is random."""
         raise NotImplementedError
 
+    def batch_views(self, keys: jax.Array, number: int) -> Views:
+        """Views of several keys, one scene after another: never under `vmap`, which would run every branch."""
+        return lax.map(lambda key: self.views(key, number), keys)
+
     def batch(self, keys: jax.Array) -> Batch:
-        """Samples of several keys, one after another: never under `vmap`, which would run every branch."""
-        return lax.map(self.sample, keys)
+        """Samples of several keys, as `batch_views` draws them."""
+        images, labels, _ = self.batch_views(keys, 1)
+        return images[:, 0], labels
 
     @cached_property
     def _jitted_sample(self) -> Callable[[Any, Any], Volumes]:
@@ -132,6 +161,11 @@ class Program(World):
     def tasks(self) -> tuple[Task, ...]:
         """The label maps; several with ``multi_task``."""
         return self._labels[0]
+
+    @property
+    def objects(self) -> int:
+        """Greatest number of objects in a scene."""
+        return self.recipe.max_objects
 
     @cached_property
     def _displacement_names(self) -> list[str]:
@@ -184,33 +218,33 @@ class Program(World):
         """Whether scenes are rendered side by side, as on a GPU."""
         return jax.default_backend() == "gpu" if self.kernel == "auto" else self.kernel != "off"
 
-    def sample(self, key: jax.Array) -> Volumes:
-        """Image (uint8, 0 … 128) and label (uint8 or uint16) of a random scene."""
+    def views(self, key: jax.Array, number: int) -> Views:
+        """Looks of a random scene; see `World.views`."""
         if not self._renders_batches:
-            return self._scanned(key)
-        image, label = self.batch(key[None])
-        return image[0], label[0]
+            return self._scanned(number, key)
+        return jax.tree.map(lambda volumes: volumes[0], self.batch_views(key[None], number))
 
-    def batch(self, keys: jax.Array) -> Batch:
-        """Samples of several keys: one after another, or side by side on a GPU."""
+    def batch_views(self, keys: jax.Array, number: int) -> Views:
+        """Views of several keys: one scene after another, or side by side on a GPU."""
+        scan, side_by_side = (partial(way, number) for way in (self._scanned, self._side_by_side))
         if not self._renders_batches:
-            return lax.map(self._scanned, keys)
+            return lax.map(scan, keys)
         if self.kernel == "auto":  # the same program may be compiled for a CPU, too
-            return lax.platform_dependent(
-                keys, cuda=self._side_by_side, default=partial(lax.map, self._scanned)
-            )
-        return self._side_by_side(keys)
+            return lax.platform_dependent(keys, cuda=side_by_side, default=partial(lax.map, scan))
+        return side_by_side(keys)
 
-    def _scanned(self, key: jax.Array) -> Volumes:
-        image, label = self.renderer.intensities(self.draw(key))
-        return _seen(self.recipe.look, key, image, label), label
+    def _scanned(self, number: int, key: jax.Array) -> Views:
+        return self._looked_at(number, key, self.renderer.render(self.draw(key)))
 
-    def _side_by_side(self, keys: jax.Array) -> Batch:
+    def _side_by_side(self, number: int, keys: jax.Array) -> Views:
         render: TileKernel | BranchFree = TileKernel(self.renderer, interpret=self.kernel == "interpret")
         if self.kernel == "auto" and TileKernel.refusal(self.renderer):
             render = BranchFree(self.renderer)
-        images, labels = render.intensities(jax.vmap(self.draw)(keys))
-        return jax.vmap(partial(_seen, self.recipe.look))(keys, images, labels), labels
+        return jax.vmap(partial(self._looked_at, number))(keys, render.render(jax.vmap(self.draw)(keys)))
+
+    def _looked_at(self, number: int, key: jax.Array, rendering: Rendering) -> Views:
+        images = [_seen(self.recipe.look, key, view, *rendering, self.objects) for view in range(number)]
+        return Views(jnp.stack(images), rendering.label, rendering.owner)
 
     @cached_property
     def _jitted_draw(self) -> Callable[[jax.Array], Table]:
@@ -266,6 +300,11 @@ class MixedProgram(World):
         names = (name for part in self.parts for name in part.class_names)
         return (Task("class", tuple(dict.fromkeys(names))),)
 
+    @property
+    def objects(self) -> int:
+        """Greatest number of objects in a scene of any part."""
+        return max(part.objects for part in self.parts)
+
     @cached_property
     def _ids(self) -> list[np.ndarray]:
         """Of every part, its label ids (background first) in the common label space."""
@@ -282,17 +321,22 @@ class MixedProgram(World):
         weights = jnp.asarray([part.weight for part in self.recipe.parts])
         return jax.random.categorical(choice, jnp.log(weights)), rest
 
-    def sample(self, key: jax.Array) -> Volumes:
-        """Image and label of a sample of one of the parts, with its label ids in the common label space."""
+    def views(self, key: jax.Array, number: int) -> Views:
+        """Looks of a scene of one of the parts, with its label ids in the common label space."""
         part, rest = self._choose(key)
+        objects = self.objects
 
-        def of(program: Program, ids: np.ndarray, key: jax.Array) -> Volumes:
-            image, label = program.sample(key)
-            return image, jnp.asarray(ids)[label]
+        def of(program: Program, ids: np.ndarray, key: jax.Array) -> Views:
+            images, label, owner = program.views(key, number)
+            return Views(images, jnp.asarray(ids)[label], owner.astype(whole_numbers(objects)))
 
         draws = [partial(of, *pair) for pair in zip(self.parts, self._ids, strict=True)]
-        image, label = lax.switch(part, draws, rest)
-        return _seen(self.recipe.look, key, image.astype(jnp.float32), label), label
+        images, label, owner = lax.switch(part, draws, rest)
+        seen = [
+            _seen(self.recipe.look, key, view, image.astype(jnp.float32), label, owner, objects)
+            for view, image in enumerate(images)
+        ]
+        return Views(jnp.stack(seen), label, owner)
 
     def scene_at(self, seed: int, index: int) -> Scene:
         """Sample ``index`` of ``seed`` as a scene document (jitted); class ids are of the common label space."""
@@ -303,10 +347,17 @@ class MixedProgram(World):
         return Scene(scene.grid, tuple(objects))
 
 
-def _seen(look: Look, key: jax.Array, image: Array, label: Array) -> Array:
-    """The image of the sample of ``key`` as a recipe's look has it, in grey levels."""
+def _seen(
+    look: Look, key: jax.Array, view: int, image: Array, label: Array, owner: Array, objects: int
+) -> Array:
+    """The image of the sample of ``key`` as a recipe's look has it, in grey levels; ``view`` counts its looks."""
     if look.changes_images:
-        image = look.apply(jax.random.fold_in(key, LOOK), image, label)
+        stream = (
+            jax.random.fold_in(jax.random.fold_in(key, OTHER_LOOKS), view)
+            if view
+            else jax.random.fold_in(key, LOOK)
+        )
+        image = look.apply(stream, image, label, owner, objects)
     return to_grey_levels(image)
 
 

@@ -13,6 +13,9 @@ Apply = Callable[[Weights, Float[Array, "B D H W C"]], Float[Array, "B D H W O"]
 # What a network learns, and a checkpoint keeps: parameters, and the running statistics of batch norms.
 LEARNT = nnx.Any(nnx.Param, nnx.BatchStat)
 
+HEADS = "objective"
+"""The attribute of a network under which objectives keep heads of their own, which its names begin with."""
+
 
 def weights(model: nnx.Module, kind: nnx.filterlib.Filter = LEARNT) -> Weights:
     """What a network has learnt by name, the attribute path joined by dots; of one kind of variable if given."""
@@ -45,8 +48,16 @@ class Network(NamedTuple):
     rates: Mapping[str, float] = {}
 
 
+def _called(model: Any, images: Array, key: Array) -> Any:
+    return model(images, key=key)
+
+
 def functional(
-    model: nnx.Module, *, frozen: Collection[str] = (), rates: Mapping[str, float] | None = None
+    model: nnx.Module,
+    *,
+    frozen: Collection[str] = (),
+    rates: Mapping[str, float] | None = None,
+    forward: Callable[[Any, Array, Array], Any] = _called,
 ) -> Network:
     """The pure functions of a network; the network itself stays as it is.
 
@@ -54,6 +65,8 @@ def functional(
         model: the network.
         frozen: names of weights, running statistics among them, that stay as they are.
         rates: see `Network`.
+        forward: what the network gives in training, ``(model, images, key) -> outputs``; what a call of it gives if
+            not told.
     """
     graph, learnt, *rest = nnx.split(model, LEARNT, ...)
     flat = [(path, ".".join(map(str, path)), p) for path, p in nnx.to_flat_state(learnt)]
@@ -68,7 +81,7 @@ def functional(
 
     def train(named: Weights, images: Array, key: Array) -> tuple[Any, Weights]:
         network = merged(named)
-        outputs = network(images, key=key)
+        outputs = forward(network, images, key)
         statistics = weights(network, nnx.BatchStat)
         return outputs, {name: value for name, value in statistics.items() if name not in frozen}
 

@@ -120,6 +120,7 @@ class RunDocument:
         kind: `PRETRAINING`, `FINE_TUNING`, `IMPORTED`, or that of somebody's own training.
         network: for `models.create`.
         task: of a pre-training: segmentation, classification or multilabel.
+        objective: weights of its objectives and how voxels are contrasted, where it has others than classes.
         recipe: that was pre-trained on, as plain data.
         data: or the files.
         init: where a fine-tuning began.
@@ -138,6 +139,7 @@ class RunDocument:
     kind: str | None = None
     network: Table
     task: str | None = None
+    objective: Table | None = None
     recipe: Table | None = None
     data: Files | None = None
     init: Start | None = None

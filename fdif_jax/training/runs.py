@@ -27,7 +27,7 @@ from fdif_jax.io.files import append_json_line, read_json_lines, write_json, wri
 from fdif_jax.io.locks import hold
 from fdif_jax.settings import differences, first_few
 from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
-from fdif_jax.training.network import State, set_weights, weights
+from fdif_jax.training.network import HEADS, State, set_weights, weights
 from fdif_jax.training.processes import is_first_process, wait_for_all
 from fdif_jax.training.run_document import ORIGIN, RUN, Origin, RunDocument
 
@@ -92,8 +92,9 @@ class Run:
     def weights(self, which: str = "last") -> dict[str, np.ndarray]:
         """The weights of the newest (``last``) or the best (``best``) checkpoint, by name, on the host.
 
-        Their moving average, where the run keeps one. The best is the one of highest score in validation (mean
-        foreground Dice, or accuracy); before any validation it is the newest.
+        Their moving average, where the run keeps one; without the heads that objectives keep beside the network. The
+        best is the one of highest score in validation (mean foreground Dice, accuracy, or retrieval); before any
+        validation it is the newest.
 
         Raises:
             FdifError: the run has no checkpoint yet, or ``which`` is neither.
@@ -104,7 +105,8 @@ class Run:
             step = checkpoints.best() if which == "best" else checkpoints.latest()
             if step is None:
                 raise FdifError(f"{self.path}: the run has no checkpoint yet; let it reach one first")
-            return checkpoints.result(step)
+            kept = checkpoints.result(step)
+            return {name: value for name, value in kept.items() if not name.startswith(f"{HEADS}.")}
 
     def restore(self, model: nnx.Module, which: str = "last") -> None:
         """Put the weights of a checkpoint into a network, in place.

@@ -13,6 +13,7 @@ from fdif_jax.scripts.jobs.training_sources import TrainingSource, source_of
 from fdif_jax.scripts.options.network import network_of, planned
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.training import devices_of, plan_of
+from fdif_jax.training.combined import Combined
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.loop import STEPS_PER_CALL
 from fdif_jax.training.network import Network, functional
@@ -58,6 +59,10 @@ def prepare(config: PretrainingOptions) -> Training:
     source = source_of(config, planned(config))
     spec = network_of(config, in_channels=source.channels, grid=source.grid, **source.head)
     model = models.create(**spec, seed=config.seed)
-    network = functional(model)
+    if isinstance(source.objective, Combined):
+        source.objective.add_heads(model, config.seed)
+        network = functional(model, forward=source.objective.forward)
+    else:
+        network = functional(model)
     jax.eval_shape(network.apply, network.weights, jnp.zeros((1, *source.grid, source.channels)))
     return Training(source, spec, model, network, plan, devices)

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 
 import fdif_jax as fd
 from fdif_jax.batches.files import FileSource, file_batch
-from fdif_jax.batches.scenes import scene_batch, with_augmentation
+from fdif_jax.batches.scenes import scene_batch, views_batch, with_augmentation
 from fdif_jax.datasets.classification import centred, classes_of, classification_batch
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
-from fdif_jax.scenes.compiler import Program
+from fdif_jax.scenes.compiler import Program, World
+from fdif_jax.scripts.options.objective import contrast_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import recipe_of
 from fdif_jax.tasks import Task
+from fdif_jax.training.combined import Combined, parse_objective
 from fdif_jax.training.objectives import Classification, Objective, Segmentation
 from fdif_jax.training.run_document import Files
 from fdif_jax.training.updates import MakeBatch
@@ -40,13 +42,15 @@ class TrainingSource:
         feed: as `fit` takes it, where batches come from the host.
         recipe: of scenes or objects, as plain data.
         files: or the dataset.
+        program: what draws the scenes.
+        weighed: objectives beside classes, as plain data.
     """
 
     name: str
     task: str
     grid: Sequence[int]
     tasks: tuple[Task, ...]
-    objective: Objective
+    objective: Objective | Combined
     head: Mapping[str, Any]
     make_batch: MakeBatch
     held_out: DrawHeldOut
@@ -54,6 +58,8 @@ class TrainingSource:
     feed: Callable[[int], Any] | None = None
     recipe: Mapping[str, Any] | None = None
     files: Files | None = None
+    program: World | None = None
+    weighed: Mapping[str, Any] | None = None
 
     def describe(self) -> str:
         """Its classes, for a person."""
@@ -75,7 +81,8 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingS
         raise FdifError(
             "--multi-task: vnet has no layer before its head that every task could share; take another"
         )
-    objective = Segmentation(program.tasks, config.loss)
+    segmentation = Segmentation(program.tasks, config.loss)
+    objective, make_batch, weighed = _objective(config, program, segmentation)
     return TrainingSource(
         name=f"recipe {config.recipe}",
         task="segmentation",
@@ -84,9 +91,23 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingS
         tasks=program.tasks,
         objective=objective,
         head={"out_channels": objective.channels},
-        make_batch=_augmented(config, scene_batch(program)),
+        make_batch=make_batch,
         held_out=reserved_volumes(program, config.val_seed),
+        program=program,
+        weighed=weighed,
     )
+
+
+def _objective(
+    config: PretrainingOptions, program: World, segmentation: Segmentation
+) -> tuple[Objective | Combined, MakeBatch, dict[str, Any] | None]:
+    """What ``--objective`` asks for, its batches, and what ``run.json`` tells of it."""
+    weights, contrast = parse_objective(config.objective), contrast_of(config)
+    if weights == {"class": 1.0}:
+        return segmentation, _augmented(config, scene_batch(program)), None
+    combined = Combined(segmentation, tuple(sorted(weights.items())), program.objects, contrast)
+    document = {"weights": weights} | ({"contrast": contrast.to_dict()} if "contrast" in weights else {})
+    return combined, views_batch(program, combined.looks, augment=config.augment), document
 
 
 def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
@@ -161,6 +182,10 @@ def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> Traini
     Raises:
         FdifError: options exclude each other, or see `recipe_of` and `FileSource`.
     """
+    elsewhere = config.data is not None or config.task != "segmentation"
+    if elsewhere and parse_objective(config.objective) != {"class": 1.0}:
+        what = "--data" if config.data is not None else f"--task {config.task}"
+        raise FdifError(f"--objective {config.objective}: {what} gives classes alone; leave one of them out")
     if config.data is not None:
         return files(config, like)
     return scenes(config, like) if config.task == "segmentation" else centred_objects(config, like)

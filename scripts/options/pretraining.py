@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fdif_jax.scripts.options.recipe import RecipeOptions
+from fdif_jax.scripts.options.recipe import RecipeOptions, SettingsOption
 from fdif_jax.scripts.options.training import TrainingOptions
 
 
@@ -15,7 +15,15 @@ class PretrainingOptions(TrainingOptions, RecipeOptions):
     out: Path
     """Run directory: weights, measurements, pictures."""
     preset: str | None = None
-    """Settings by name (fdif-swinunetr, fdif-resencl, fdif-primusm, avs-db, quick) or a .toml file of options."""
+    """Settings by name (fdif-swinunetr, fdif-resencl, fdif-primusm, avs-db, quick, gpu-resenc) or a .toml file of
+    options."""
+    objective: str = "class"
+    """What is learnt of a scene, a sum with weights as in "class + 0.5*contrast": class, the class of every voxel;
+    contrast, features that agree within an instance and between two looks of a scene, by heads that only this run
+    has."""
+    contrast: SettingsOption = ()
+    """Changes of the objective contrast: voxels a resolution, temperature, levels (resolutions, from the finest),
+    features of an embedding, balance (how much more often voxels of small instances are drawn)."""
     task: Literal["segmentation", "classification", "multilabel"] = "segmentation"
     """Label voxels; or volumes of one centred object, by its class, or by shape, displacement and mapper."""
     grid_scale: float = 0.4

@@ -1,0 +1,18 @@
+"""The options of what is learnt of a scene."""
+
+from fdif_jax.errors import FdifError
+from fdif_jax.scripts.options.pretraining import PretrainingOptions
+from fdif_jax.scripts.options.settings import parse_settings
+from fdif_jax.training.combined import parse_objective
+from fdif_jax.training.contrast import Contrast
+
+
+def contrast_of(config: PretrainingOptions) -> Contrast:
+    """How voxels are contrasted, by ``--contrast``.
+
+    Raises:
+        FdifError: an unknown setting or an impossible value, or ``--objective`` has no contrast.
+    """
+    if config.contrast and "contrast" not in parse_objective(config.objective):
+        raise FdifError(f"--contrast: the objective {config.objective!r} has no contrast; leave it out")
+    return Contrast.from_dict(parse_settings("contrast", config.contrast, "temperature=0.33"), "contrast")

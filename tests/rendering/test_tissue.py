@@ -1,0 +1,130 @@
+"""Random tissue: instances in intensities of their own, artefacts as often as asked, and no change where it is off."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fdif_jax as fd
+from fdif_jax.rendering import tissue
+from fdif_jax.rendering.tissue import Tissue
+
+PLAIN = {name: (0.0, 0.0) for name in tissue._ARTEFACTS} | {
+    "paint": True, "texture": 0.0, "deviation": (0.0, 0.0), "air": 0.0,
+}  # fmt: skip
+OWNER = jnp.zeros((12, 16, 20), jnp.uint8).at[2:8, 2:8, 2:8].set(1).at[2:8, 9:15, 2:8].set(2)
+IMAGE = jnp.linspace(0, 1, OWNER.size).reshape(OWNER.shape)
+
+
+def look(seed=0, **changes):
+    return np.asarray(Tissue(**PLAIN | changes).apply(jax.random.key(seed), IMAGE, OWNER, 5))
+
+
+def test_every_instance_has_an_intensity_of_its_own():
+    levels = [look()[owner == OWNER] for owner in range(3)]
+    assert max(np.ptp(level) for level in levels) < 1e-4
+    assert min(np.abs(np.diff(sorted(level.mean() for level in levels)))) > 0.05
+    assert look().min() == 0 and look().max() == 1 and (look() != look(1)).any()
+
+
+def test_deviation_and_texture_vary_within_an_instance():
+    rough = look(deviation=(0.1, 0.1), mean=(0.5, 1.0))
+    smooth = look(texture=0.3, mean=(0.5, 1.0))
+    for volume in (rough, smooth):
+        assert volume[OWNER == 1].std() > 0.02
+    neighbours = [np.abs(np.diff(v, axis=2)).mean() / v.std() for v in (smooth, rough)]
+    assert neighbours[0] < neighbours[1]
+
+
+def test_air_is_a_background_of_zero():
+    assert np.abs(look(air=1.0, deviation=(0.1, 0.1))[OWNER == 0]).max() < 1e-4
+
+
+def test_objects_keep_their_mapped_distances_inside():
+    volume = look(mapper_fraction=1.0)
+    assert np.ptp(volume[OWNER == 0]) < 1e-4
+    inside = np.asarray(IMAGE)[OWNER == 1]
+    assert abs(np.corrcoef(volume[OWNER == 1], inside)[0, 1]) > 0.999
+
+
+@pytest.mark.parametrize("name", tissue._ARTEFACTS)
+def test_an_artefact_changes_the_fraction_of_volumes_that_it_is_asked_for(name):
+    strengths = {"blur": 1.0, "resolution": 2.0, "gamma": 0.7}
+    options = {name: (0.5, strengths.get(name, 0.3)), "mean": (0.2, 0.9)}
+    render = jax.jit(lambda key, t: t.apply(key, IMAGE, OWNER, 5), static_argnums=1)
+    keys = jax.random.split(jax.random.key(3), 24)
+    pairs = [
+        (render(k, Tissue(**PLAIN | options)), render(k, Tissue(**PLAIN | {"mean": (0.2, 0.9)})))
+        for k in keys
+    ]
+    changed = [np.abs(np.asarray(a) - np.asarray(b)).max() > 1e-3 for a, b in pairs]
+    assert 4 <= sum(changed) <= 20
+    assert all(np.isfinite(a).all() and a.min() >= 0 and a.max() <= 1 for a, _ in pairs)
+
+
+def test_a_low_pass_keeps_constants_and_slow_waves_and_cuts_fast_ones():
+    x = np.arange(16)
+    matrix = np.asarray(tissue._low_pass(16, jnp.float32(0.5)))
+    slow, fast = np.cos(2 * np.pi * 2 * x / 16), np.cos(2 * np.pi * 7 * x / 16)
+    np.testing.assert_allclose(matrix @ np.ones(16), 1, atol=1e-5)
+    np.testing.assert_allclose(matrix @ slow, slow, atol=1e-5)
+    np.testing.assert_allclose(matrix @ fast, 0, atol=1e-5)
+    np.testing.assert_allclose(tissue._low_pass(15, jnp.float32(0)), np.eye(15), atol=1e-5)
+
+
+def test_nearly_normal_numbers_have_mean_0_and_deviation_1():
+    noise = tissue._nearly_normal(jax.random.key(0), (40, 40, 40))
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+
+
+RECIPE = fd.Recipe(
+    grid=(12, 16, 20), primitives=("sphere", "torus"), look={"tissue": {"paint": True}}, max_objects=4
+)
+
+
+def test_views_are_looks_of_one_scene_and_the_first_is_the_sample():
+    program = fd.compile(RECIPE)
+    key = fd.sample_key(1, 2)
+    images, label, owner = jax.jit(partial(program.views, number=2))(key)
+    image, same = program.sample_at(1, 2)
+    np.testing.assert_array_equal(images[0], image)
+    np.testing.assert_array_equal(label, same)
+    assert (images[0] != images[1]).mean() > 0.3 and images.dtype == jnp.uint8
+    assert ((owner > 0) == (label > 0)).all()
+
+
+def test_the_kernel_gives_the_same_views():
+    keys = jax.vmap(partial(fd.sample_key, 5))(jnp.arange(2))
+    expected = jax.jit(lambda k: fd.compile(RECIPE).batch_views(k, 2))(keys)
+    got = jax.jit(lambda k: fd.compile(RECIPE, kernel="interpret").batch_views(k, 2))(keys)
+    np.testing.assert_array_equal(got.owner, expected.owner)
+    assert np.abs(np.asarray(got.images, int) - np.asarray(expected.images, int)).max() <= 1
+
+
+def test_a_mixture_tells_owners_and_looks():
+    program = fd.compile(fd.Mixture(({"recipe": RECIPE.to_dict()}, {"recipe": RECIPE.to_dict()})))
+    images, label, owner = jax.jit(partial(program.views, number=2))(fd.sample_key(0, 0))
+    assert images.shape == (2, 12, 16, 20) and ((owner > 0) == (label > 0)).all()
+
+
+def test_recipes_without_tissue_say_nothing_of_it():
+    assert "tissue" not in fd.Recipe().look.to_dict()
+    assert fd.Recipe.from_dict(RECIPE.to_dict(), "test") == RECIPE
+    assert RECIPE.look.to_dict()["tissue"]["paint"] is True
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"air": 2.0}, "air must be a fraction"),
+        ({"texture": -1.0}, "texture must be 0 or more"),
+        ({"mean": (0.5, 0.2)}, "mean must be two numbers"),
+        ({"noise": (1.5, 0.1)}, "noise must be a fraction"),
+        ({"blur": (0.5, -1.0)}, "blur must be a fraction"),
+    ],
+)
+def test_impossible_settings_are_refused(bad, message):
+    with pytest.raises(fd.FdifError, match=message):
+        Tissue(**bad)
