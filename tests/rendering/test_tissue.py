@@ -10,6 +10,7 @@ import pytest
 import fdif_jax as fd
 from fdif_jax.rendering import tissue
 from fdif_jax.rendering.tissue import Tissue
+from fdif_jax.scenes.recipe import from_dict
 
 PLAIN = {name: (0.0, 0.0) for name in tissue._ARTEFACTS} | {
     "paint": True, "texture": 0.0, "deviation": (0.0, 0.0), "air": 0.0,
@@ -111,7 +112,7 @@ def test_a_mixture_tells_owners_and_looks():
 
 def test_recipes_without_tissue_say_nothing_of_it():
     assert "tissue" not in fd.Recipe().look.to_dict()
-    assert fd.Recipe.from_dict(RECIPE.to_dict(), "test") == RECIPE
+    assert from_dict(RECIPE.to_dict()) == RECIPE
     assert RECIPE.look.to_dict()["tissue"]["paint"] is True
 
 
