@@ -129,7 +129,6 @@ def test_the_class_objective_is_the_one_without_objectives(tmp_path):
         ({"network": "vnet", "size": ()}, "VNet does not give its features"),
         ({"task": "classification", "contrast": ()}, "--task classification gives classes alone"),
         ({"data": "somewhere", "contrast": ()}, "--data gives classes alone"),
-        ({"data": "somewhere", "objective": "class", "contrast": (), "kernel": "on"}, "--kernel renders"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(tmp_path, changes, message):
