@@ -96,7 +96,7 @@ class Tissue(Plain):
         """
         paint_key, *keys = jax.random.split(key, 1 + len(_ARTEFACTS))
         strengths = {
-            name: (_drawn(k, *getattr(self, name), 3 if name in _PER_AXIS else 1), jax.random.fold_in(k, 2))
+            name: (_drawn(k, getattr(self, name), 3 if name in _PER_AXIS else 1), jax.random.fold_in(k, 2))
             for name, k in zip(_ARTEFACTS, keys, strict=True)
         }
         volume = self._painted(paint_key, image, owner, objects)
@@ -136,8 +136,9 @@ _ARTEFACTS = ("bias_field", "spikes", "gamma", "blur", "ringing", "sharpening", 
 _PER_AXIS = ("blur", "ringing", "resolution")
 
 
-def _drawn(key: jax.Array, fraction: float, strength: float, number: int) -> Float[Array, " number"]:
+def _drawn(key: jax.Array, artefact: tuple[float, float], number: int) -> Float[Array, " number"]:
     """Strengths of an artefact, uniform from 0, in a fraction of the volumes; 0 in the others."""
+    fraction, strength = artefact
     toss, value = jax.random.split(key)
     return jnp.where(
         jax.random.bernoulli(toss, fraction), jax.random.uniform(value, (number,), maxval=strength), 0
@@ -153,7 +154,7 @@ def _ranged(volume: Image) -> Image:
 def _nearly_normal(key: jax.Array, shape: tuple[int, ...]) -> Image:
     """Sums of four bytes of one random word, of mean 0 and deviation 1: half the cost of normal numbers."""
     words = jax.random.bits(key, shape)
-    total = sum((words >> (8 * byte)) & 255 for byte in range(4))
+    total = sum(((words >> (8 * byte)) & 255 for byte in range(4)), jnp.uint32(0))
     return (total.astype(jnp.float32) - 510.0) / np.float32(np.sqrt(4 * (256**2 - 1) / 12))
 
 
