@@ -142,7 +142,7 @@ class Recipe(AnyRecipe):
                 raise FdifError(f"{key} names {next(n for n in names if names.count(n) > 1)!r} twice")
 
     def _identity(self) -> Any:
-        return [self.to_dict(), self.resolved.digest]
+        return [self.to_dict(), resolve(self.vocabulary).digest]  # of the files as they are now
 
 
 @dataclasses.dataclass(frozen=True)
