@@ -95,10 +95,11 @@ class Tissue(Plain):
             float32, 0 … 1; the darkest voxel 0, the brightest 1.
         """
         paint_key, *keys = jax.random.split(key, 1 + len(_ARTEFACTS))
-        strengths = {
-            name: (_drawn(k, *getattr(self, name), 3 if name in _PER_AXIS else 1), jax.random.fold_in(k, 2))
-            for name, k in zip(_ARTEFACTS, keys, strict=True)
-        }
+        strengths = {}
+        for name, k in zip(_ARTEFACTS, keys, strict=True):
+            fraction, strength = getattr(self, name)
+            drawn = _drawn(k, fraction, strength, 3 if name in _PER_AXIS else 1)
+            strengths[name] = drawn, jax.random.fold_in(k, 2)
         volume = self._painted(paint_key, image, owner, objects)
         volume = volume * jnp.exp(_polynomial(*strengths["bias_field"], volume.shape))
         volume = _ranged(volume + _wave(*strengths["spikes"], volume.shape))
@@ -153,7 +154,7 @@ def _ranged(volume: Image) -> Image:
 def _nearly_normal(key: jax.Array, shape: tuple[int, ...]) -> Image:
     """Sums of four bytes of one random word, of mean 0 and deviation 1: half the cost of normal numbers."""
     words = jax.random.bits(key, shape)
-    total = sum((words >> (8 * byte)) & 255 for byte in range(4))
+    total = jnp.sum(jnp.stack([(words >> (8 * byte)) & 255 for byte in range(4)]), axis=0)
     return (total.astype(jnp.float32) - 510.0) / np.float32(np.sqrt(4 * (256**2 - 1) / 12))
 
 

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
 from fdif_jax.keys import sample_key, stream
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.network import Network, State, Weights
 from fdif_jax.training.plan import TrainingPlan
 
-Batch = tuple[Float[Array, "B D H W C"], Integer[Array, "B ..."]]
+# Images (B, D, H, W, C), or (B, V, D, H, W, C) in several looks, and what the loss compares their outputs with: labels
+# (B, ...), or a tuple of arrays with a row for every image.
+Batch = tuple[Array, Any]
 MakeBatch = Callable[[jax.Array, Any], Batch]
 Loss = Callable[[Any, Array], Float[Array, ""]]
 Update = Callable[[State, Array, Any], tuple[State, Float[Array, "2"]]]
