@@ -225,21 +225,7 @@ def _assemble(subjects: Sequence[Subject]) -> Bank:
     )
 
 
-class RegisteredOrgan(NamedTuple):
-    """An `OrganMask` in the body frame."""
-
-    subject: int
-    cut: bool
-    centroid: np.ndarray
-    volume: float
-    lower: np.ndarray
-    upper: np.ndarray
-    axis: np.ndarray
-    grid: DistanceGrid
-    hull: DistanceGrid | None
-
-
-def _usable(candidates: Sequence[RegisteredOrgan]) -> list[RegisteredOrgan]:
+def _usable(candidates: Sequence[OrganMask]) -> list[OrganMask]:
     """Those that serve as shapes: uncut ones, else those that are about as large as the largest."""
     whole = [member for member in candidates if not member.cut]
     largest = max(member.volume for member in candidates)
@@ -252,15 +238,12 @@ class Frame(NamedTuple):
     scale: float
     shift: np.ndarray
 
-    def placed(self, part: OrganMask, subject: int) -> "RegisteredOrgan":
+    def placed(self, part: OrganMask, subject: int) -> OrganMask:
         """The part of subject number ``subject`` in the body frame."""
-        ends = (self.scale * end + self.shift for end in (part.centroid, part.lower, part.upper))
-        centroid, lower, upper = ends
-        hull = None if part.hull is None else self.moved(part.hull)
+        ends = {name: self.scale * getattr(part, name) + self.shift for name in ("centroid", "lower", "upper")}
+        grid, hull = self.moved(part.grid), None if part.hull is None else self.moved(part.hull)
         volume = part.volume * self.scale**3
-        return RegisteredOrgan(
-            subject, part.cut, centroid, volume, lower, upper, part.axis, self.moved(part.grid), hull
-        )
+        return dataclasses.replace(part, **ends, volume=volume, grid=grid, hull=hull, subject=subject)
 
     def moved(self, grid: DistanceGrid) -> DistanceGrid:
         """The grid with distances and coordinates of the body frame."""
@@ -348,7 +331,7 @@ def _relation(a: OrganMask, b: OrganMask) -> tuple[int, bool]:
     return (TOUCHING if b.organ in a.touches or a.organ in b.touches else DISJOINT), False
 
 
-def _anchor(candidates: Sequence[RegisteredOrgan]) -> dict[str, np.ndarray]:
+def _anchor(candidates: Sequence[OrganMask]) -> dict[str, np.ndarray]:
     """Statistics of one organ over the members that serve as shapes."""
     chosen = _usable(candidates)
     centroid = np.asarray([member.centroid for member in chosen])

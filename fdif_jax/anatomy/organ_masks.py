@@ -40,7 +40,7 @@ class DistanceGrid(NamedTuple):
 
 @dataclasses.dataclass
 class OrganMask:
-    """One organ of one subject, in the scanner's millimetres until it is registered."""
+    """One organ of one subject, in the scanner's millimetres until it is registered, then in the body frame's."""
 
     organ: str
     cut: bool
@@ -53,6 +53,7 @@ class OrganMask:
     hull: DistanceGrid | None
     touches: set[str]
     holds: dict[str, float]  # share of another organ that lies within this one's closed outline
+    subject: int = 0  # which of a bank
 
 
 @dataclasses.dataclass

@@ -98,20 +98,6 @@ class Findings(NamedTuple):
         return texts
 
 
-class _Member(NamedTuple):
-    """One member: the fields of `Findings`, of one."""
-
-    undefined: Array
-    empty: Array
-    full: Array
-    cut: Array
-    escaped: Array
-    unbounded: Array
-    volume: Array
-    slope: Array
-    true: Array
-
-
 def examine(family: Family, grid: Grid, sphere: Shape, members: int = 48, seed: int = 0) -> Findings:
     """Draw members of a family, sized for a grid and centred in it, and measure them.
 
@@ -124,7 +110,7 @@ def examine(family: Family, grid: Grid, sphere: Shape, members: int = 48, seed: 
     """
     half = jnp.asarray(grid.edges, jnp.float32) / 2
 
-    def measured(key: jax.Array) -> _Member:
+    def measured(key: jax.Array) -> tuple[dict[str, Array], Array, Array, Array]:
         shape_key, point_key = jax.random.split(key)
         shape, p = family.sample(shape_key, grid), grid.points()
         d = jnp.broadcast_to(shape(p), grid)
@@ -137,21 +123,19 @@ def examine(family: Family, grid: Grid, sphere: Shape, members: int = 48, seed: 
         gradient = jax.vmap(jax.grad(lambda x: jnp.sum(shape(Point(*x)))))(at)
         slopes = jnp.linalg.norm(gradient, axis=1)
         bounded = jnp.isfinite(box.lower).all() & jnp.isfinite(box.upper).all()
-        return _Member(
-            ~(jnp.isfinite(d).all() & jnp.isfinite(slopes).all()),
-            ~inside.any(),
-            inside.all(),
-            jnp.stack([face.any() for face in faces]).any() & ~inside.all(),
-            bounded & (inside & (beyond > 0)).any(),
-            ~bounded,
-            inside.sum(),
-            jnp.nanmax(slopes),
-            jnp.nanmean(jnp.abs(slopes - 1) < _NEARLY),
-        )
+        flags = {
+            "undefined": ~(jnp.isfinite(d).all() & jnp.isfinite(slopes).all()),
+            "empty": ~inside.any(),
+            "full": inside.all(),
+            "cut": jnp.stack([face.any() for face in faces]).any() & ~inside.all(),
+            "escaped": bounded & (inside & (beyond > 0)).any(),
+            "unbounded": ~bounded,
+        }
+        return flags, inside.sum(), jnp.nanmax(slopes), jnp.nanmean(jnp.abs(slopes - 1) < _NEARLY)
 
-    drawn = jax.tree.map(np.asarray, _mapped(measured, jax.random.split(jax.random.key(seed), members)))
-    counts = {name: int(getattr(drawn, name).sum()) for name in _Member._fields[:6]}
-    volumes = np.sort(drawn.volume[drawn.volume > 0])
+    mapped = jax.jit(lambda keys: lax.map(measured, keys))(jax.random.split(jax.random.key(seed), members))
+    flags, volumes, slopes, true = jax.tree.map(np.asarray, mapped)
+    volumes = np.sort(volumes[volumes > 0])
     sizes = np.cbrt(6 / np.pi * volumes[[0, len(volumes) // 2, -1]]) if volumes.size else np.zeros(3)
     # Drawn as one program: operation by operation takes longer to compile than the member to check.
     member = jax.jit(lambda key: family.sample(key, grid))(jax.random.key(seed))
@@ -159,17 +143,13 @@ def examine(family: Family, grid: Grid, sphere: Shape, members: int = 48, seed: 
     return Findings(
         family,
         members,
-        **counts,
+        **{name: int(flag.sum()) for name, flag in flags.items()},
         diameters=(float(sizes[0]), float(sizes[1]), float(sizes[2])),
-        slope=float(drawn.slope.max()),
-        true=float(drawn.true.mean()),
+        slope=float(slopes.max()),
+        true=float(true.mean()),
         nanoseconds=cost,
         spheres=cost / unit,
     )
-
-
-def _mapped(function: object, keys: jax.Array) -> _Member:
-    return jax.jit(lambda keys: lax.map(function, keys))(keys)
 
 
 @jax.jit
