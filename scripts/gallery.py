@@ -37,7 +37,7 @@ from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import Samples
 from fdif_jax.viewing.tracing import Colour, trace
 from fdif_jax.viewing.view_pictures import colour_of, encode
-from fdif_jax.vocabulary.authoring import Sampler
+from fdif_jax.vocabulary.authoring import Authored
 from fdif_jax.vocabulary.user_files import describe
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
@@ -139,7 +139,7 @@ def _class_entry(source: str, vocabulary: Vocabulary, family: Family, seed: int,
     grid = fd.Grid(96, 96, 96)
     shape = drawn(family, seed, grid)
     colour = colour_of(vocabulary.families.index(family))
-    text = family.draw.function.__doc__ if isinstance(family.draw, Sampler) else None
+    text = family.draw.function.__doc__ if isinstance(family.draw, Authored) else None
     formula = f"{' '.join(text.split())} {formula_of(shape)}" if text else formula_of(shape)
     # A user's function draws by itself and has no ranges: its member's values are shown.
     parameters = [(name, _range(of)) for name, of in family.ranges.items()] or [

@@ -12,6 +12,7 @@ from fdif_jax.sdf.shape import Shape
 from fdif_jax.shapes import documents
 from fdif_jax.shapes.avs_db import avs_db
 from fdif_jax.shapes.displacements import DISPLACEMENTS
+from fdif_jax.shapes.documents import describe
 from fdif_jax.shapes.families import families
 from fdif_jax.shapes.mappers import MAPPERS
 from fdif_jax.shapes.profiles import circle, polygon, star
@@ -57,11 +58,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HEAVY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HEAVY[name]}"), name)
-
-
-def describe(shape: Shape) -> dict[str, Any]:
-    """A scene document's parameters of a shape of the 109 classes; the inverse of `build`."""
-    return documents.describe(shape)
 
 
 def _vocabulary(*, is_exact: bool) -> Vocabulary:

@@ -141,15 +141,12 @@ class Bank:
             version = int(arrays.pop("version"))
             arrays["organs"] = tuple(str(name) for name in arrays["organs"])
             arrays["values"] = np.cumsum(arrays["values"], dtype=np.int16)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-            raise FdifError(f"{path}: not an organ bank ({error}); `fdif bank build` makes one") from None
-        if version != VERSION:
-            raise FdifError(
-                f"{path}: a bank of format {version}, this version reads {VERSION}; build it anew"
-            )
-        try:
+            if version != VERSION:
+                raise FdifError(
+                    f"{path}: a bank of format {version}, this version reads {VERSION}; build it anew"
+                )
             return cls(**arrays, digest=hashlib.sha256(data).hexdigest())
-        except TypeError as error:
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
             raise FdifError(f"{path}: not an organ bank ({error}); `fdif bank build` makes one") from None
 
 
@@ -240,7 +237,9 @@ class Frame(NamedTuple):
 
     def placed(self, part: OrganMask, subject: int) -> OrganMask:
         """The part of subject number ``subject`` in the body frame."""
-        ends = {name: self.scale * getattr(part, name) + self.shift for name in ("centroid", "lower", "upper")}
+        ends = {
+            name: self.scale * getattr(part, name) + self.shift for name in ("centroid", "lower", "upper")
+        }
         grid, hull = self.moved(part.grid), None if part.hull is None else self.moved(part.hull)
         volume = part.volume * self.scale**3
         return dataclasses.replace(part, **ends, volume=volume, grid=grid, hull=hull, subject=subject)

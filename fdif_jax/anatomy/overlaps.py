@@ -142,10 +142,7 @@ class Check:
     def tiles(self, shape: Shape, inverse: Float[Array, "3 4"]) -> tuple[Array, Array]:
         """First tile (z, y, x) and number of tiles along each axis that an organ can touch."""
         box = shape.bounds(LAYER if self.holds else 0.0).mapped(invert(inverse))
-        begin, end = self.grid.index_range(*box)
-        edges = jnp.asarray(self.plan.tile)
-        first = begin // edges
-        return first, jnp.where(end > begin, -(-end // edges) - first, 0)
+        return self.grid.tiles(box, self.plan.tile)
 
     def _rules(self, i: Array, organ: Int[Array, " n"]) -> tuple[Array, Array, Array]:
         """Bits of the objects before i that must not overlap it, that must not press into it, that must hold it."""

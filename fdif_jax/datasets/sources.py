@@ -5,7 +5,6 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -13,23 +12,13 @@ from jax import lax
 
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key
+from fdif_jax.scenes.compiler import World
 
 DrawSample = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 """Key and index of a sample → what its files hold; pure and jittable."""
 
 
-class LabelledProgram(Protocol):
-    """What `fdif_jax.compile` returns, as far as labelled samples go."""
-
-    @property
-    def tasks(self) -> Sequence[tuple[str, tuple[str, ...]]]:
-        """Name and foreground classes of each label map."""
-
-    def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Image and label, ``(D, H, W)``; the label is ``(T, D, H, W)`` where there are several maps."""
-
-
-def labelled(program: LabelledProgram) -> DrawSample:
+def labelled(program: World) -> DrawSample:
     """Samples of a program as files hold them: the image, then every label map, in the smallest type it fits in."""
     dtypes = [np.min_scalar_type(len(class_names)) for _, class_names in program.tasks]
 

@@ -1,16 +1,14 @@
 """Scans that are measured first and prepared later, by what was measured of all, and yet read from their files once."""
 
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Self
-
-import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case
 from fdif_jax.preprocessing.fingerprints import Measurement, measure
 from fdif_jax.preprocessing.scans import Scan, read_scan
-from fdif_jax.preprocessing.spaces import Crop
 
 
 class ScanStore:
@@ -42,9 +40,10 @@ class ScanStore:
         if case not in self._measurements:
             scan = read_scan(case, self._conventions)
             self._measurements[case] = measure(scan, number, len(self._conventions.class_names))
-            path = Path(self._folder.name, f"{len(self._measurements)}.npz")
+            path = Path(self._folder.name, f"{len(self._measurements)}.pickle")
             try:
-                _write(path, scan.cropped())
+                with path.open("wb") as file:
+                    pickle.dump(scan.cropped(), file, pickle.HIGHEST_PROTOCOL)
                 self._kept[case] = path
             except OSError:  # there is no room
                 path.unlink(missing_ok=True)
@@ -57,17 +56,6 @@ class ScanStore:
             FdifError: see `read_scan`.
         """
         if case in self._kept:
-            return _read(self._kept[case], case.id)
+            with self._kept[case].open("rb") as file:
+                return pickle.load(file)
         return read_scan(case, self._conventions).cropped()
-
-
-def _write(path: Path, scan: Scan) -> None:
-    assert scan.label is not None
-    with path.open("wb") as file:
-        np.savez(file, image=scan.image, label=scan.label, **scan.crop.to_arrays())
-
-
-def _read(path: Path, name: str) -> Scan:
-    with np.load(path) as kept:
-        crop = Crop.from_arrays(kept)
-        return Scan(name, kept["image"], kept["label"], crop.source, crop.box)

@@ -139,20 +139,14 @@ def resample(image: np.ndarray, shape: GridShape, order: int = 3) -> np.ndarray:
     return ndimage.zoom(image, factors, np.float32, order=order, mode="nearest", grid_mode=True)
 
 
-def resample_labels(labels: np.ndarray, shape: GridShape, order: int = 1) -> np.ndarray:
-    """A label map ``(D, H, W)`` on a grid of another shape over the same extent, in its own dtype.
+def resample_labels(labels: np.ndarray, shape: GridShape) -> np.ndarray:
+    """A label map ``(D, H, W)``, integers, on a grid of another shape over the same extent, in its own dtype.
 
-    Args:
-        labels: integers.
-        shape: of the new grid.
-        order: 0 takes the nearest voxel's label; 1 interpolates every label's mask linearly and takes the label
-            with most, which keeps borders smooth (the lesser id where two have as much).
+    Every label's mask is interpolated linearly and the label with most is taken, which keeps borders smooth (the
+    lesser id where two have as much).
     """
     if labels.shape == tuple(shape):
         return labels
-    if order == 0:
-        factors = [new / old for new, old in zip(shape, labels.shape, strict=True)]
-        return ndimage.zoom(labels, factors, order=0, mode="nearest", grid_mode=True)
     ids = np.unique(labels)
     return ids[_greatest(((labels == i).astype(np.float32) for i in ids), shape)]
 

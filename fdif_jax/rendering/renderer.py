@@ -1,6 +1,7 @@
 """Rendering: from a table of objects to an image and a label volume.
 
-`render_reference` says what the result is, plainly and slowly. `Renderer` computes the same in one pass, exploiting:
+The tests' `render_reference` says what the result is, plainly and slowly. `Renderer` computes it in one pass,
+exploiting:
 
 - *Branches by structure.* Objects whose shapes share a structure share one compiled branch.
 - *Tiles.* The grid is cut into tiles that fit a core's cache; an object visits only the tiles that its bounding
@@ -11,7 +12,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float, Int, UInt
 
 from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
-from fdif_jax.sdf.shape import Box, Distance, Point, Shape, length
+from fdif_jax.sdf.shape import Box, Distance, Point, length
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Displacement, Mapper, growths
 
@@ -193,10 +194,7 @@ class Renderer:
 
         def visible(branch: Array, row: Array, inverse: Array, margin: Array) -> tuple[Array, Array]:
             box = lax.switch(branch, bounds, row, margin).mapped(invert(inverse))
-            begin, end = self.grid.index_range(*box)
-            edges = jnp.asarray(tile)
-            first = begin // edges
-            return first, jnp.where(end > begin, -(-end // edges) - first, 0)
+            return self.grid.tiles(box, tile)
 
         return lax.map(lambda o: visible(*o), (table.branch, table.row, table.inverse, margin))
 
@@ -268,32 +266,3 @@ def _update(volume: Array, start: tuple, change: Any) -> Array:
     size = jax.eval_shape(change, jax.ShapeDtypeStruct((1,) * volume.ndim, volume.dtype)).shape
     tile = lax.dynamic_slice(volume, start, size)
     return lax.dynamic_update_slice(volume, change(tile), start)
-
-
-class PlacedObject(NamedTuple):
-    """One object for `render_reference`: local shape, world → local affine, displacement, mapper, class ids."""
-
-    shape: Shape
-    inverse: Float[Array, "3 4"]
-    displacement: Displacement | None
-    mapper: Mapper
-    label: tuple[int, ...]
-
-
-def render_reference(grid: Grid, objects: Sequence[PlacedObject]) -> tuple[Array, Array]:
-    """Image (uint8) and label (int32) by the definition: every distance on the whole grid, then paint by volume."""
-    p = grid.points()
-    highest = Point(*map(float, grid.highest))
-    image = jnp.zeros(grid, jnp.float32)
-    masks = []
-    for o in objects:
-        d = o.shape(move(o.inverse, p))
-        if o.displacement is not None:
-            d = d + o.displacement.field(p, highest)
-        image = image + o.mapper(d)
-        masks.append(d <= 0)
-    label = jnp.zeros((len(objects[0].label), *grid), jnp.int32)
-    for i in sorted(range(len(objects)), key=lambda i: -int(masks[i].sum())):
-        label = jnp.where(masks[i], jnp.asarray(objects[i].label)[:, None, None, None], label)
-    label = label[0] if len(label) == 1 else label
-    return jnp.clip(image, 0, INTENSITY_TOP).astype(jnp.uint8), label

@@ -5,7 +5,6 @@ bits, 32 voxels of a row in a word: a try is a shift, an `and` and a count of bi
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
@@ -206,8 +205,7 @@ class _Voxels:
         )
         one = one._replace(inverse=_inverse(self.linear[o][None], shift[None]))
         first, steps = renderer.visible_tiles(one, plan.tile)
-        evaluate: list[Callable] = [lambda row, p, s=s: s.unpack(row)(p) for s in renderer.structures]
-        fields = renderer.displacement_fields()
+        evaluate, fields = renderer.evaluators(), renderer.displacement_fields()
         places = jnp.arange(BITS, dtype=jnp.uint32)
 
         def visit(step: Array, bits: Array) -> Array:

@@ -1,21 +1,34 @@
 """Replay: rendering scene documents again."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from fdif_jax.rendering.renderer import PlacedObject, Renderer, Table, render_reference
+from fdif_jax.rendering.renderer import Renderer, Table
 from fdif_jax.scenes.documents import Scene
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.shape import Shape
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary import unions
-from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
+from fdif_jax.vocabulary.vocabulary import NONE, Displacement, Mapper, Vocabulary
 
 
-def _placed(scene: Scene, vocabulary: Vocabulary) -> list[PlacedObject]:
+class PlacedObject(NamedTuple):
+    """One object of a scene: local shape, world → local affine, displacement, mapper, class ids."""
+
+    shape: Shape
+    inverse: Float[Array, "3 4"]
+    displacement: Displacement | None
+    mapper: Mapper
+    label: tuple[int, ...]
+
+
+def placed_objects(scene: Scene, vocabulary: Vocabulary) -> list[PlacedObject]:
+    """The objects of a scene document, with what its names mean; FdifError for a name that is not in ``vocabulary``."""
     return [
         PlacedObject(
             unions.build(vocabulary, o.class_name, o.params),
@@ -36,7 +49,7 @@ def render_scenes(scenes: Sequence[Scene], vocabulary: Vocabulary) -> Iterator[t
     Raises:
         FdifError: a scene names something that is not in ``vocabulary``; raised before anything is rendered.
     """
-    placed = [_placed(scene, vocabulary) for scene in scenes]
+    placed = [placed_objects(scene, vocabulary) for scene in scenes]
     objects = [o for scene in placed for o in scene]
     structures = tuple(dict.fromkeys(Structure.of(o.shape) for o in objects))
     displacements = tuple(dict.fromkeys(o.displacement for o in objects if o.displacement is not None))
@@ -66,8 +79,3 @@ def _table(renderer: Renderer, objects: Sequence[PlacedObject], size: int) -> Ta
         jnp.asarray([renderer.mappers.index(o.mapper) for o in filled]),
         jnp.asarray([o.label for o in filled]),
     )
-
-
-def render_scene_reference(scene: Scene, vocabulary: Vocabulary) -> tuple[Array, Array]:
-    """Image and label of a scene document by the plain renderer."""
-    return render_reference(scene.grid, _placed(scene, vocabulary))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from fdif_jax.sdf.shape import Point
+from fdif_jax.sdf.shape import Box, Point
 
 
 class Grid(NamedTuple):
@@ -51,3 +51,10 @@ class Grid(NamedTuple):
         first = jnp.clip(jnp.floor(lower[::-1]), -offset - 1, sizes).astype(jnp.int32) + offset
         last = jnp.clip(jnp.ceil(upper[::-1]), -offset - 1, sizes).astype(jnp.int32) + offset + 1
         return jnp.clip(first, 0, sizes), jnp.clip(last, 0, sizes)
+
+    def tiles(self, box: Box, tile: tuple[int, int, int]) -> tuple[Int[Array, "3"], Int[Array, "3"]]:
+        """First tile (z, y, x) and number of tiles along each axis that a box touches, of tiles of this size."""
+        begin, end = self.index_range(*box)
+        edges = jnp.asarray(tile)
+        first = begin // edges
+        return first, jnp.where(end > begin, -(-end // edges) - first, 0)

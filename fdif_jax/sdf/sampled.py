@@ -19,25 +19,6 @@ from fdif_jax.sdf.affine import inverse3, invert, move
 from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, length, node, static
 
 
-def trilinear(values: Num[Array, "D H W"], z: Coordinate, y: Coordinate, x: Coordinate) -> Distance:
-    """The value at fractional voxel indices, linear along each axis, clamped at the edges.
-
-    Differentiable in the values and, inside the grid and between voxel centres, in the position; at a centre the
-    slope is that of the cell above it.
-
-    Args:
-        values: samples ``(D, H, W)``, any real dtype; they are read as float32.
-        z: index along the first axis; broadcasts against the others.
-        y: index along the second axis.
-        x: index along the third axis.
-
-    Returns:
-        float32, of the broadcast shape of the coordinates.
-    """
-    depth, height, width = values.shape
-    return _trilinear(jnp.ravel(values), (depth, height, width), 0, Point(x, y, z))
-
-
 @node
 class Sampled(Shape):
     """A signed distance sampled on a grid; make it with `Sampled.of`.
@@ -188,6 +169,11 @@ def _distance(
 def _trilinear(
     flat: Num[Array, " N"], size: tuple[int, int, int], start: Int[Array, ""] | int, index: Point
 ) -> Distance:
+    """The value at fractional indices into the grid of ``size`` at position ``start`` of ``flat``.
+
+    Linear along each axis, clamped at the edges, and differentiable in values and indices; at a voxel's centre the
+    slope is that of the cell above it.
+    """
     # Eight gathers from a flat array: 8 ns a voxel on one core, in float16 and float32 alike. Gathers of a 2×2×2
     # window took 21, of a packed row of eight corners 24, and of three indices an axis 14.
     depth, height, width = size

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,10 +31,6 @@ from fdif_jax.training.updates import Loss, MakeBatch, compiled, fresh_state, up
 STEPS_PER_CALL = 10
 
 
-def _no_report(step: int, measurement: Mapping[str, float]) -> None:
-    pass
-
-
 def fit(
     network: Network,
     make_batch: MakeBatch,
@@ -51,7 +47,7 @@ def fit(
     keep_every: int = 0,
     patience: int = 0,
     log_every: int = 10,
-    report: Callable[[int, Mapping[str, float]], None] = _no_report,
+    report: Callable[[int, Mapping[str, float]], None] = lambda step, measurement: None,
 ) -> Weights:
     """Train from the newest checkpoint of ``run``, or from the network's own weights, to the last step of ``plan``.
 
@@ -87,43 +83,30 @@ def fit(
     """
     devices = devices or Devices()
     devices.check_batch(plan.batch_size, plan.accumulate)
-    intervals = _Intervals(log_every, validate_every, checkpoint_every, keep_every)
+    intervals = (log_every, validate_every, checkpoint_every, keep_every)
     with run.checkpoints(keep_every=keep_every) as checkpoints, _stop_requests() as stopped:
         loop = _Loop(network, plan, run, devices, checkpoints, intervals, stopped, validate, patience, report)
         return loop.train(make_batch, data, loss, feed)
 
 
-class _Intervals(NamedTuple):
-    """Steps between two measurements, validations, checkpoints, and checkpoints that are kept; 0 for never."""
-
-    log: int
-    validate: int
-    checkpoint: int
-    keep: int
-
-    def next_stop(self, done: int) -> int:
-        """The next step after which something is due."""
-        return min(done - done % every + every for every in self if every)
-
-    def due(self, done: int) -> bool:
-        """Whether anything is due after so many steps."""
-        return any(done % every == 0 for every in self if every)
-
-    def saves(self, done: int) -> bool:
-        """Whether a checkpoint is due."""
-        return any(done % every == 0 for every in (self.checkpoint, self.keep) if every)
+def _due(done: int, *intervals: int) -> bool:
+    """Whether one of these numbers of steps is over after so many; 0 never is."""
+    return any(done % every == 0 for every in intervals if every)
 
 
 @dataclasses.dataclass
 class _Loop:
-    """What stays the same from step to step; as in `fit`, and a list that says when to stop."""
+    """What stays the same from step to step; as in `fit`, and a list that says when to stop.
+
+    ``intervals`` are the steps between two measurements, validations, checkpoints, and checkpoints that are kept.
+    """
 
     network: Network
     plan: TrainingPlan
     run: Run
     devices: Devices
     checkpoints: Checkpoints
-    intervals: _Intervals
+    intervals: tuple[int, int, int, int]
     stopped: list[int]
     validate: Callable[[Weights, int], Mapping[str, float]] | None
     patience: int
@@ -134,6 +117,7 @@ class _Loop:
     ) -> Weights:
         """From the newest checkpoint to the last step; see `fit`."""
         plan, run = self.plan, self.run
+        log_every, validate_every, *saves_every = self.intervals
         done, state = run.resume(self.checkpoints, fresh_state(self.network, plan, self.devices))
         if done == plan.steps or _no_better(run, self.patience):
             self.report(done, run.history[-1] if run.history else {})
@@ -146,13 +130,15 @@ class _Loop:
             losses, seconds = losses + trace[:, 0].tolist(), seconds + took
             measured = {"loss": losses[-1]}
             last = done == plan.steps
-            asked = jax.process_count() == 1 or last or self.intervals.due(done)
+            asked = jax.process_count() == 1 or last or _due(done, *self.intervals)
             stopping = asked and any_process(bool(self.stopped))
-            validated = self._validated(state, done)
+            validated: Mapping[str, float] = {}
+            if self.validate and validate_every and (last or done % validate_every == 0):
+                validated = self.validate(state.result, done)
             best = bool(validated) and validated["score"] > run.best()
             enough = bool(validated) and not best and _no_better(run, self.patience, now=1)
-            save = last or best or stopping or enough or self.intervals.saves(done)
-            if save or validated or done % self.intervals.log == 0:
+            save = last or best or stopping or enough or _due(done, *saves_every)
+            if save or validated or done % log_every == 0:
                 measured = self._measured(done, losses, seconds) | {
                     name: value for name, value in validated.items() if not np.isnan(value)
                 }
@@ -179,24 +165,20 @@ class _Loop:
         """The calls of the jitted function: steps done, state, a row of loss and norm for every step, seconds."""
         plan, devices = self.plan, self.devices
         one_by_one = feed is not None or jax.default_backend() == "cpu"
-        per_call = 1 if one_by_one else min(STEPS_PER_CALL, self.intervals.log)
+        per_call = 1 if one_by_one else min(STEPS_PER_CALL, self.intervals[0])
         fed = done
         data = devices.divide(feed(done)) if feed else devices.copy_to_all(data)
         update = update_of(self.network, make_batch, plan, loss, devices, fed=feed is not None)
         advance = compiled(update, state, data, per_call, devices)
         while done < plan.steps:
             start = time.perf_counter()
-            stop = min(plan.steps, done + per_call, self.intervals.next_stop(done))
+            milestones = (done - done % every + every for every in self.intervals if every)
+            stop = min(plan.steps, done + per_call, *milestones)
             if feed and done != fed:
                 data, fed = devices.divide(feed(done)), done
             state, trace = advance(state, done, stop - done, data)
             done = stop
             yield done, state, trace, time.perf_counter() - start
-
-    def _validated(self, state: State, done: int) -> Mapping[str, float]:
-        """What the validation measures, where one is due."""
-        due = self.intervals.validate and (done % self.intervals.validate == 0 or done == self.plan.steps)
-        return self.validate(state.result, done) if self.validate and due else {}
 
     def _measured(self, done: int, losses: Sequence[float], seconds: float) -> dict[str, float]:
         return {

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 import sys
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -172,26 +173,18 @@ class RunDocument:
 
     def to_dict(self) -> dict[str, Any]:
         """The document as JSON holds it, without what is None."""
-        plain: dict[str, Any] = {}
-        for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
-            if each.name == "origin":
-                plain |= _plain(value) if value else {}
-            elif each.name == "further":
-                plain |= value
-            elif value is not None:
-                plain[each.name] = _plain(value) if each.name in _PARTS else value
-        return json.loads(json.dumps(plain))
+        plain = _plain(self)
+        origin, further = plain.pop("origin", {}), plain.pop("further")
+        return json.loads(json.dumps(plain | origin | further))
 
 
 ORIGIN = {each.name for each in dataclasses.fields(Origin)}
+# The fields that are types of this module, but for the origin, whose keys stand beside the others.
 _PARTS: Mapping[str, type] = {
-    "data": Files,
-    "init": Start,
-    "dataset": CasesUsed,
-    "validation": Validation,
-    "inference": Inference,
-    "source": ImportedFile,
+    name: kind
+    for name, hint in typing.get_type_hints(RunDocument).items()
+    for kind in typing.get_args(hint)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind is not Origin
 }
 
 
@@ -210,7 +203,12 @@ def _part(kind: type, data: Any, name: str) -> Any:
 
 
 def _plain(part: Any) -> dict[str, Any]:
+    """The fields that are not None, by the keys of ``run.json``."""
     values = {
         each.metadata.get("key", each.name): getattr(part, each.name) for each in dataclasses.fields(part)
     }
-    return {key: value for key, value in values.items() if value is not None}
+    return {
+        key: _plain(value) if dataclasses.is_dataclass(value) else value
+        for key, value in values.items()
+        if value is not None
+    }

@@ -31,10 +31,8 @@ from fdif_jax.viewing.tracing import Colour, Region, Solid, as_arrays
 MESHES = (".stl", ".ply", ".obj")
 ROOM = 0.06  # around a shape, over the edges of its box
 STEEPEST = 4.0
-_LAMP, _GLOW = (
-    0.48,
-    0.15,
-)  # of a colour: what the viewer's lamp, which is over-bright, shows, and what is always seen
+# Of a colour: what the viewer's lamp, which is over-bright, shows, and what is always seen.
+_LAMP, _GLOW = 0.48, 0.15
 _WORDS = (
     "position:absolute;margin:.6em;padding:.4em;max-width:60em;font:13px/1.5 sans-serif;"
     "color:#333;background:rgba(255,255,255,.75);pointer-events:none"

@@ -18,7 +18,7 @@ Nothing has to be registered; `fdif_jax.vocabulary.user_files` finds what stands
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,36 +26,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.sdf.grid import Grid
-from fdif_jax.sdf.shape import Distance, Point, Shape
-from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range
+from fdif_jax.sdf.shape import Distance, Shape
+from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper
 
 _FARTHEST = 512  # voxels from a surface within which a mapper's tail is looked for
 _FINENESS = 8  # places a voxel where it is looked at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sampler:
-    """The ``draw`` of a family whose author wrote ``function(key)`` or ``function(key, grid)``."""
+class Authored:
+    """The ``draw`` of a family, or the field of a displacement: an author's function of some of the arguments.
 
-    function: Callable[..., Shape]
-    takes_grid: bool
+    Attributes:
+        function: what the author wrote.
+        taken: positions of the arguments that it takes.
+    """
 
-    def __call__(self, key: jax.Array, ranges: Mapping[str, Range], grid: Grid) -> Shape:
-        """A random member for ``grid``."""
-        return self.function(key, grid) if self.takes_grid else self.function(key)
+    function: Callable[..., Any]
+    taken: Sequence[int]
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Field:
-    """The field of a displacement whose author wrote ``function(p)`` or ``function(p, highest)``."""
-
-    function: Callable[..., Distance]
-    takes_highest: bool
-
-    def __call__(self, p: Point, highest: Point) -> Distance:
-        """Distance to add at ``p``, voxels."""
-        return self.function(p, highest) if self.takes_highest else self.function(p)
+    def __call__(self, *arguments: Any) -> Any:
+        """What the author's function makes of its arguments."""
+        return self.function(*(arguments[i] for i in self.taken))
 
 
 def family(
@@ -74,8 +66,8 @@ def family(
     """
     if function is None:
         return functools.partial(family, name=name, category=category)
-    takes_grid = _takes(function, "family", ("key", "grid")) == 2
-    return Family(name or function.__name__, Sampler(function, takes_grid), category=category)
+    taken = (0, 2)[: _takes(function, "family", ("key", "grid"))]  # of key, ranges, grid
+    return Family(name or function.__name__, Authored(function, taken), category=category)
 
 
 def displacement(function: Callable[..., Distance] | None = None, *, name: str | None = None) -> Any:
@@ -91,10 +83,8 @@ def displacement(function: Callable[..., Distance] | None = None, *, name: str |
     """
     if function is None:
         return functools.partial(displacement, name=name)
-    takes_highest = _takes(function, "displacement", ("p", "highest")) == 2
-    return Displacement(
-        name or function.__name__, Field(function, takes_highest), inspect.getdoc(function) or ""
-    )
+    field = Authored(function, range(_takes(function, "displacement", ("p", "highest"))))
+    return Displacement(name or function.__name__, field, inspect.getdoc(function) or "")
 
 
 def mapper(function: Callable[[Distance], Distance] | None = None, *, name: str | None = None) -> Any:

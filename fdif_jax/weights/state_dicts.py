@@ -16,14 +16,7 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax.errors import FdifError
-from fdif_jax.weights.files import (  # noqa: F401 - files of weights are found here too
-    as_array,
-    check_suffix,
-    read_weights,
-    save_safetensors,
-    save_torch,
-    save_weights,
-)
+from fdif_jax.weights.files import as_array
 
 
 class TorchBuffer(nnx.Variable):

@@ -22,8 +22,8 @@ CASES = list_cases(HIPPOCAMPUS)[0][:3]
 PLAN = CasePlan((1.2, 1.0, 1.0), (8, 8, 8), (ZScore(),))
 
 
-def _full(path, scan):
-    path.write_bytes(b"half")
+def _full(scan, file, protocol):
+    file.write(b"half")
     raise OSError("no space left on device")
 
 
@@ -41,14 +41,14 @@ def test_prepared_as_if_read_twice(room, monkeypatch):
         (measure(read_scan(c, CONVENTIONS), n, 2) for n, c in enumerate(CASES)), CONVENTIONS
     )
     if not room:
-        monkeypatch.setattr(scan_store, "_write", _full)
+        monkeypatch.setattr(scan_store.pickle, "dump", _full)
     monkeypatch.setattr(reader, "read_nifti", read_nifti)
     with ScanStore(CONVENTIONS) as scans:
         for _ in range(2):
             measured = fingerprint((scans.measure(case, n) for n, case in enumerate(CASES)), CONVENTIONS)
         found = [prepare(scans.read(case), PLAN) for case in CASES for _ in range(2)][::2]
         folder = scans._folder.name
-        assert sorted(p.suffix for p in scan_store.Path(folder).iterdir()) == [".npz"] * 3 * room
+        assert sorted(p.suffix for p in scan_store.Path(folder).iterdir()) == [".pickle"] * 3 * room
     assert not scan_store.Path(folder).exists()
     assert set(decoded.values()) == {1 if room else 3} and len(decoded) == 6
     for name, value in vars(expected).items():

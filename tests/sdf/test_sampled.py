@@ -10,11 +10,13 @@ from scipy import ndimage
 
 import fdif_jax as fd
 from fdif_jax import shapes
-from fdif_jax.rendering.renderer import PlacedObject, Renderer, Table, render_reference
+from fdif_jax.rendering.renderer import Renderer, Table
+from fdif_jax.scenes.replay import PlacedObject
 from fdif_jax.sdf.grid import Grid
-from fdif_jax.sdf.sampled import Library, Member, Sampled, inside_box, trilinear
+from fdif_jax.sdf.sampled import Library, Member, Sampled, _trilinear, inside_box
 from fdif_jax.sdf.shape import Point
 from fdif_jax.sdf.structure import Structure
+from tests.helpers.reference import render_reference
 
 SIZE = 24
 STRAIGHT = np.eye(3)
@@ -23,6 +25,13 @@ TURN = np.array([[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]])
 
 # One program instead of one an operation.
 distances = jax.jit(lambda shape, p: shape(p))
+
+
+def trilinear(values, z, y, x):
+    """Values at fractional indices into one grid."""
+    return _trilinear(jnp.ravel(values), values.shape, 0, Point(x, y, z))
+
+
 interpolated = jax.jit(trilinear)
 
 

@@ -11,7 +11,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.training.network import State, weights
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
-from fdif_jax.weights import state_dicts
+from fdif_jax.weights import files, state_dicts
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -32,7 +32,7 @@ def test_files_load_strictly_and_come_back(tmp_path, suffix):
     model, net = build()
     state = state_dicts.to_torch_state_dict(model)
     path = tmp_path / f"weights{suffix}"
-    state_dicts.save_weights(state, path)
+    files.save_weights(state, path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     if suffix == ".safetensors":
         net.load_state_dict(safetensors_torch.load_file(path), strict=True)
@@ -44,23 +44,23 @@ def test_files_load_strictly_and_come_back(tmp_path, suffix):
     for name, tensor in net.state_dict().items():
         np.testing.assert_array_equal(tensor, state[name])
     other, _ = build(seed=1)
-    state_dicts.load_torch_state_dict(other, state_dicts.read_weights(path))
+    state_dicts.load_torch_state_dict(other, files.read_weights(path))
     for name, array in state_dicts.to_torch_state_dict(other).items():
         np.testing.assert_array_equal(array, state[name])
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
-    state_dicts.save_weights({"a": np.zeros(3)}, path)
+    files.save_weights({"a": np.zeros(3)}, path)
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="No space"):
-        state_dicts.save_weights({"a": np.ones(3)}, path)
+        files.save_weights({"a": np.ones(3)}, path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    np.testing.assert_array_equal(state_dicts.read_weights(path)["a"], np.zeros(3))
+    np.testing.assert_array_equal(files.read_weights(path)["a"], np.zeros(3))
 
 
 def test_states_that_do_not_fit_are_named_and_not_loaded():
@@ -126,22 +126,22 @@ def test_running_statistics_travel_and_random_states_do_not():
 def test_bad_files_are_refused(tmp_path, monkeypatch):
     state = {"a": np.zeros(3)}
     with pytest.raises(FdifError, match=r"weights\.h5: a weights file ends in \.pth, \.pt or \.safetensors"):
-        state_dicts.save_weights(state, tmp_path / "weights.h5")
+        files.save_weights(state, tmp_path / "weights.h5")
     with pytest.raises(FdifError, match=r"ends in"):
-        state_dicts.read_weights(tmp_path / "weights")
+        files.read_weights(tmp_path / "weights")
     with pytest.raises(FdifError, match=r"no such file: .*weights\.pth"):
-        state_dicts.read_weights(tmp_path / "weights.pth")
+        files.read_weights(tmp_path / "weights.pth")
     for name in ("broken.pth", "broken.safetensors"):
         (tmp_path / name).write_bytes(b"these are no weights")
         with pytest.raises(FdifError, match=rf"{name} cannot be read as"):
-            state_dicts.read_weights(tmp_path / name)
+            files.read_weights(tmp_path / name)
     torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "weightless.pth")
     with pytest.raises(FdifError, match=r"weightless\.pth holds no state dict"):
-        state_dicts.read_weights(tmp_path / "weightless.pth")
+        files.read_weights(tmp_path / "weightless.pth")
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(FdifError, match=r"install fdif-jax\[torch\]"):
-        state_dicts.save_weights(state, tmp_path / "weights.pth")
-    state_dicts.save_weights(state, tmp_path / "weights.safetensors")
+        files.save_weights(state, tmp_path / "weights.pth")
+    files.save_weights(state, tmp_path / "weights.safetensors")
     assert not (tmp_path / "weights.pth").exists()
 
 
