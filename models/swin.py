@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import PatchConv, Triple, patches, repeated
+from fdif_jax.models.conv import PatchConv, Triple, repeated
 from fdif_jax.models.initialisers import TORCH, small_normal
 from fdif_jax.models.layers import LayerNorm, Linear, Mlp, call, drop_path, dropout, split
 from fdif_jax.models.unetr_blocks import UnetrBasicBlock
@@ -128,7 +128,10 @@ def fitted(grid: Triple, window: Triple, shift: Triple) -> tuple[Triple, Triple]
 
 def partition(x: Float[Array, "B D H W C"], window: Triple) -> Float[Array, "B N T C"]:
     """Windows of a grid whose edges are multiples of the window's: N windows of T tokens."""
-    return patches(x, window).reshape(x.shape[0], -1, math.prod(window), x.shape[-1])
+    b, d, h, w, c = x.shape
+    i, j, k = window
+    blocks = x.reshape(b, d // i, i, h // j, j, w // k, k, c)
+    return blocks.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, -1, i * j * k, c)
 
 
 def unpartition(windows: Float[Array, "B N T C"], window: Triple, grid: Triple) -> Float[Array, "B D H W C"]:

@@ -36,8 +36,6 @@ from fdif_jax.vocabulary.authoring import place_of
 from fdif_jax.vocabulary.shape_checks import Findings, check_displacement, check_mapper, examine
 from fdif_jax.vocabulary.user_files import load_catalogue
 
-_WIDTH = 118
-
 
 @dataclass(frozen=True)
 class Config:
@@ -74,7 +72,7 @@ def run(config: Config) -> None:
                 make_folder(config.out)
                 save_sheet(family, grid, config.out / f"{family.name}.png", config.seed)
             bar.advance(task)
-    console = Console(width=_WIDTH, highlight=False)
+    console = Console(width=118, highlight=False)
     if findings:
         console.print(_table(findings, grid, config.members))
         branches = len(Families.of(vocabulary.families, grid).structures)

@@ -67,8 +67,9 @@ def run(config: Config) -> None:
     if not config.watch:
         draw(config)
         return
+    file, found, _ = config.target.partition(".py:")
     with contextlib.suppress(KeyboardInterrupt):
-        for _ in _saves(_file_of(config.target)):
+        for _ in _saves(Path(f"{file}.py" if found else file)):
             try:
                 draw(config)
             except FdifError as error:
@@ -85,11 +86,6 @@ def _check(config: Config) -> None:
         raise FdifError(f"--elevation must be from -90 to 90 degrees, not {config.elevation:g}")
     if config.mesh is not None:
         check_mesh_name(config.mesh)
-
-
-def _file_of(target: str) -> Path:
-    file, found, _ = target.partition(".py:")
-    return Path(f"{file}.py" if found else target)
 
 
 def _saves(path: Path) -> Iterator[None]:
