@@ -6,6 +6,7 @@ folded from the one number that no sample has.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -29,6 +30,11 @@ _STREAMS = ("network", "cases", "folds", "heads")
 def sample_key(seed: int | np.integer | Array, index: int | np.integer | Array) -> jax.Array:
     """The random key of sample ``index`` of ``seed``: ``fold_in(key(seed), index)``."""
     return jax.random.fold_in(jax.random.key(seed), index)
+
+
+def sample_keys(seed: int, start: int | Array, count: int) -> jax.Array:
+    """The keys ``(count,)`` of ``count`` samples of ``seed`` from number ``start`` on."""
+    return jax.vmap(lambda i: sample_key(seed, i))(start + jnp.arange(count, dtype=jnp.uint32))
 
 
 def stream(seed: int, name: str) -> jax.Array:

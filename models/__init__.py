@@ -14,9 +14,8 @@ With ``outputs`` in place of ``out_channels`` it is a `Classifier` of that netwo
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -26,13 +25,32 @@ from fdif_jax.models import classifier, primus, resenc_unet, swin_unetr, unetr, 
 from fdif_jax.models.classifier import Classifier
 from fdif_jax.models.resenc_unet import ResEncConfig, ResEncUNet
 
-# Who builds a network, and the config whose fields it takes.
-NETWORKS: dict[str, tuple[Callable[..., nnx.Module], type]] = {
-    "primus": (primus.build, primus.PrimusConfig),
-    "resenc_unet": (resenc_unet.build, ResEncConfig),
-    "swin_unetr": (swin_unetr.build, swin_unetr.SwinUNETRConfig),
-    "unetr": (unetr.build, unetr.UNETRConfig),
-    "vnet": (vnet.build, vnet.VNetConfig),
+
+class Kind(NamedTuple):
+    """How a network is made.
+
+    Attributes:
+        module: its class.
+        config: the class of its config, whose fields are its options.
+        presets: fields by the name of a size; a field that is given goes before the preset's.
+        usual: the preset where none is asked for.
+        unless: but not where this field is given.
+    """
+
+    module: Callable[..., nnx.Module]
+    config: type
+    presets: Mapping[str, Mapping[str, Any]] = {}
+    usual: str | None = None
+    unless: str | None = None
+
+
+_SWIN_PRESETS = {name: {"feature_size": size} for name, size in swin_unetr.PRESETS.items()}
+NETWORKS: dict[str, Kind] = {
+    "primus": Kind(primus.Primus, primus.PrimusConfig, primus.PRESETS, "M"),
+    "resenc_unet": Kind(ResEncUNet, ResEncConfig, resenc_unet.PRESETS, "base", unless="features"),
+    "swin_unetr": Kind(swin_unetr.SwinUNETR, swin_unetr.SwinUNETRConfig, _SWIN_PRESETS, "small"),
+    "unetr": Kind(unetr.UNETR, unetr.UNETRConfig),
+    "vnet": Kind(vnet.VNet, vnet.VNetConfig),
 }
 
 __all__ = ["NETWORKS", "Classifier", "ResEncConfig", "ResEncUNet", "create", "segmenting", "takes_grid"]
@@ -66,8 +84,7 @@ def create(
         out_channels: channels of the logits; the foreground classes and the background.
         outputs: instead, of a classifier: the number of classes of every label.
         seed: of the initial weights.
-        size: the network's own options, plain data: the fields of its config, and ``preset`` where its ``build`` takes
-            one.
+        size: the network's own options, plain data: the fields of its config, and ``preset`` where it has presets.
 
     Raises:
         FdifError: unknown network or option, or options that do not fit each other.
@@ -83,9 +100,12 @@ def create(
     # Every shape is drawn by a program of its own, and with this generator one compiles six times as fast.
     rngs = nnx.Rngs(params=jax.random.key(seed, impl="rbg"))
     # The decoder, which a classifier leaves out, is made for the fewest classes.
-    build, _ = NETWORKS[name]
-    logits = 1 if out_channels is None else out_channels
-    network = build(in_channels=in_channels, out_channels=logits, rngs=rngs, **size)
+    kind, logits = NETWORKS[name], 1 if out_channels is None else out_channels
+    preset = size.pop("preset", None if kind.unless in size else kind.usual)
+    if preset is not None and preset not in kind.presets:
+        raise unknown(f"preset of {name}", preset, kind.presets)
+    fields = {**kind.presets.get(preset, {}), **size}
+    network = kind.module(kind.config(in_channels=in_channels, out_channels=logits, **fields), rngs=rngs)
     return network if outputs is None else classifier.of(network, outputs, rngs=rngs)
 
 
@@ -103,6 +123,6 @@ def segmenting(network: Mapping[str, Any], out_channels: int) -> dict[str, Any]:
 def _options(name: str) -> set[str]:
     if name not in NETWORKS:
         raise unknown("network", name, NETWORKS)
-    build, config = NETWORKS[name]
-    own = inspect.signature(build).parameters.keys() - {"rngs", "fields"}
-    return own | {field.name for field in dataclasses.fields(config)}
+    kind = NETWORKS[name]
+    options = {field.name for field in dataclasses.fields(kind.config)}
+    return options | {"preset"} if kind.presets else options

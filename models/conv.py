@@ -55,10 +55,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from fdif_jax.models.initialisers import HE, Initialiser
+from fdif_jax.models.layers import Affine
 
 Triple = tuple[int, int, int]
 
@@ -158,31 +158,27 @@ def conv3d(
     return form(x, weight, strides)
 
 
-class Conv(nnx.Module):
+class Conv(Affine):
     """3D convolution with an odd kernel and padding ``(k-1)//2``; weight ``(kd, kh, kw, in, out)``."""
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        c_in: int,
+        c_out: int,
         kernel: Triple,
         strides: Triple = (1, 1, 1),
         *,
-        bias: bool,
         init: Initialiser = HE,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        **options: Any,
     ):
-        fan_in = math.prod(kernel) * in_features
-        weight = init.weight(rngs.params(), (*kernel, in_features, out_features), fan_in)
-        self.weight = nnx.Param(weight, torch_axes=(4, 3, 0, 1, 2))
-        self.bias = nnx.Param(init.bias(rngs.params(), (out_features,), fan_in)) if bias else None
-        self.strides, self.dtype = strides, dtype
+        """``options`` are bias, dtype and rngs."""
+        fan_in = math.prod(kernel) * c_in
+        super().__init__((*kernel, c_in, c_out), fan_in, (4, 3, 0, 1, 2), init=init, **options)
+        self.strides = strides
 
     def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
         """Convolve; the result has ``dtype``."""
-        y = conv3d(x.astype(self.dtype), self.weight[...].astype(self.dtype), self.strides)
-        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+        return self.shifted(conv3d(x.astype(self.dtype), self.weight[...].astype(self.dtype), self.strides))
 
 
 def patches(x: Float[Array, "B D H W C"], edges: Triple) -> Float[Array, "B d h w P"]:
@@ -206,30 +202,18 @@ class PatchConv(Conv):
     def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
         """Downsample by the kernel; the result has ``dtype``."""
         blocks = patches(x.astype(self.dtype), self.strides)
-        y = blocks @ self.weight[...].astype(self.dtype).reshape(blocks.shape[-1], -1)
-        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+        return self.shifted(blocks @ self.weight[...].astype(self.dtype).reshape(blocks.shape[-1], -1))
 
 
-class ConvTranspose(nnx.Module):
+class ConvTranspose(Affine):
     """Transposed 3D convolution, kernel = stride: every voxel becomes a block; weight ``(in, *k, out)``."""
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        strides: Triple,
-        *,
-        bias: bool,
-        init: Initialiser = HE,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, c_in: int, c_out: int, strides: Triple, *, init: Initialiser = HE, **options: Any):
+        """``options`` are those of `Conv`."""
         # PyTorch counts fan_in of a transposed convolution over its *output* features.
-        fan_in = math.prod(strides) * out_features
-        weight = init.weight(rngs.params(), (in_features, *strides, out_features), fan_in)
-        self.weight = nnx.Param(weight, torch_axes=(0, 4, 1, 2, 3))
-        self.bias = nnx.Param(init.bias(rngs.params(), (out_features,), fan_in)) if bias else None
-        self.strides, self.dtype = strides, dtype
+        fan_in = math.prod(strides) * c_out
+        super().__init__((c_in, *strides, c_out), fan_in, (0, 4, 1, 2, 3), init=init, **options)
+        self.strides = strides
 
     def __call__(self, x: Float[Array, "B d h w C"]) -> Float[Array, "B D H W O"]:
         """Upsample by the strides; the result has ``dtype``."""
@@ -237,8 +221,7 @@ class ConvTranspose(nnx.Module):
         i, j, k = self.strides
         blocks = x.astype(self.dtype) @ self.weight[...].astype(self.dtype).reshape(c, -1)
         y = blocks.reshape(b, d, h, w, i, j, k, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-        y = y.reshape(b, d * i, h * j, w * k, -1)
-        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+        return self.shifted(y.reshape(b, d * i, h * j, w * k, -1))
 
 
 class AvgPool(nnx.Module):

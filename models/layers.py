@@ -6,6 +6,7 @@ key: there is no dropout where the key is None.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from fdif_jax.models.initialisers import TRANSFORMER, Initialiser
+from fdif_jax.models.initialisers import TORCH, TRANSFORMER, Initialiser
 
 
 class InstanceNorm(nnx.Module):
@@ -102,28 +103,40 @@ class LayerNorm(nnx.Module):
         return y.astype(self.dtype)
 
 
-class Linear(nnx.Module):
-    """Affine map of the channels; weight ``(in, out)``."""
+class Affine(nnx.Module):
+    """A weight, output features last, and a bias or none: what linear maps and convolutions share."""
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        shape: tuple[int, ...],
+        fan_in: int,
+        torch_axes: tuple[int, ...],
         *,
-        bias: bool = True,
-        init: Initialiser = TRANSFORMER,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        bias,
+        init: Initialiser,
+        dtype,
+        rngs,
     ):
-        weight = init.weight(rngs.params(), (in_features, out_features), in_features)
-        self.weight = nnx.Param(weight, torch_axes=(1, 0))
-        self.bias = nnx.Param(init.bias(rngs.params(), (out_features,), in_features)) if bias else None
+        self.weight = nnx.Param(init.weight(rngs.params(), shape, fan_in), torch_axes=torch_axes)
+        self.bias = nnx.Param(init.bias(rngs.params(), shape[-1:], fan_in)) if bias else None
         self.dtype = dtype
+
+    def shifted(self, y: Float[Array, "*N O"]) -> Float[Array, "*N O"]:
+        """Add the bias, if there is one; the result has ``dtype``."""
+        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+
+
+class Linear(Affine):
+    """Affine map of the channels; weight ``(in, out)``."""
+
+    def __init__(
+        self, c_in: int, c_out: int, *, bias: bool = True, init: Initialiser = TRANSFORMER, **options: Any
+    ):
+        super().__init__((c_in, c_out), c_in, (1, 0), bias=bias, init=init, **options)
 
     def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N O"]:
         """Map; the result has ``dtype``."""
-        y = x.astype(self.dtype) @ self.weight[...].astype(self.dtype)
-        return y if self.bias is None else (y + self.bias[...]).astype(self.dtype)
+        return self.shifted(x.astype(self.dtype) @ self.weight[...].astype(self.dtype))
 
 
 def attention_whole(
@@ -164,16 +177,17 @@ def attention(
 
 
 def dropout(
-    x: Float[Array, "..."], rate: float, key: Array | None, axes: tuple[int, ...]
+    x: Float[Array, "..."], rate: float, key: Array | None, axes: tuple[int, ...] | None = None
 ) -> Float[Array, "..."]:
     """Put 0 where a draw of probability ``rate`` says so and divide the rest by ``1 - rate``; nothing without a key.
 
     Args:
-        axes: the axes of ``x`` along which draws are independent; along the others one draw holds for all.
+        axes: the axes of ``x`` along which draws are independent, all if not given; along the others one draw holds
+            for all.
     """
     if key is None or rate == 0:
         return x
-    shape = [n if axis in axes else 1 for axis, n in enumerate(x.shape)]
+    shape = [n if axes is None or axis in axes else 1 for axis, n in enumerate(x.shape)]
     kept = jax.random.bernoulli(key, 1 - rate, shape)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
@@ -186,6 +200,21 @@ def drop_path(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[A
 def split(key: Array | None, number: int) -> Sequence[Array | None]:
     """Independent keys for the parts of a network; without a key none for each."""
     return [None] * number if key is None else list(jax.random.split(key, number))
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with GELU between them, and dropout after each in training."""
+
+    def __init__(self, features: int, hidden: int, rate: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.linear1 = Linear(features, hidden, init=TORCH, dtype=dtype, rngs=rngs)
+        self.linear2 = Linear(hidden, features, init=TORCH, dtype=dtype, rngs=rngs)
+        self.rate = rate
+
+    def __call__(self, x: Float[Array, "*N C"], key: Array | None) -> Float[Array, "*N C"]:
+        """Map every voxel or token."""
+        keys = split(key, 2)
+        x = dropout(jax.nn.gelu(self.linear1(x), approximate=False), self.rate, keys[0])
+        return dropout(self.linear2(x), self.rate, keys[1])
 
 
 def call(module: nnx.Module, *inputs, remat: bool):

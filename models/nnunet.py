@@ -99,7 +99,8 @@ def resenc_network(options: Mapping[str, Any]) -> NnunetNetwork:
 
     nnssl knows one size by name, ``ResEncL``; of any other the arguments are told.
     """
-    arguments = {name: _listed(options[option]) for name, option in _OPTIONS.items()}
+    told = {name: options[option] for name, option in _OPTIONS.items()}
+    arguments = json.loads(json.dumps(told))  # as a plan has them: lists, no tuples
     named = arguments == _RESENC_L
     return NnunetNetwork(
         name="ResEncL" if named else _CLASS,
@@ -137,7 +138,3 @@ def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
         if "inherits_from" in plan:
             plan = {**configurations[plan.pop("inherits_from")], **plan}
     return plan
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(entry) for entry in value] if isinstance(value, tuple) else value

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fdif_jax.errors import FdifError, unknown
+from fdif_jax.errors import FdifError
 from fdif_jax.models.conv import ConvTranspose, PatchConv, Triple, repeated
 from fdif_jax.models.eva import Eva, EvaConfig, whole
 from fdif_jax.models.layers import LayerNorm
@@ -186,8 +186,37 @@ net = Primus(
 )"""
 
     def nnunet(self) -> NnunetNetwork:
-        """How nnU-Net builds this network, and where nnssl finds its parts."""
-        return _nnunet(self.config)
+        """How nnU-Net builds this network, and where nnssl finds its parts.
+
+        ``nnUNetv2_train`` has a trainer for each published size. ``PretrainedTrainer_Primusx`` reads the size from the
+        plan, and builds no Primus with register tokens, another MLP, or without either of its embeddings of positions.
+        """
+        c = self.config
+        usual = c.init_values is not None and c.scale_attn_inner and c.patch_embed_size == (8, 8, 8)
+        name = _NNUNET_SIZES.get((c.embed_dim, c.depth, c.num_heads)) if usual else None
+        buildable = (
+            not c.num_register_tokens and c.use_rot_pos_emb and c.use_abs_pos_embed and c.mlp_ratio == 8 / 3
+        )
+        return NnunetNetwork(
+            name=f"Primus{name or 'X'}",
+            arguments={
+                "embed_dim": c.embed_dim,
+                "encoder_eva_depth": c.depth,
+                "encoder_eva_numheads": c.num_heads,
+                "patch_embed_size": list(c.patch_embed_size),
+                "input_shape": list(c.grid),
+                "drop_path_rate": c.drop_path_rate,
+                "init_values": c.init_values,
+                "scale_attn_inner": c.scale_attn_inner,
+            },
+            imported=(),
+            trainer=f"nnUNet_Primus_{name}_Trainer" if name and buildable else None,
+            pretrained_trainer="PretrainedTrainer_Primusx" if buildable else None,
+            key_to_encoder="eva",
+            key_to_stem="down_projection",
+            keys_to_in_proj=("down_projection.proj",),
+            key_to_lpe="eva.pos_embed",
+        )
 
     def _check(self, shape: tuple[int, ...]) -> None:
         expected = (*self.config.grid, self.config.in_channels)
@@ -196,53 +225,3 @@ net = Primus(
                 f"this primus takes (B, {', '.join(map(str, expected))}), got {tuple(shape)}; it is built for one "
                 f"grid, whose edges are multiples of {self.grid_multiple}"
             )
-
-
-def build(*, rngs: nnx.Rngs, preset: str = "M", **fields: Any) -> Primus:
-    """A Primus of a preset's size, or of one's own; the rest is by default as nnU-Net builds it.
-
-    Args:
-        rngs: draws the initial weights (stream ``params``).
-        preset: one of `PRESETS`, which say embed_dim, depth and num_heads.
-        fields: the other fields of `PrimusConfig`, and those that are not to be the preset's.
-
-    Raises:
-        FdifError: unknown preset, or sizes that do not agree.
-    """
-    if preset not in PRESETS:
-        raise unknown("preset of primus", preset, PRESETS)
-    return Primus(PrimusConfig(**PRESETS[preset] | fields), rngs=rngs)
-
-
-def _nnunet(config: PrimusConfig) -> NnunetNetwork:
-    """How nnU-Net builds a Primus of ours, and where nnssl finds its parts.
-
-    ``nnUNetv2_train`` has a trainer for each published size. ``PretrainedTrainer_Primusx`` reads the size from the
-    plan, and builds no Primus with register tokens, another MLP, or without either of its embeddings of positions.
-    """
-    c = config
-    usual = c.init_values is not None and c.scale_attn_inner and c.patch_embed_size == (8, 8, 8)
-    name = _NNUNET_SIZES.get((c.embed_dim, c.depth, c.num_heads)) if usual else None
-    buildable = (
-        not c.num_register_tokens and c.use_rot_pos_emb and c.use_abs_pos_embed and c.mlp_ratio == 8 / 3
-    )
-    return NnunetNetwork(
-        name=f"Primus{name or 'X'}",
-        arguments={
-            "embed_dim": c.embed_dim,
-            "encoder_eva_depth": c.depth,
-            "encoder_eva_numheads": c.num_heads,
-            "patch_embed_size": list(c.patch_embed_size),
-            "input_shape": list(c.grid),
-            "drop_path_rate": c.drop_path_rate,
-            "init_values": c.init_values,
-            "scale_attn_inner": c.scale_attn_inner,
-        },
-        imported=(),
-        trainer=f"nnUNet_Primus_{name}_Trainer" if name and buildable else None,
-        pretrained_trainer="PretrainedTrainer_Primusx" if buildable else None,
-        key_to_encoder="eva",
-        key_to_stem="down_projection",
-        keys_to_in_proj=("down_projection.proj",),
-        key_to_lpe="eva.pos_embed",
-    )

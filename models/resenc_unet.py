@@ -325,20 +325,3 @@ net = ResidualEncoderUNet(
                 f"resenc_unet takes a grid whose edges are multiples of {total}, "
                 f"and longer than that along one axis at least; got {grid}"
             )
-
-
-def build(*, rngs: nnx.Rngs, preset: str | None = None, **fields: Any) -> ResEncUNet:
-    """A ResEnc U-Net of a preset's size, or of one's own.
-
-    Args:
-        rngs: draws the initial weights (stream ``params``).
-        preset: one of `PRESETS`, which say features and blocks; base if ``features`` are not given either.
-        fields: the other fields of `ResEncConfig`, and those that are not to be the preset's.
-
-    Raises:
-        FdifError: unknown preset, or sizes that do not agree.
-    """
-    preset = preset if preset or "features" in fields else "base"
-    if preset and preset not in PRESETS:
-        raise unknown("preset of resenc_unet", preset, PRESETS)
-    return ResEncUNet(ResEncConfig(**(PRESETS[preset] if preset else {}) | fields), rngs=rngs)

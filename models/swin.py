@@ -20,9 +20,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
-from fdif_jax.models.conv import PatchConv, Triple
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models.conv import PatchConv, Triple, repeated
 from fdif_jax.models.initialisers import TORCH, small_normal
-from fdif_jax.models.layers import LayerNorm, Linear, call, drop_path, dropout, split
+from fdif_jax.models.layers import LayerNorm, Linear, Mlp, call, drop_path, dropout, split
 from fdif_jax.models.unetr_blocks import UnetrBasicBlock
 from fdif_jax.weights.state_dicts import TorchBuffer
 
@@ -40,21 +41,83 @@ MERGINGS: dict[str, tuple[Triple, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class SwinSize:
-    """What the parts of a Swin transformer need to know; the names are MONAI's, see `SwinUNETRConfig`."""
+class SwinUNETRConfig:
+    """Everything about a SwinUNETR but its weights; the names are MONAI's.
 
-    window_size: Triple
-    mlp_ratio: float
-    qkv_bias: bool
-    drop_rate: float
-    attn_drop_rate: float
-    downsample: str
-    use_v2: bool
-    remat: bool
+    Attributes:
+        in_channels: channels of the image.
+        out_channels: channels of the logits; the foreground classes and the background.
+        feature_size: features of the finest resolution, a multiple of 12; they double with every halving of the grid.
+        depths: transformer blocks in every stage, finest first.
+        num_heads: attention heads in every stage; divisors of its features.
+        window_size: tokens along every axis of an attention window, or one number for all.
+        qkv_bias: biases for queries, keys and values.
+        mlp_ratio: features within an MLP over those outside.
+        drop_rate: probability of dropout of activations in the transformer.
+        attn_drop_rate: probability of dropout of attention weights.
+        dropout_path_rate: probability of stochastic depth in the last block; it grows from 0 in the first.
+        normalize: whether what the encoder hands the decoder is normalised over its channels.
+        patch_norm: a layer norm after the patch embedding.
+        downsample: order of the voxels merged between stages, ``merging`` (MONAI's default) or ``mergingv2``.
+        use_v2: a residual convolution block before every stage.
+        remat: recompute every block in the backward pass instead of keeping what it computed.
+        dtype: to compute in, float32 or bfloat16; parameters, norm statistics, softmax and logits are float32.
 
+    Raises:
+        FdifError: a value is out of range or the values do not agree.
+    """
 
-def _drop(x: Float[Array, "..."], rate: float, key: Array | None) -> Float[Array, "..."]:
-    return dropout(x, rate, key, axes=tuple(range(x.ndim)))
+    in_channels: int
+    out_channels: int
+    feature_size: int
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: Triple = (7, 7, 7)
+    qkv_bias: bool = True
+    mlp_ratio: float = 4.0
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    dropout_path_rate: float = 0.0
+    normalize: bool = True
+    patch_norm: bool = False
+    downsample: str = "merging"
+    use_v2: bool = False
+    remat: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "window_size", repeated(self.window_size))
+        for name, wanted, what in (
+            ("depths", STAGES, "one a stage"),
+            ("num_heads", STAGES, "one a stage"),
+            ("window_size", 3, "one an axis"),
+        ):
+            value = tuple(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if len(value) != wanted:
+                raise FdifError(f"swin_unetr: {name} needs {wanted} entries, {what}, got {value}")
+        sizes = (self.in_channels, self.out_channels, self.feature_size)
+        if not all(
+            isinstance(n, int) and n >= 1 for n in (*sizes, *self.depths, *self.num_heads, *self.window_size)
+        ):
+            raise FdifError(f"swin_unetr: channels and sizes must be whole numbers from 1, got {self}")
+        if self.feature_size % 12:
+            raise FdifError(f"swin_unetr: feature_size must be a multiple of 12, got {self.feature_size}")
+        for stage, heads in enumerate(self.num_heads):
+            if (features := self.feature_size * 2**stage) % heads:
+                raise FdifError(
+                    f"swin_unetr: num_heads must divide the stage's features, {features} in stage {stage + 1}, "
+                    f"got {heads}"
+                )
+        for name in ("drop_rate", "attn_drop_rate", "dropout_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FdifError(f"swin_unetr: {name} must be from 0 to below 1, got {getattr(self, name)}")
+        if int(self.feature_size * self.mlp_ratio) < 1:
+            raise FdifError(f"swin_unetr: mlp_ratio must leave an MLP one feature, got {self.mlp_ratio}")
+        if self.downsample not in MERGINGS:
+            raise unknown("downsample of swin_unetr", self.downsample, MERGINGS)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise unknown("dtype of swin_unetr", self.dtype, ("float32", "bfloat16"))
 
 
 def fitted(grid: Triple, window: Triple, shift: Triple) -> tuple[Triple, Triple]:
@@ -102,7 +165,7 @@ def relative_position_index(window: Triple) -> Int[np.ndarray, "T T"]:
 class WindowAttention(nnx.Module):
     """Multi-head self-attention within windows, with a learnt bias for how two tokens lie to each other."""
 
-    def __init__(self, features: int, heads: int, size: SwinSize, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, features: int, heads: int, size: SwinUNETRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         options = {"init": TORCH, "dtype": dtype, "rngs": rngs}
         rows = math.prod(2 * w - 1 for w in size.window_size)
         self.relative_position_bias_table = nnx.Param(small_normal(rngs.params(), (rows, heads), 1))
@@ -129,7 +192,7 @@ class WindowAttention(nnx.Module):
         attend = jax.checkpoint(lambda window: attention(**window, bias=bias, rate=self.attn_drop_rate))
         together = None if jax.default_backend() == "cpu" else max(LOGITS // bias.size, 1)
         y = jax.lax.map(attend, windows, batch_size=together).reshape(x.shape)
-        return _drop(self.proj(y), self.drop_rate, keys[1])
+        return dropout(self.proj(y), self.drop_rate, keys[1])
 
 
 def attention(
@@ -149,27 +212,9 @@ def attention(
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
     # The sum over the tokens comes before the division, which then is over few channels instead of all tokens.
-    weights = _drop(weights, rate, key).astype(qkv.dtype)
+    weights = dropout(weights, rate, key).astype(qkv.dtype)
     y = jnp.matmul(weights, values, preferred_element_type=jnp.float32) / total
     return y.astype(qkv.dtype).transpose(1, 0, 2).reshape(tokens, -1)
-
-
-class Mlp(nnx.Module):
-    """Two linear layers with a GELU between, the features widened by ``mlp_ratio``."""
-
-    def __init__(self, features: int, size: SwinSize, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        options = {"init": TORCH, "dtype": dtype, "rngs": rngs}
-        hidden = int(features * size.mlp_ratio)
-        self.linear1 = Linear(features, hidden, **options)
-        self.linear2 = Linear(hidden, features, **options)
-        self.rate = size.drop_rate
-
-    def __call__(self, x, key: Array | None):
-        """``(B, D, H, W, C)`` → the same."""
-        keys = split(key, 2)
-        x = jax.nn.gelu(self.linear1(x), approximate=False)
-        x = _drop(x, self.rate, keys[0])
-        return _drop(self.linear2(x), self.rate, keys[1])
 
 
 class SwinBlock(nnx.Module):
@@ -181,7 +226,7 @@ class SwinBlock(nnx.Module):
         heads: int,
         shift: Triple,
         path_rate: float,
-        size: SwinSize,
+        size: SwinUNETRConfig,
         *,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -189,7 +234,7 @@ class SwinBlock(nnx.Module):
         self.norm1 = LayerNorm(features, dtype=dtype)
         self.attn = WindowAttention(features, heads, size, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(features, dtype=dtype)
-        self.mlp = Mlp(features, size, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(features, int(features * size.mlp_ratio), size.drop_rate, dtype=dtype, rngs=rngs)
         self.window, self.shift, self.path_rate = size.window_size, shift, path_rate
 
     def __call__(self, x, key: Array | None):
@@ -233,16 +278,8 @@ class Stage(nnx.Module):
     """Blocks at one resolution, every second shifted by half a window, then a merging; in v2 a convolution first."""
 
     def __init__(
-        self,
-        features: int,
-        heads: int,
-        path_rates: tuple[float, ...],
-        size: SwinSize,
-        *,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, features: int, heads: int, path_rates: tuple[float, ...], size: SwinUNETRConfig, **options: Any
     ):
-        options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         half = tuple(w // 2 for w in size.window_size)
         shifts = itertools.cycle([(0, 0, 0), half])
         self.conv = UnetrBasicBlock(features, features, **options) if size.use_v2 else None
@@ -280,38 +317,26 @@ class PatchEmbed(nnx.Module):
 class SwinTransformer(nnx.Module):
     """Patch embedding and four stages; gives the tokens before, between and after them."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        features: int,
-        depths: tuple[int, ...],
-        heads: tuple[int, ...],
-        path_rate: float,
-        size: SwinSize,
-        *,
-        normalize: bool,
-        patch_norm: bool,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: SwinUNETRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        features = config.feature_size
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.patch_embed = PatchEmbed(in_channels, features, patch_norm, **options)
+        self.patch_embed = PatchEmbed(config.in_channels, features, config.patch_norm, **options)
         # Blocks are dropped the more often the deeper they lie.
-        rates = iter(np.linspace(0, path_rate, sum(depths)).tolist())
+        rates = iter(np.linspace(0, config.dropout_path_rate, sum(config.depths)).tolist())
         self.stages = nnx.List(
             [
-                Stage(features * 2**i, number, tuple(itertools.islice(rates, depth)), size, **options)
-                for i, (depth, number) in enumerate(zip(depths, heads, strict=True))
+                Stage(features * 2**i, number, tuple(itertools.islice(rates, depth)), config, **options)
+                for i, (depth, number) in enumerate(zip(config.depths, config.num_heads, strict=True))
             ]
         )
         # Not learnt, the same for every number of channels.
-        self.norm = LayerNorm(features, affine=False, dtype=dtype) if normalize else None
-        self.drop_rate = size.drop_rate
+        self.norm = LayerNorm(features, affine=False, dtype=dtype) if config.normalize else None
+        self.drop_rate = config.drop_rate
 
     def __call__(self, x, key: Array | None) -> list:
         """``(B, D, H, W, in_channels)`` → five arrays, of grids D/2 to D/32 and features C to 16 C."""
         keys = split(key, 1 + len(self.stages))
-        x = _drop(self.patch_embed(x), self.drop_rate, keys[0])
+        x = dropout(self.patch_embed(x), self.drop_rate, keys[0])
         tokens = [x]
         for stage, own_key in zip(self.stages, keys[1:], strict=True):
             x = stage(x, own_key)

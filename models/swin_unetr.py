@@ -7,102 +7,21 @@ MONAI's ``patch_size`` is not an option here, for with its decoder, which double
 nor is ``norm_name``, which is ``instance``.
 """
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import Triple, repeated
+from fdif_jax.errors import FdifError
+from fdif_jax.models.conv import Triple
 from fdif_jax.models.layers import call
-from fdif_jax.models.swin import MERGINGS, STAGES, SwinSize, SwinTransformer
+from fdif_jax.models.swin import STAGES, SwinTransformer, SwinUNETRConfig
 from fdif_jax.models.unetr_blocks import TORCH_NAMES, UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 
 # Feature sizes that MONAI's authors published weights for, under their names.
 PRESETS: dict[str, int] = {"tiny": 12, "small": 24, "base": 48}
 MULTIPLE = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class SwinUNETRConfig:
-    """Everything about a SwinUNETR but its weights; the names are MONAI's.
-
-    Attributes:
-        in_channels: channels of the image.
-        out_channels: channels of the logits; the foreground classes and the background.
-        feature_size: features of the finest resolution, a multiple of 12; they double with every halving of the grid.
-        depths: transformer blocks in every stage, finest first.
-        num_heads: attention heads in every stage; divisors of its features.
-        window_size: tokens along every axis of an attention window, or one number for all.
-        qkv_bias: biases for queries, keys and values.
-        mlp_ratio: features within an MLP over those outside.
-        drop_rate: probability of dropout of activations in the transformer.
-        attn_drop_rate: probability of dropout of attention weights.
-        dropout_path_rate: probability of stochastic depth in the last block; it grows from 0 in the first.
-        normalize: whether what the encoder hands the decoder is normalised over its channels.
-        patch_norm: a layer norm after the patch embedding.
-        downsample: order of the voxels merged between stages, ``merging`` (MONAI's default) or ``mergingv2``.
-        use_v2: a residual convolution block before every stage.
-        remat: recompute every block in the backward pass instead of keeping what it computed.
-        dtype: to compute in, float32 or bfloat16; parameters, norm statistics, softmax and logits are float32.
-
-    Raises:
-        FdifError: a value is out of range or the values do not agree.
-    """
-
-    in_channels: int
-    out_channels: int
-    feature_size: int
-    depths: tuple[int, ...] = (2, 2, 2, 2)
-    num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_size: Triple = (7, 7, 7)
-    qkv_bias: bool = True
-    mlp_ratio: float = 4.0
-    drop_rate: float = 0.0
-    attn_drop_rate: float = 0.0
-    dropout_path_rate: float = 0.0
-    normalize: bool = True
-    patch_norm: bool = False
-    downsample: str = "merging"
-    use_v2: bool = False
-    remat: bool = False
-    dtype: str = "float32"
-
-    def __post_init__(self):
-        object.__setattr__(self, "window_size", repeated(self.window_size))
-        for name, wanted, what in (
-            ("depths", STAGES, "one a stage"),
-            ("num_heads", STAGES, "one a stage"),
-            ("window_size", 3, "one an axis"),
-        ):
-            value = tuple(getattr(self, name))
-            object.__setattr__(self, name, value)
-            if len(value) != wanted:
-                raise FdifError(f"swin_unetr: {name} needs {wanted} entries, {what}, got {value}")
-        sizes = (self.in_channels, self.out_channels, self.feature_size)
-        if not all(
-            isinstance(n, int) and n >= 1 for n in (*sizes, *self.depths, *self.num_heads, *self.window_size)
-        ):
-            raise FdifError(f"swin_unetr: channels and sizes must be whole numbers from 1, got {self}")
-        if self.feature_size % 12:
-            raise FdifError(f"swin_unetr: feature_size must be a multiple of 12, got {self.feature_size}")
-        for stage, heads in enumerate(self.num_heads):
-            if (features := self.feature_size * 2**stage) % heads:
-                raise FdifError(
-                    f"swin_unetr: num_heads must divide the stage's features, {features} in stage {stage + 1}, "
-                    f"got {heads}"
-                )
-        for name in ("drop_rate", "attn_drop_rate", "dropout_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise FdifError(f"swin_unetr: {name} must be from 0 to below 1, got {getattr(self, name)}")
-        if int(self.feature_size * self.mlp_ratio) < 1:
-            raise FdifError(f"swin_unetr: mlp_ratio must leave an MLP one feature, got {self.mlp_ratio}")
-        if self.downsample not in MERGINGS:
-            raise unknown("downsample of swin_unetr", self.downsample, MERGINGS)
-        if self.dtype not in ("float32", "bfloat16"):
-            raise unknown("dtype of swin_unetr", self.dtype, ("float32", "bfloat16"))
 
 
 class SwinUNETR(nnx.Module):
@@ -127,21 +46,11 @@ class SwinUNETR(nnx.Module):
     encoder: ClassVar[tuple[str, ...]] = ("swinViT.",)
     levels: ClassVar[tuple[str, ...]] = (r"swinViT\.patch_embed\.", r"swinViT\.layers(\d+)")
     head: ClassVar[tuple[str, ...]] = ("out.",)
+    grid_multiple: ClassVar[Triple] = (MULTIPLE,) * 3  # what the edges of a grid must be multiples of
 
     def __init__(self, config: SwinUNETRConfig, *, rngs: nnx.Rngs):
         f, options = config.feature_size, {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
-        fields = dataclasses.fields(SwinSize)
-        self.swinViT = SwinTransformer(
-            config.in_channels,
-            f,
-            config.depths,
-            config.num_heads,
-            config.dropout_path_rate,
-            SwinSize(**{field.name: getattr(config, field.name) for field in fields}),
-            normalize=config.normalize,
-            patch_norm=config.patch_norm,
-            **options,
-        )
+        self.swinViT = SwinTransformer(config, **options)
         self.encoder1 = UnetrBasicBlock(config.in_channels, f, **options)
         self.encoder2 = UnetrBasicBlock(f, f, **options)
         self.encoder3 = UnetrBasicBlock(2 * f, 2 * f, **options)
@@ -199,11 +108,6 @@ net = SwinUNETR(
     normalize={c.normalize}, patch_norm={c.patch_norm}, downsample="{c.downsample}", use_v2={c.use_v2},
 )"""
 
-    @property
-    def grid_multiple(self) -> Triple:
-        """What the edges of a grid must be multiples of."""
-        return (MULTIPLE,) * 3
-
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 5 or shape[-1] != self.config.in_channels:
             raise FdifError(f"swin_unetr takes (B, D, H, W, {self.config.in_channels}), got {tuple(shape)}")
@@ -213,19 +117,3 @@ net = SwinUNETR(
                 f"swin_unetr takes a grid whose edges are multiples of {MULTIPLE}, "
                 f"and longer than that along one axis at least; got {grid}"
             )
-
-
-def build(*, rngs: nnx.Rngs, preset: str = "small", **fields: Any) -> SwinUNETR:
-    """A SwinUNETR of a preset's feature size, or of one's own.
-
-    Args:
-        rngs: draws the initial weights (stream ``params``).
-        preset: tiny, small or base, feature sizes 12, 24 and 48.
-        fields: the other fields of `SwinUNETRConfig`, and ``feature_size`` if it is not to be the preset's.
-
-    Raises:
-        FdifError: unknown preset, or sizes that do not agree.
-    """
-    if preset not in PRESETS:
-        raise unknown("preset of swin_unetr", preset, PRESETS)
-    return SwinUNETR(SwinUNETRConfig(**{"feature_size": PRESETS[preset]} | fields), rngs=rngs)

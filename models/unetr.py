@@ -5,15 +5,14 @@ Source: Hatamizadeh et al. 2021, UNETR: Transformers for 3D Medical Image Segmen
 MONAI's ``img_size`` is ``grid`` here; its ``norm_name`` is no option, it is ``instance``.
 """
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fdif_jax.errors import FdifError, unknown
-from fdif_jax.models.conv import Triple, repeated
+from fdif_jax.errors import FdifError
+from fdif_jax.models.conv import Triple
 from fdif_jax.models.layers import call
 from fdif_jax.models.unetr_blocks import (
     TORCH_NAMES,
@@ -22,67 +21,7 @@ from fdif_jax.models.unetr_blocks import (
     UnetrPrUpBlock,
     UnetrUpBlock,
 )
-from fdif_jax.models.vit import EDGE, PROJECTIONS, ViT, ViTSize
-
-
-@dataclasses.dataclass(frozen=True)
-class UNETRConfig:
-    """Everything about a UNETR but its weights; the names are MONAI's.
-
-    Attributes:
-        in_channels: channels of the image.
-        out_channels: channels of the logits; the foreground classes and the background.
-        grid: of the images, ``(D, H, W)``, or one number for all three; multiples of 16, for 16³ voxels are a token.
-        feature_size: features of the finest resolution; they double with every halving of the grid.
-        hidden_size: channels of a token.
-        mlp_dim: channels within the transformer's MLPs.
-        num_heads: attention heads; a divisor of ``hidden_size``.
-        proj_type: how voxels become tokens, ``conv`` or ``perceptron``: the same map, kept in another form.
-        conv_block: convolutions between the transposed ones that bring tokens to finer grids.
-        res_block: skips over pairs of convolutions.
-        dropout_rate: probability of dropout in the transformer, in training.
-        qkv_bias: biases for queries, keys and values.
-        remat: recompute every block in the backward pass instead of keeping what it computed.
-        dtype: to compute in, float32 or bfloat16; parameters, tokens between blocks, norm statistics, softmax and
-            logits are float32.
-
-    Raises:
-        FdifError: a value is out of range or two do not agree.
-    """
-
-    in_channels: int
-    out_channels: int
-    grid: Triple = (96, 96, 96)
-    feature_size: int = 16
-    hidden_size: int = 768
-    mlp_dim: int = 3072
-    num_heads: int = 12
-    proj_type: str = "conv"
-    conv_block: bool = True
-    res_block: bool = True
-    dropout_rate: float = 0.0
-    qkv_bias: bool = False
-    remat: bool = False
-    dtype: str = "float32"
-
-    def __post_init__(self):
-        object.__setattr__(self, "grid", repeated(self.grid))
-        for name in ("in_channels", "out_channels", "feature_size", "hidden_size", "mlp_dim", "num_heads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise FdifError(f"unetr: {name} must be a whole number from 1, got {value}")
-        if len(self.grid) != 3 or not all(isinstance(n, int) and n > 0 and n % EDGE == 0 for n in self.grid):
-            raise FdifError(f"unetr takes a grid of three multiples of {EDGE}, got {self.grid}")
-        if self.hidden_size % self.num_heads:
-            raise FdifError(
-                f"unetr: num_heads must divide hidden_size {self.hidden_size}, got {self.num_heads}"
-            )
-        if not 0 <= self.dropout_rate < 1:
-            raise FdifError(f"unetr: dropout_rate must be at least 0 and below 1, got {self.dropout_rate}")
-        if self.proj_type not in PROJECTIONS:
-            raise unknown("proj_type of unetr", self.proj_type, PROJECTIONS)
-        if self.dtype not in ("float32", "bfloat16"):
-            raise unknown("dtype of unetr", self.dtype, ("float32", "bfloat16"))
+from fdif_jax.models.vit import EDGE, UNETRConfig, ViT
 
 
 class UNETR(nnx.Module):
@@ -102,17 +41,14 @@ class UNETR(nnx.Module):
     encoder: ClassVar[tuple[str, ...]] = ("vit.",)
     levels: ClassVar[tuple[str, ...]] = (r"vit\.patch_embedding\.", r"vit\.blocks\.(\d+)\.", r"vit\.norm\.")
     head: ClassVar[tuple[str, ...]] = ("out.",)
+    grid_multiple: ClassVar[Triple] = (EDGE,) * 3  # what the edges of a grid must be multiples of
     position_embeddings: ClassVar[tuple[str, ...]] = ("vit.patch_embedding.position_embeddings",)
 
     def __init__(self, config: UNETRConfig, *, rngs: nnx.Rngs):
-        f, c, options = (
-            config.feature_size,
-            config.hidden_size,
-            {"dtype": jnp.dtype(config.dtype), "rngs": rngs},
-        )
-        size = ViTSize(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ViTSize)})
+        f, c = config.feature_size, config.hidden_size
+        options = {"dtype": jnp.dtype(config.dtype), "rngs": rngs}
         self.config = config
-        self.vit = ViT(config.in_channels, self.token_grid(), size, remat=config.remat, **options)
+        self.vit = ViT(self.token_grid(), config, **options)
         block = {"residual": config.res_block, **options}
         up = {"convolve": config.conv_block, **block}
         self.encoder1 = UnetrBasicBlock(config.in_channels, f, **block)
@@ -171,11 +107,6 @@ net = UNETR(
     conv_block={c.conv_block}, res_block={c.res_block}, dropout_rate={c.dropout_rate}, qkv_bias={c.qkv_bias},
 )"""
 
-    @property
-    def grid_multiple(self) -> Triple:
-        """What the edges of a grid must be multiples of."""
-        return (EDGE,) * 3
-
     def _check(self, shape: tuple[int, ...]) -> None:
         expected = (*self.config.grid, self.config.in_channels)
         if len(shape) != 5 or tuple(shape[1:]) != expected:
@@ -183,16 +114,3 @@ net = UNETR(
                 f"this unetr takes (B, {', '.join(map(str, expected))}) and no other grid, got {tuple(shape)}; "
                 f"build it with grid= multiples of {EDGE}"
             )
-
-
-def build(*, rngs: nnx.Rngs, **fields: Any) -> UNETR:
-    """A UNETR; by default with the transformer of the paper, ViT-B/16.
-
-    Args:
-        rngs: draws the initial weights (stream ``params``).
-        fields: those of `UNETRConfig`.
-
-    Raises:
-        FdifError: an option is out of range, or two do not agree.
-    """
-    return UNETR(UNETRConfig(**fields), rngs=rngs)

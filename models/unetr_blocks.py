@@ -8,6 +8,8 @@ A network of these blocks puts `TORCH_NAMES` into its ``torch_names``: MONAI wra
 its own, ours is one. `UnetOutBlock` is its head.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -97,20 +99,9 @@ class UnetrUpBlock(nnx.Module):
 class UnetrPrUpBlock(nnx.Module):
     """Projection up: double the grid ``1 + number`` times; with ``convolve`` a block after every further one."""
 
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        number: int,
-        *,
-        convolve: bool = True,
-        residual: bool = True,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        options = {"dtype": dtype, "rngs": rngs}
+    def __init__(self, c_in: int, c_out: int, number: int, *, convolve: bool, residual: bool, **options: Any):
         self.transp_conv_init = _doubling(c_in, c_out, **options)
-        blocks = []
+        blocks: list[Any] = []
         for _ in range(number):
             up = _doubling(c_out, c_out, **options)
             blocks.append(

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fdif_jax.models.conv import PatchConv, Triple, patches
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models.conv import PatchConv, Triple, patches, repeated
 from fdif_jax.models.initialisers import TORCH, TRANSFORMER, small_normal
-from fdif_jax.models.layers import LayerNorm, Linear, attention, call, dropout, split
+from fdif_jax.models.layers import LayerNorm, Linear, Mlp, attention, call, dropout, split
 
 DEPTH = 12  # transformer blocks
 EDGE = 16  # voxels of a token along every axis
@@ -25,40 +26,75 @@ PROJECTIONS = ("conv", "perceptron")
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTSize:
-    """What all parts of the transformer share; the names are MONAI's.
+class UNETRConfig:
+    """Everything about a UNETR but its weights; the names are MONAI's.
 
     Attributes:
+        in_channels: channels of the image.
+        out_channels: channels of the logits; the foreground classes and the background.
+        grid: of the images, ``(D, H, W)``, or one number for all three; multiples of 16, for 16³ voxels are a token.
+        feature_size: features of the finest resolution; they double with every halving of the grid.
         hidden_size: channels of a token.
-        mlp_dim: channels within an MLP.
-        num_heads: of attention; a divisor of ``hidden_size``.
-        qkv_bias: biases for queries, keys and values.
-        dropout_rate: probability of dropout of activations and attention weights, in training.
+        mlp_dim: channels within the transformer's MLPs.
+        num_heads: attention heads; a divisor of ``hidden_size``.
         proj_type: how voxels become tokens, ``conv`` or ``perceptron``: the same map, kept in another form.
+        conv_block: convolutions between the transposed ones that bring tokens to finer grids.
+        res_block: skips over pairs of convolutions.
+        dropout_rate: probability of dropout in the transformer, in training.
+        qkv_bias: biases for queries, keys and values.
+        remat: recompute every block in the backward pass instead of keeping what it computed.
+        dtype: to compute in, float32 or bfloat16; parameters, tokens between blocks, norm statistics, softmax and
+            logits are float32.
+
+    Raises:
+        FdifError: a value is out of range or two do not agree.
     """
 
-    hidden_size: int
-    mlp_dim: int
-    num_heads: int
-    qkv_bias: bool
-    dropout_rate: float
-    proj_type: str
+    in_channels: int
+    out_channels: int
+    grid: Triple = (96, 96, 96)
+    feature_size: int = 16
+    hidden_size: int = 768
+    mlp_dim: int = 3072
+    num_heads: int = 12
+    proj_type: str = "conv"
+    conv_block: bool = True
+    res_block: bool = True
+    dropout_rate: float = 0.0
+    qkv_bias: bool = False
+    remat: bool = False
+    dtype: str = "float32"
 
-    def drop(self, x: Float[Array, "..."], key: Array | None) -> Float[Array, "..."]:
-        """Omit single values at random; nothing without a key."""
-        return dropout(x, self.dropout_rate, key, axes=tuple(range(x.ndim)))
+    def __post_init__(self):
+        object.__setattr__(self, "grid", repeated(self.grid))
+        for name in ("in_channels", "out_channels", "feature_size", "hidden_size", "mlp_dim", "num_heads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise FdifError(f"unetr: {name} must be a whole number from 1, got {value}")
+        if len(self.grid) != 3 or not all(isinstance(n, int) and n > 0 and n % EDGE == 0 for n in self.grid):
+            raise FdifError(f"unetr takes a grid of three multiples of {EDGE}, got {self.grid}")
+        if self.hidden_size % self.num_heads:
+            raise FdifError(
+                f"unetr: num_heads must divide hidden_size {self.hidden_size}, got {self.num_heads}"
+            )
+        if not 0 <= self.dropout_rate < 1:
+            raise FdifError(f"unetr: dropout_rate must be at least 0 and below 1, got {self.dropout_rate}")
+        if self.proj_type not in PROJECTIONS:
+            raise unknown("proj_type of unetr", self.proj_type, PROJECTIONS)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise unknown("dtype of unetr", self.dtype, ("float32", "bfloat16"))
 
 
 class PatchEmbedding(nnx.Module):
     """Blocks of voxels to tokens, in row-major order, and the embedding of their positions added."""
 
-    def __init__(self, in_channels: int, tokens: int, size: ViTSize, *, dtype, rngs):
+    def __init__(self, tokens: int, size: UNETRConfig, *, dtype, rngs):
         c, edges = size.hidden_size, (EDGE, EDGE, EDGE)
         options = {"dtype": dtype, "rngs": rngs}
         if size.proj_type == "conv":
-            self.patch_embeddings = PatchConv(in_channels, c, edges, bias=True, init=TORCH, **options)
+            self.patch_embeddings = PatchConv(size.in_channels, c, edges, bias=True, init=TORCH, **options)
         else:
-            self.perceptron = Linear(math.prod(edges) * in_channels, c, init=TRANSFORMER, **options)
+            self.perceptron = Linear(math.prod(edges) * size.in_channels, c, init=TRANSFORMER, **options)
         self.position_embeddings = nnx.Param(small_normal(rngs.params(), (1, tokens, c), tokens))
         self.size = size
 
@@ -69,13 +105,13 @@ class PatchEmbedding(nnx.Module):
         else:
             y = self.perceptron(patches(x, (EDGE, EDGE, EDGE)))
         y = y.astype(jnp.float32).reshape(x.shape[0], -1, self.size.hidden_size)
-        return self.size.drop(y + self.position_embeddings[...], key)
+        return dropout(y + self.position_embeddings[...], self.size.dropout_rate, key)
 
 
 class SelfAttention(nnx.Module):
     """Attention of all tokens to all."""
 
-    def __init__(self, size: ViTSize, *, dtype, rngs):
+    def __init__(self, size: UNETRConfig, *, dtype, rngs):
         c, options = size.hidden_size, {"init": TORCH, "dtype": dtype, "rngs": rngs}
         self.qkv = Linear(c, 3 * c, bias=size.qkv_bias, **options)
         self.out_proj = Linear(c, c, **options)
@@ -90,35 +126,19 @@ class SelfAttention(nnx.Module):
             y = attention(q, k, v)
         else:
             logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.float32)
-            kept = self.size.drop(jax.nn.softmax(logits / math.sqrt(q.shape[-1])), keys[0])
+            kept = dropout(jax.nn.softmax(logits / math.sqrt(q.shape[-1])), self.size.dropout_rate, keys[0])
             y = jnp.einsum("bhqk,bkhc->bqhc", kept.astype(v.dtype), v)
-        return self.size.drop(self.out_proj(y.reshape(x.shape)), keys[1])
-
-
-class Mlp(nnx.Module):
-    """Two linear maps with GELU between them."""
-
-    def __init__(self, size: ViTSize, *, dtype, rngs):
-        options = {"init": TORCH, "dtype": dtype, "rngs": rngs}
-        self.linear1 = Linear(size.hidden_size, size.mlp_dim, **options)
-        self.linear2 = Linear(size.mlp_dim, size.hidden_size, **options)
-        self.size = size
-
-    def __call__(self, x: Float[Array, "B N C"], key: Array | None) -> Float[Array, "B N C"]:
-        """Map every token."""
-        keys = split(key, 2)
-        x = self.size.drop(jax.nn.gelu(self.linear1(x), approximate=False), keys[0])
-        return self.size.drop(self.linear2(x), keys[1])
+        return dropout(self.out_proj(y.reshape(x.shape)), self.size.dropout_rate, keys[1])
 
 
 class TransformerBlock(nnx.Module):
     """Attention and MLP, each added to the tokens."""
 
-    def __init__(self, size: ViTSize, *, dtype, rngs):
+    def __init__(self, size: UNETRConfig, *, dtype, rngs):
         self.norm1 = LayerNorm(size.hidden_size, dtype=dtype)
         self.attn = SelfAttention(size, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(size.hidden_size, dtype=dtype)
-        self.mlp = Mlp(size, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(size.hidden_size, size.mlp_dim, size.dropout_rate, dtype=dtype, rngs=rngs)
         # For cross attention, which UNETR has none of; MONAI keeps it in the state dict all the same.
         self.norm_cross_attn = LayerNorm(size.hidden_size, dtype=dtype)
 
@@ -132,12 +152,12 @@ class TransformerBlock(nnx.Module):
 class ViT(nnx.Module):
     """The transformer: embedding, blocks, norm."""
 
-    def __init__(self, in_channels: int, tokens: Triple, size: ViTSize, *, remat: bool, dtype, rngs):
+    def __init__(self, tokens: Triple, size: UNETRConfig, *, dtype, rngs):
         options = {"dtype": dtype, "rngs": rngs}
-        self.patch_embedding = PatchEmbedding(in_channels, math.prod(tokens), size, **options)
+        self.patch_embedding = PatchEmbedding(math.prod(tokens), size, **options)
         self.blocks = nnx.List([TransformerBlock(size, **options) for _ in range(DEPTH)])
         self.norm = LayerNorm(size.hidden_size, dtype=dtype)
-        self.tokens, self.remat = tokens, remat
+        self.tokens, self.remat = tokens, size.remat
 
     def __call__(self, x: Float[Array, "B D H W C"], key: Array | None) -> list[Float[Array, "B d h w T"]]:
         """The tokens, in their grid, after every block, and last after the norm."""

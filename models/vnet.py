@@ -9,7 +9,7 @@ PyTorch's own.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -101,23 +101,19 @@ class ConvNorm(nnx.Module):
 
 
 class LUConv(nnx.Module):
-    """Convolution, norm, activation, features kept."""
+    """Convolution, norm, activation."""
 
-    def __init__(self, features, *, act, bias, dtype, rngs):
-        self.conv_block = ConvNorm(features, features, bias=bias, dtype=dtype, rngs=rngs)
-        self.act_function = Activation(act, features)
+    def __init__(self, c_in, c_out, *, act, bias, dtype, rngs):
+        self.conv_block = ConvNorm(c_in, c_out, bias=bias, dtype=dtype, rngs=rngs)
+        self.act_function = Activation(act, c_out)
 
     def __call__(self, x, training):
-        """``(B, D, H, W, C)`` → the same."""
+        """``(B, D, H, W, c_in)`` → ``(B, D, H, W, c_out)``."""
         return self.act_function(self.conv_block(x, training))
 
 
-class InputTransition(nnx.Module):
+class InputTransition(LUConv):
     """The image to 16 features: a convolution and the image itself, repeated."""
-
-    def __init__(self, c_in, *, act, bias, dtype, rngs):
-        self.conv_block = ConvNorm(c_in, FEATURES, bias=bias, dtype=dtype, rngs=rngs)
-        self.act_function = Activation(act, FEATURES)
 
     def __call__(self, x, key):
         """``(B, D, H, W, c_in)`` → ``(B, D, H, W, 16)``."""
@@ -135,7 +131,7 @@ class DownTransition(nnx.Module):
         self.act_function1 = Activation(act, c)
         self.act_function2 = Activation(act, c)
         options = {"act": act, "bias": bias, "dtype": dtype, "rngs": rngs}
-        self.ops = nnx.List([LUConv(c, **options) for _ in range(nconvs)])
+        self.ops = nnx.List([LUConv(c, c, **options) for _ in range(nconvs)])
         self.rate = rate or 0.0
 
     def __call__(self, x, key):
@@ -157,7 +153,7 @@ class UpTransition(nnx.Module):
         self.act_function1 = Activation(act, half)
         self.act_function2 = Activation(act, c_out)
         options = {"act": act, "bias": False, "dtype": dtype, "rngs": rngs}
-        self.ops = nnx.List([LUConv(c_out, **options) for _ in range(nconvs)])
+        self.ops = nnx.List([LUConv(c_out, c_out, **options) for _ in range(nconvs)])
         self.rates = (rates[0] or 0.0, rates[1])
 
     def __call__(self, x, skip, key):
@@ -193,12 +189,13 @@ class VNet(nnx.Module):
     encoder: ClassVar[tuple[str, ...]] = ("in_tr.", "down_tr")
     levels: ClassVar[tuple[str, ...]] = (r"in_tr\.", r"down_tr(\d+)\.")
     head: ClassVar[tuple[str, ...]] = ("out_tr.",)
+    grid_multiple: ClassVar[Triple] = (2**HALVINGS,) * 3  # what the edges of a grid must be multiples of
 
     def __init__(self, config: VNetConfig, *, rngs: nnx.Rngs):
         options = {"act": config.act, "dtype": jnp.dtype(config.dtype), "rngs": rngs}
         biased = options | {"bias": config.bias}
         down, up, finest = config.dropout_prob_down, config.dropout_prob_up, (0.0, 0.5)
-        self.in_tr = InputTransition(config.in_channels, **biased)
+        self.in_tr = InputTransition(config.in_channels, FEATURES, **biased)
         self.down_tr32 = DownTransition(16, 1, 0.0, **biased)
         self.down_tr64 = DownTransition(32, 2, 0.0, **biased)
         self.down_tr128 = DownTransition(64, 3, down, **biased)
@@ -260,11 +257,6 @@ net = VNet(
     def _stage(self, stage, *inputs, key):
         return call(stage, *inputs, key, remat=self.config.remat)
 
-    @property
-    def grid_multiple(self) -> Triple:
-        """What the edges of a grid must be multiples of."""
-        return (2**HALVINGS,) * 3
-
     def _check(self, shape: tuple[int, ...], training: bool) -> None:
         if len(shape) != 5 or shape[-1] != self.config.in_channels:
             raise FdifError(f"vnet takes (B, D, H, W, {self.config.in_channels}), got {tuple(shape)}")
@@ -281,16 +273,3 @@ net = VNet(
 def drop_channels(x: Float[Array, "B D H W C"], rate: float, key: Array | None) -> Float[Array, "B D H W C"]:
     """`dropout` of whole channels of a sample; nothing without a key."""
     return dropout(x, rate, key, axes=(0, 4))
-
-
-def build(*, rngs: nnx.Rngs, **fields: Any) -> VNet:
-    """A V-Net.
-
-    Args:
-        rngs: draws the initial weights (stream ``params``).
-        fields: those of `VNetConfig`.
-
-    Raises:
-        FdifError: an option is out of range.
-    """
-    return VNet(VNetConfig(**fields), rngs=rngs)

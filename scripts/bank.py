@@ -21,6 +21,7 @@ from fdif_jax.anatomy.organ_masks import load_names
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.options.settings import check_least
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def run(config: Build | Show) -> None:
 
 def build(config: Build) -> None:
     """Read all label maps, write the bank."""
-    if config.min_voxels < 1:
-        raise FdifError(f"--min-voxels must be at least 1, not {config.min_voxels}")
+    check_least(config, min_voxels=1)
     if config.out.suffix != ".npz":
         raise FdifError(f"--out {config.out}: the name of a bank ends in .npz")
     if not config.out.absolute().parent.is_dir():

@@ -8,7 +8,7 @@ Example:
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -16,24 +16,13 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.benchmarks import networks, render, training
 from fdif_jax.scripts.benchmarks.gpu import programme
 
-Config = (
-    Annotated[
-        render.Config,
-        tyro.conf.subcommand("render", description=render.__doc__),
-    ]
-    | Annotated[
-        training.Config,
-        tyro.conf.subcommand("training", description=training.__doc__),
-    ]
-    | Annotated[
-        networks.Config,
-        tyro.conf.subcommand("networks", description=networks.__doc__),
-    ]
-    | Annotated[
-        programme.Config,
-        tyro.conf.subcommand("gpu", description=programme.__doc__),
-    ]
-)
+_MEASURED = {"render": render, "training": training, "networks": networks, "gpu": programme}
+Config: Any = Union[  # noqa: UP007  # of a tuple that is computed
+    tuple(
+        Annotated[module.Config, tyro.conf.subcommand(name, description=module.__doc__)]  # type: ignore[attr-defined]
+        for name, module in _MEASURED.items()
+    )
+]
 
 
 def defaults(arguments: Sequence[str]) -> training.Config | None:
@@ -41,18 +30,11 @@ def defaults(arguments: Sequence[str]) -> training.Config | None:
     return training.defaults(arguments) if arguments[:1] == ["training"] else None
 
 
-def run(
-    config: render.Config | training.Config | networks.Config | programme.Config,
-) -> None:
+def run(config: Any) -> None:
     """Measure what the configuration is of."""
-    if isinstance(config, programme.Config):
-        programme.run(config)
-    elif isinstance(config, networks.Config):
-        networks.run(config)
-    elif isinstance(config, training.Config):
-        training.run(config)
-    else:
-        render.run(config)
+    for module in _MEASURED.values():
+        if type(config) is module.Config:  # type: ignore[attr-defined]
+            module.run(config)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -200,8 +200,6 @@ def server_of(cases: Cases, port: int) -> ThreadingHTTPServer:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong, unless the browser has hung up: it does so when one scrolls on."""
         if not isinstance(sys.exception(), ConnectionError):

@@ -28,13 +28,13 @@ from fdif_jax.io.files import make_folder
 from fdif_jax.scenes.classes import Families
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.console.tables import table_of
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.shapes import sphere
 from fdif_jax.viewing.shape_sheet import save_sheet
 from fdif_jax.vocabulary.authoring import place_of
 from fdif_jax.vocabulary.shape_checks import Findings, check_displacement, check_mapper, examine
 from fdif_jax.vocabulary.user_files import load_catalogue
-
-_WIDTH = 118
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Config:
 
 def run(config: Config) -> None:
     """Load, measure, draw, and say."""
-    if config.members < 1:
-        raise FdifError(f"--members must be at least 1, not {config.members}")
+    check_least(config, members=1)
     if min(config.grid) < 8:
         raise FdifError(f"--grid must have at least 8 voxels an axis, not {' '.join(map(str, config.grid))}")
     grid = fd.Grid(*config.grid)
@@ -73,7 +72,7 @@ def run(config: Config) -> None:
                 make_folder(config.out)
                 save_sheet(family, grid, config.out / f"{family.name}.png", config.seed)
             bar.advance(task)
-    console = Console(width=_WIDTH, highlight=False)
+    console = Console(width=118, highlight=False)
     if findings:
         console.print(_table(findings, grid, config.members))
         branches = len(Families.of(vocabulary.families, grid).structures)
@@ -112,13 +111,9 @@ def _measured_functions(vocabulary: fd.Vocabulary, grid: fd.Grid) -> tuple[list[
 
 def _table(findings: list[Findings], grid: fd.Grid, members: int) -> Table:
     title = f"{members} members each, grid {' × '.join(map(str, grid))}"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("family")
-    table.add_column("distance")
-    for heading in ("slope", "size", "empty", "cut", "ns/voxel", "spheres"):
-        table.add_column(heading, justify="right")
-    for found in findings:
-        table.add_row(
+    headings = ("family", "distance", "slope", "size", "empty", "cut", "ns/voxel", "spheres")
+    rows = (
+        (
             found.family.name,
             found.kind,
             f"{found.slope:.2f}",
@@ -128,7 +123,9 @@ def _table(findings: list[Findings], grid: fd.Grid, members: int) -> Table:
             f"{found.nanoseconds:.1f}",
             f"{found.spheres:.1f}",
         )
-    return table
+        for found in findings
+    )
+    return table_of(headings, rows, words=2, title=title, box=box.SIMPLE_HEAD)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ from fdif_jax.preprocessing.scans import check_same_grid, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
+from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.viewing import viz
-
-_HEADINGS = {"dice": "Dice", "nsd": "NSD {tolerance:g} mm", "hd95": "HD95 mm"}
 
 
 @dataclass(frozen=True)
@@ -80,27 +80,23 @@ class _Maps(NamedTuple):
     num_classes: int
 
 
-class _Scored(NamedTuple):
-    """A case and its `MEASURES` ``(classes, 3)``."""
-
-    pair: _Pair
-    scores: np.ndarray
+_Scored = tuple[_Pair, np.ndarray]
+"""A case and its `MEASURES` ``(classes, 3)``."""
 
 
 def run(config: Config) -> None:
     """Compare, write, and show."""
     if not config.tolerance >= 0:
         raise FdifError(f"--tolerance must be 0 or more millimetres, not {config.tolerance:g}")
-    if config.worst < 0:
-        raise FdifError(f"--worst must be 0 or more, not {config.worst}")
+    check_least(config, "{} or more", worst=0)
     conventions = _conventions(config)
     pairs = _pairs(config)
     scored = _scored(pairs, conventions, config)
-    classes = max(len(case.scores) for case in scored)
+    classes = max(len(scores) for _, scores in scored)
     names = conventions.class_names if conventions else tuple(map(str, range(1, classes + 1)))
     table = np.full((len(scored), classes, len(MEASURES)), np.nan)
-    for row, case in zip(table, scored, strict=True):
-        row[: len(case.scores)] = case.scores
+    for row, (_, scores) in zip(table, scored, strict=True):
+        row[: len(scores)] = scores
     make_folder(config.out.parent)
     write_csv(config.out, _rows(scored, names, table))
     Console(width=118, highlight=False).print(_summary(names, table, config.tolerance))
@@ -154,7 +150,7 @@ def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Con
             tolerance=config.tolerance,
         )
 
-    return [_Scored(*scored) for scored in each_good(pairs, score, "comparing", skip_bad=config.skip_bad)]
+    return list(each_good(pairs, score, "comparing", skip_bad=config.skip_bad))
 
 
 def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
@@ -175,19 +171,15 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
 
 def _rows(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) -> Iterator[Sequence[str]]:
     yield "case", "class", "dice", "nsd", "hd95_mm"
-    for case, rows in zip(scored, table, strict=True):
+    for (pair, _), rows in zip(scored, table, strict=True):
         for name, values in zip(names, rows, strict=True):
-            yield case.pair.id, name, *("" if np.isnan(v) else f"{v:.6g}" for v in values)
+            yield pair.id, name, *("" if np.isnan(v) else f"{v:.6g}" for v in values)
 
 
 def _summary(names: Sequence[str], table: np.ndarray, tolerance: float) -> Table:
     """Means over cases with their intervals, a row a class, and of each case's mean over its classes."""
-    shown = Table(title=f"{len(table)} cases, mean [95 % interval]", box=box.SIMPLE_HEAD)
-    shown.add_column("class")
-    shown.add_column("cases", justify="right")
-    for heading in _HEADINGS.values():
-        shown.add_column(heading.format(tolerance=tolerance), justify="right")
-    shown.add_column("no HD95", justify="right")
+    headings = ("class", "cases", "Dice", f"NSD {tolerance:g} mm", "HD95 mm", "no HD95")
+    shown = table_of(headings, (), title=f"{len(table)} cases, mean [95 % interval]", box=box.SIMPLE_HEAD)
     rows = [*zip(names, table.swapaxes(0, 1), strict=True), ("mean", mean_defined(table, axis=1))]
     for name, values in rows:
         scores, _, distances = values.T
@@ -214,7 +206,7 @@ def _draw_worst(
     folder = config.out.with_name(f"{config.out.stem}_worst")
     make_folder(folder)
     for rank, number in enumerate(order, start=1):
-        pair = scored[number].pair
+        pair, _ = scored[number]
         title = f"{pair.id}: mean Dice {means[number]:.3f}"
         try:
             _draw(pair, conventions, folder / f"{rank}.png", title)

@@ -47,6 +47,7 @@ from fdif_jax.scripts.jobs.study import (
 from fdif_jax.scripts.jobs.study_jobs import Conductor, Jobs, checkpoints
 from fdif_jax.scripts.jobs.study_report import read_report, show, write_plots, write_tables
 from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.training.runs import load_run
 
 _JUDGED = ("val_every", "val_from", "val_cases", "folds", "fold", "patience")
@@ -135,22 +136,18 @@ def planned(config: Config) -> Study:
         raise FdifError("give the dataset: fdif experiment DATASET --out DIR")
     training, validation = map(len, list_cases(config.dataset))
     cases = sorted(n or training for n in config.cases)
+    as_given = ("seeds", "steps", "tune_cases", "tune_val", "tune_seeds", "val_cases")
     study = Study(
         dataset=str(config.dataset),
         inits=_sources(config.inits),
         cases=cases,
-        seeds=config.seeds,
-        steps=config.steps,
         lrs=sorted(config.lrs),
         warmups=sorted(config.warmups),
-        tune_cases=config.tune_cases,
-        tune_val=config.tune_val,
         tune_steps=config.tune_steps or config.steps,
-        tune_seeds=config.tune_seeds,
-        val_cases=config.val_cases,
         val_every=config.val_every or max(config.steps // 10, 1),
         finetune=_further("finetune", config.finetune),
         pretrain=_further("pretrain", config.pretrain),
+        **{name: getattr(config, name) for name in as_given},
     )
     if cases[-1] > training:
         raise FdifError(f"--cases {cases[-1]}: {config.dataset} lists {training} training cases")
@@ -172,19 +169,8 @@ def planned(config: Config) -> Study:
 
 
 def _check_numbers(config: Config) -> None:
-    least = {
-        "seeds": 1,
-        "steps": 1,
-        "tune_cases": 1,
-        "tune_val": 1,
-        "tune_seeds": 1,
-        "jobs": 1,
-        "val_cases": 0,
-    }
-    least |= {name: 1 for name in ("tune_steps", "val_every") if getattr(config, name) is not None}
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            raise FdifError(f"--{name.replace('_', '-')} must be {low} or more, not {getattr(config, name)}")
+    least = dict.fromkeys(("seeds", "steps", "tune_cases", "tune_val", "tune_seeds", "jobs"), 1)
+    check_least(config, "{} or more", **least, val_cases=0, tune_steps=1, val_every=1)
     for name in ("inits", "cases", "lrs", "warmups"):
         values = getattr(config, name)
         if not values:

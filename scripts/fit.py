@@ -12,12 +12,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import TaskID
 from tyro.conf import Positional
 
 import fdif_jax as fd
-from fdif_jax.errors import FdifError
 from fdif_jax.fitting.fit_picture import save_fits
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.fitting.fitter import Fitter
@@ -26,6 +26,7 @@ from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.shapes.shape_names import find_family
 from fdif_jax.vocabulary.vocabulary import Family
 
@@ -56,7 +57,7 @@ def run(config: Config) -> None:
     """Fit, write, and say how well it went."""
     vocabulary, family = find_family(config.shape)
     mask = Mask.load(config.mask, config.label)
-    fitter = fitter_of(family, config.starts, config.seed, config.mirror, config.scale)
+    fitter = fitter_of(family, config, config.scale)
     make_folder(config.out)
     fit = fitted(fitter, [mask])[0]
     partial_scene = config.out / ".scene.json.part"
@@ -71,16 +72,11 @@ def run(config: Config) -> None:
     )
 
 
-def fitter_of(
-    family: Family, starts: int, seed: int, mirror: bool = False, scale: float | None = None
-) -> Fitter:
-    """A fitter of these options; FdifError for impossible ones."""
-    if starts < 1:
-        raise FdifError(f"--starts must be at least 1, not {starts}")
-    if seed < 0:
-        raise FdifError(f"--seed must be at least 0, not {seed}")
-    finalists = min(starts, Fitter.finalists)
-    return Fitter(family, scale=scale, starts=starts, finalists=finalists, mirror=mirror, seed=seed)
+def fitter_of(family: Family, options: Any, scale: float | None = None) -> Fitter:
+    """A fitter by the options starts, seed and mirror; FdifError for impossible ones."""
+    check_least(options, starts=1, seed=0)
+    given = {name: getattr(options, name) for name in ("starts", "seed", "mirror")}
+    return Fitter(family, scale=scale, finalists=min(options.starts, Fitter.finalists), **given)
 
 
 def fitted(fitter: Fitter, masks: Sequence[Mask]) -> list[Fit]:

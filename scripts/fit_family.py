@@ -63,7 +63,7 @@ def run(config: Config) -> None:
         raise FdifError(f"a family is learned from two masks or more, not {len(config.masks)}")
     _, family = find_family(config.shape)
     masks = [_mask(text, config.label) for text in config.masks]
-    fits = fitted(fitter_of(family, config.starts, config.seed, config.mirror), masks)
+    fits = fitted(fitter_of(family, config), masks)
     for text, fit in zip(config.masks, fits, strict=True):
         left_out = "" if fit.dice >= config.min_dice else f", below --min-dice {config.min_dice:g}: left out"
         print(f"{text}: Dice {fit.dice:.4f}{left_out}")

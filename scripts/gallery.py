@@ -31,6 +31,7 @@ from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.jobs.view_targets import code_of, displaced, drawn, sampled, words_of
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.shapes.formulas import formula_of
 from fdif_jax.shapes.shape_names import find_vocabulary
 from fdif_jax.viewing.camera import Camera
@@ -94,10 +95,7 @@ class Entry:
 
 def run(config: Config) -> None:
     """Draw all cards and write the page."""
-    if config.size < 16:
-        raise FdifError(f"--size must be at least 16, not {config.size}")
-    if config.seed < 0:
-        raise FdifError(f"--seed must be at least 0, not {config.seed}")
+    check_least(config, size=16, seed=0)
     sources = [*map(str, config.catalogue), *config.vocabulary]
     if not sources:
         raise FdifError("nothing to show: give a --vocabulary or a --catalogue")
@@ -123,16 +121,12 @@ def entries(sources: Sequence[str], seed: int, size: int) -> Iterator[Entry]:
     for source, vocabulary in vocabularies:
         for family in vocabulary.families:
             yield _class_entry(source, vocabulary, family, seed, size)
-    for source, vocabulary in vocabularies:
-        for displacement in vocabulary.displacements:
-            if id(displacement) not in shown:
-                yield _displacement_entry(source, displacement, size)
-                shown.add(id(displacement))
-    for source, vocabulary in vocabularies:
-        for mapper in vocabulary.mappers:
-            if id(mapper) not in shown:
-                yield _mapper_entry(source, mapper, size)
-                shown.add(id(mapper))
+    for things, entry in (("displacements", _displacement_entry), ("mappers", _mapper_entry)):
+        for source, vocabulary in vocabularies:
+            for thing in getattr(vocabulary, things):
+                if id(thing) not in shown:
+                    yield entry(source, thing, size)
+                    shown.add(id(thing))
 
 
 def _class_entry(source: str, vocabulary: Vocabulary, family: Family, seed: int, size: int) -> Entry:

@@ -30,6 +30,7 @@ from fdif_jax.models.recognise import Recognised, recognise
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.initial_weights import token_grid_of
 from fdif_jax.scripts.options.network import parse_size
+from fdif_jax.scripts.options.settings import shown
 from fdif_jax.training.network import State, weights
 from fdif_jax.training.run_document import IMPORTED, ImportedFile, RunDocument
 from fdif_jax.training.runs import open_run
@@ -37,8 +38,7 @@ from fdif_jax.weights.files import read_checkpoint
 from fdif_jax.weights.state_dicts import some
 from fdif_jax.weights.transfer import Transfer, transfer
 
-_OWN = "(default: the file's)"
-_Channels = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OWN)]
+_Channels = Annotated[int | None, shown("INT", "the file's")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,7 @@ class Config:
     """Channels of the images to be trained on."""
     out_channels: _Channels = None
     """Channels of the logits: classes and background."""
-    grid: Annotated[tuple[int, int, int] | None, tyro.conf.arg(metavar="D H W", help_behavior_hint=_OWN)] = (
-        None
-    )
+    grid: Annotated[tuple[int, int, int] | None, shown("D H W", "the file's")] = None
     """Voxels to be trained on, for networks with position embeddings (unetr, primus)."""
     partial: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Take what fits, though the file lacks weights or has others."""

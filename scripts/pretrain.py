@@ -24,7 +24,6 @@ from functools import partial
 import jax
 import tyro
 
-from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import Evaluator
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import Watch
@@ -32,6 +31,7 @@ from fdif_jax.scripts.jobs.prepared import Training, prepare
 from fdif_jax.scripts.jobs.retrieval import retrieval_of
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions as Config
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import settings_of
 from fdif_jax.training.combined import Combined
 from fdif_jax.training.devices import OneEach
@@ -49,8 +49,7 @@ def defaults(arguments: Sequence[str]) -> Config | None:
 
 def run(config: Config) -> None:
     """Train to the last step, from wherever the run directory is."""
-    if config.val_samples < 1:
-        raise FdifError(f"--val-samples must be at least 1, not {config.val_samples}")
+    check_least(config, val_samples=1)
     training = prepare(config)
     source, network, plan = training.source, training.network, training.plan
     document = RunDocument(
@@ -63,7 +62,7 @@ def run(config: Config) -> None:
         training=settings_of(config, plan),
         validation=Validation(config.val_every, config.val_samples, config.val_seed),
     )
-    say = print if is_first_process() else _say_nothing
+    say = print if is_first_process() else lambda text: None
     parameters = sum(network.weights[name].size for name in network.parameters)
     say(
         f"{source.name}: {' x '.join(map(str, source.grid))} voxels, {source.describe()}; "
@@ -115,10 +114,6 @@ def _validation(
         return {"retrieval": found, "score": found} | measured
 
     return validate
-
-
-def _say_nothing(text: str) -> None:
-    pass
 
 
 if __name__ == "__main__":

@@ -203,12 +203,9 @@ def _values(history: Sequence[Mapping[str, float]], key: str) -> list[float]:
 
 
 def _network(network: Mapping[str, Any]) -> str:
-    sizes = {
-        k: v
-        for k, v in network.items()
-        if k not in ("name", "in_channels", "out_channels", "outputs", "dtype", "grid")
-    }
-    return " ".join([str(network.get("name", "?")), *(_setting(k, v) for k, v in sizes.items())])
+    others = ("name", "in_channels", "out_channels", "outputs", "dtype", "grid")
+    sizes = (_setting(name, value) for name, value in network.items() if name not in others)
+    return " ".join([str(network.get("name", "?")), *sizes])
 
 
 def _setting(name: str, value: Any) -> str:
@@ -234,17 +231,14 @@ def with_differences(entries: Sequence[Entry]) -> list[Entry]:
     """The entries, each with those of its settings that are not the same in all runs that have such a setting."""
     settings = [entry.settings for entry in entries if entry.settings is not None]
     names = dict.fromkeys(name for table in settings for name in table if name not in _OWN_COLUMNS)
-    differing = [n for n in names if _several([table[n] for table in settings if n in table])]
+    values = {name: [table[name] for table in settings if name in table] for name in names}
+    differing = [name for name, given in values.items() if any(value != given[0] for value in given)]
     return [
         replace(entry, differs={n: entry.settings[n] for n in differing if n in entry.settings})
         if entry.settings is not None
         else entry
         for entry in entries
     ]
-
-
-def _several(values: Sequence[Any]) -> bool:
-    return any(value != values[0] for value in values)
 
 
 def ordered(entries: Sequence[Entry], column: str) -> list[Entry]:

@@ -22,11 +22,11 @@ import numpy as np
 import trimesh
 from tyro.conf import Positional
 
-import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.view_targets import Choice, Thing, View, views_of
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.viewing import viz
 from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import check_mesh_name, write_mesh, write_page
@@ -40,30 +40,13 @@ PICTURE, SMALL_PICTURE = 512, 256  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Choice):
     """Options of `fdif view`."""
 
     target: Positional[str]
     """What to look at."""
     out: Path = Path("view")
     """Folder to write to; or a .png, beside which the page and the slices are written under its name."""
-    seed: int = 0
-    """Which member of a family."""
-    members: int | None = None
-    """How many members, from that seed on; without it one of a family, and four of each of a file's families."""
-    case: str = "0"
-    """Number or name of a dataset's case; number of a scene in a document."""
-    grid: tuple[int, int, int] = (96, 96, 96)
-    """Voxels (D, H, W) of the volume for which members are drawn."""
-    displacement: str = "none"
-    """Displacement that roughens a shape."""
-    mapper: str = "none"
-    """Mapper whose intensity the slices of a shape show, instead of its distance."""
-    vocabulary: tuple[str, ...] = ("published",)
-    """What class names of a scene mean: published, exact, avs_db, or as in a recipe: package.module:attribute, FILE.py,
-    a bank of organs (.npz), a folder of meshes; several make one."""
-    catalogue: tuple[Path, ...] = ()
-    """Python files whose shapes, displacements and mappers are known besides."""
     size: int | None = None
     """Pixels along each edge of a picture; 512, or 256 for each of several."""
     azimuth: float = 30.0
@@ -72,9 +55,6 @@ class Config:
     """Degrees by which the eye is above the x-y plane."""
     field_of_view: float = 20.0
     """Degrees between the edges of a picture; 0 for parallel rays, in which lengths can be compared."""
-    resolution: int = 96
-    """Samples along each edge of the grid that meshes and slices are made of; meshes have half of it where there are
-    more than four."""
     mesh: Path | None = None
     """Mesh to write: .stl, .ply or .obj; in voxels, a dataset's in millimetres."""
     watch: bool = False
@@ -87,8 +67,9 @@ def run(config: Config) -> None:
     if not config.watch:
         draw(config)
         return
+    file, found, _ = config.target.partition(".py:")
     with contextlib.suppress(KeyboardInterrupt):
-        for _ in _saves(_file_of(config.target)):
+        for _ in _saves(Path(f"{file}.py" if found else file)):
             try:
                 draw(config)
             except FdifError as error:
@@ -96,11 +77,7 @@ def run(config: Config) -> None:
 
 
 def _check(config: Config) -> None:
-    least = {"size": 16, "members": 1, "resolution": 16, "seed": 0}
-    for name, value in least.items():
-        given = getattr(config, name)
-        if given is not None and given < value:
-            raise FdifError(f"--{name} must be at least {value}, not {given}")
+    check_least(config, size=16, members=1, resolution=16, seed=0)
     if min(config.grid) < 2:
         raise FdifError(f"--grid must be three numbers of at least 2, not {' '.join(map(str, config.grid))}")
     if not 0 <= config.field_of_view < 150:
@@ -109,11 +86,6 @@ def _check(config: Config) -> None:
         raise FdifError(f"--elevation must be from -90 to 90 degrees, not {config.elevation:g}")
     if config.mesh is not None:
         check_mesh_name(config.mesh)
-
-
-def _file_of(target: str) -> Path:
-    file, found, _ = target.partition(".py:")
-    return Path(f"{file}.py" if found else target)
 
 
 def _saves(path: Path) -> Iterator[None]:
@@ -133,11 +105,7 @@ def _saves(path: Path) -> Iterator[None]:
 def draw(config: Config) -> None:
     """Write all pictures of the target, the page, and the mesh if one is wanted."""
     began = time.perf_counter()
-    choice = Choice(
-        **{name: getattr(config, name) for name in Choice.__dataclass_fields__ if name != "grid"},
-        grid=fd.Grid(*config.grid),
-    )
-    views = views_of(config.target, choice)
+    views = views_of(config.target, config)
     path = _picture_path(config, views)
     make_folder(path.parent)
     written = _write_one(config, views[0], path) if len(views) == 1 else _write_sheet(config, views, path)

@@ -34,6 +34,8 @@ from rich.table import Table
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.scripts.console.tables import table_of
+from fdif_jax.scripts.options.settings import check_least, shown
 from fdif_jax.training.network import functional
 from fdif_jax.weights import state_dicts
 
@@ -55,9 +57,7 @@ SMALL: dict[str, dict[str, Any]] = {
 class Config:
     """What to measure."""
 
-    networks: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: all)")
-    ] = ()
+    networks: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
     """Networks to measure."""
     grid: tuple[int, int, int] = (96, 96, 96)
     """Voxels of an image along each axis."""
@@ -99,9 +99,7 @@ class Timed(NamedTuple):
 
 def run(config: Config) -> None:
     """Measure every network in every place; print a table, also of those before one that failed."""
-    for name in ("batch_size", "out_channels", "runs"):
-        if getattr(config, name) < 1:
-            raise FdifError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(config, name)}")
+    check_least(config, batch_size=1, out_channels=1, runs=1)
     for name in config.networks:
         if name not in models.NETWORKS:
             raise unknown("network", name, models.NETWORKS)
@@ -219,14 +217,8 @@ def _ours(model: nnx.Module, images: np.ndarray) -> tuple[Timed, dict[str, float
 
 
 def _theirs(model: nnx.Module, images: np.ndarray, case: Case) -> Timed:
-    torch = torch_or_error()
-    torch.set_num_threads(os.cpu_count() or 1)
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = True  # as XLA multiplies float32 on a GPU
-    device = "cuda" if case.device == "gpu" else "cpu"
-    net = torch_twin(model).to(device)
-    state = {name: torch.from_numpy(array) for name, array in state_dicts.to_torch_state_dict(model).items()}
-    net.load_state_dict(state, strict=True)
+    torch, device = torch_or_error(), "cuda" if case.device == "gpu" else "cpu"
+    net = torch_net(model).to(device)
     x = torch.from_numpy(np.moveaxis(images, -1, 1).copy()).to(device)
     half = torch.autocast(device, torch.bfloat16, enabled=case.spec["dtype"] == "bfloat16")
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -261,6 +253,18 @@ def torch_or_error() -> ModuleType:
     return torch
 
 
+def torch_net(model: Any):
+    """The PyTorch original with the weights of a network of ours, on the CPU; PyTorch set to be fast."""
+    torch = torch_or_error()
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = True  # as XLA multiplies float32 on a GPU
+    net = torch_twin(model)
+    state = {name: torch.from_numpy(array) for name, array in state_dicts.to_torch_state_dict(model).items()}
+    net.load_state_dict(state, strict=True)
+    return net
+
+
 def torch_twin(model: Any):
     """The PyTorch original, untrained."""
     # Some originals import torchvision, by way of timm, and use none of it. Its wheels for CUDA fail beside a PyTorch
@@ -283,13 +287,10 @@ def torch_twin(model: Any):
 
 def _table(config: Config, rows: list[dict[str, Any]]) -> Table:
     grid = "×".join(map(str, config.grid))
-    table = Table(
-        title=f"fdif bench networks: grid {grid}, batch {config.batch_size}, {os.cpu_count()} cores; seconds"
-    )
-    for heading in ("network", "device", "M weights"):
-        table.add_column(heading, justify="right" if heading == "M weights" else "left")
-    for heading in (*("forward", "PyTorch", "ratio"), *("f+b", "PyTorch", "ratio"), "diff.", "compile", "GB"):
-        table.add_column(heading, justify="right")
+    title = f"fdif bench networks: grid {grid}, batch {config.batch_size}, {os.cpu_count()} cores; seconds"
+    timed = ("forward", "PyTorch", "ratio", "f+b", "PyTorch", "ratio")
+    headings = ("network", "device", "M weights", *timed, "diff.", "compile", "GB")
+    table = table_of(headings, (), words=2, title=title)
     for row in rows:
         table.add_row(
             row["network"],

@@ -5,8 +5,9 @@ next larger program takes beyond them. All are measured in turns, so that whatev
 """
 
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -130,6 +131,26 @@ def _timed_compilation(build: Callable[[], Any]) -> tuple[Any, float]:
     finally:
         jax.monitoring.unregister_event_duration_listener(add)
     return built, sum(seconds)
+
+
+def seconds_of(
+    call: Callable[[], Any], runs: int, calls: int, wait: Callable[[Any], Any] = jax.block_until_ready
+) -> list[float]:
+    """Seconds of a call in each of so many runs of ``calls`` in a row; one before them, which may compile, is none."""
+    wait(call())
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = call()
+        wait(result)
+        seconds.append((time.perf_counter() - start) / calls)
+    return seconds
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """The median, ``seconds``, with the ``fastest`` and the ``slowest``."""
+    return {"seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
 
 
 def in_turns(calls: Mapping[str, Turn], runs: int) -> dict[str, tuple[float, ...]]:
@@ -263,18 +284,12 @@ def measure_peaks(devices: Devices, dtype: str, runs: int) -> Peaks:
     add = jax.jit(devices.spread(lambda x: x + 1, True), donate_argnums=0)
 
     def rate(work: float, call: Callable, x: jax.Array) -> float:
-        x = jax.block_until_ready(call(x))
-        seconds = []
-        for _ in range(runs):
-            start = time.perf_counter()
-            for _ in range(calls):
-                x = call(x)
-            jax.block_until_ready(x)
-            seconds.append((time.perf_counter() - start) / calls)
-        return work / min(seconds)
+        def on() -> jax.Array:
+            nonlocal x
+            x = call(x)
+            return x
 
-    moved = 2.0 * large.nbytes
-    return Peaks(
-        flops=rate(2.0 * devices.count * edge**3, lambda x: multiply(x, square), square),
-        bytes=rate(moved, add, large),
-    )
+        return work / min(seconds_of(on, runs, calls))
+
+    operations, moved = 2.0 * devices.count * edge**3, 2.0 * large.nbytes
+    return Peaks(rate(operations, lambda x: multiply(x, square), square), rate(moved, add, large))

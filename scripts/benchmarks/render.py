@@ -15,9 +15,6 @@ import dataclasses
 import json
 import math
 import os
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +22,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -33,8 +29,13 @@ from rich.table import Table
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
+from fdif_jax.keys import sample_keys
+from fdif_jax.scripts.benchmarks.parts import spread
 from fdif_jax.scripts.benchmarks.stages import measure_stages
+from fdif_jax.scripts.console.tables import table_of
+from fdif_jax.scripts.console.watching import peak_memory
 from fdif_jax.scripts.options.recipe import RecipeOptions, recipe_of
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.training.devices import local_devices
 
 
@@ -72,16 +73,11 @@ class Config:
 
 def run(config: Config) -> None:
     """Measure every combination of edge and object count; print a table."""
-    for name in ("runs", "samples"):
-        if getattr(config, name) < 1:
-            raise FdifError(f"--{name} must be at least 1, not {getattr(config, name)}")
-    for name in ("workers", "batch"):
-        if getattr(config, name) < 0:
-            raise FdifError(f"--{name} must be 0 or more, not {getattr(config, name)}")
+    check_least(config, runs=1, samples=1)
+    check_least(config, "{} or more", workers=0, batch=0)
     if config.kernel != "off" and not config.batch:
         raise FdifError("--kernel renders batches; give --batch, as in --batch 64")
-    if config.devices < 1:
-        raise FdifError(f"--devices must be at least 1, not {config.devices}")
+    check_least(config, devices=1)
     devices = local_devices(config.devices)
     if config.stages and (config.batch or config.devices > 1 or devices[0].platform != "cpu"):
         raise FdifError("--stages measures single samples on one CPU; leave out --batch and --devices")
@@ -95,10 +91,8 @@ def run(config: Config) -> None:
         for count in config.objects
     ]
     workers = config.workers or (len(devices) if config.batch else os.cpu_count() or 1)
-    table = Table(
-        title=f"fdif bench render: recipe {config.recipe}, {workers} workers, {len(devices)} × {devices[0].device_kind}"
-    )
-    for heading in (
+    title = f"fdif bench render: recipe {config.recipe}, {workers} workers, {len(devices)} × {devices[0].device_kind}"
+    headings = (
         "grid",
         "objects",
         "s/sample",
@@ -107,9 +101,8 @@ def run(config: Config) -> None:
         "ns/voxel·object",
         "compile s",
         "peak GB",
-    ):
-        table.add_column(heading, justify="right")
-    rows = []
+    )
+    table, rows = table_of(headings, (), words=0, title=title), []
     for r in recipes:
         row = _measure(r, config, workers, devices)
         rows.append(row)
@@ -146,7 +139,7 @@ def _measure(recipe: fd.Recipe, config: Config, workers: int, devices: Sequence[
             start = time.perf_counter()
             list(pool.map(call, range(calls)))
             seconds.append((time.perf_counter() - start) / (calls * size))
-    median = statistics.median(seconds)
+    measured = spread(seconds)
     row = {
         "recipe": config.recipe,
         "grid": list(recipe.grid),
@@ -157,12 +150,10 @@ def _measure(recipe: fd.Recipe, config: Config, workers: int, devices: Sequence[
         "batch": config.batch,
         "kernel": config.kernel,
         "runs": config.runs,
-        "seconds": median,
-        "fastest": min(seconds),
-        "slowest": max(seconds),
-        "ns_per_voxel_object": median / (math.prod(recipe.grid) * recipe.max_objects) * 1e9,
+        **measured,
+        "ns_per_voxel_object": measured["seconds"] / (math.prod(recipe.grid) * recipe.max_objects) * 1e9,
         "compile_seconds": compile_seconds,
-        "peak_gb": _peak_bytes(devices[0]) / 1e9,
+        "peak_gb": peak_memory(devices[:1]) / 1e9,
     }
     if config.stages:
         stages, rates = measure_stages(program, workers, config.runs, config.samples)
@@ -172,7 +163,7 @@ def _measure(recipe: fd.Recipe, config: Config, workers: int, devices: Sequence[
 
 def _call(program: fd.World, config: Config, devices: Sequence[jax.Device]) -> Callable[[int], None]:
     """Draws sample, or batch, ``i`` of seed 0 on the device whose turn it is, and leaves it there."""
-    batch = jax.jit(lambda start: program.batch(_keys(start, config.batch)))
+    batch = jax.jit(lambda start: program.batch(sample_keys(0, start, config.batch)))
 
     def call(index: int) -> None:
         with jax.default_device(devices[index % len(devices)]):
@@ -182,27 +173,15 @@ def _call(program: fd.World, config: Config, devices: Sequence[jax.Device]) -> C
     return call
 
 
-def _keys(start: jax.Array, count: int) -> jax.Array:
-    return jax.vmap(lambda i: fd.sample_key(0, i))(start + jnp.arange(count, dtype=jnp.uint32))
-
-
-def _peak_bytes(device: jax.Device) -> float:
-    """The most memory the device has held, where it tells; else the most that this process has."""
-    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _stage_table(row: dict) -> Table:
     rates = row["rates"]
     grid = "×".join(map(str, row["grid"]))
-    table = Table(
-        title=f"{grid}, {row['objects']} objects; this machine: {rates['flops'] / 1e9:.0f} Gflop/s, "
+    title = (
+        f"{grid}, {row['objects']} objects; this machine: {rates['flops'] / 1e9:.0f} Gflop/s, "
         f"{rates['transcendentals'] / 1e9:.2f} G roots/s, {rates['bytes'] / 1e9:.1f} GB/s"
     )
-    for heading in ("stage", "ms/sample", "share", "Mflop", "M transc.", "MB", "floor ms", "floor/time"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    headings = ("stage", "ms/sample", "share", "Mflop", "M transc.", "MB", "floor ms", "floor/time")
+    table = table_of(headings, (), title=title)
     stages = row["stages"]
     columns = ("seconds", "flops", "transcendentals", "bytes", "floor")
     total = {"name": "sum of stages", **{c: sum(stage[c] for stage in stages) for c in columns}}

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.errors import FdifError
-from fdif_jax.keys import sample_key
+from fdif_jax.keys import sample_keys
 from fdif_jax.scripts.benchmarks import networks
 from fdif_jax.scripts.benchmarks.parts import Steps
 from fdif_jax.scripts.jobs.prepared import Training
@@ -25,7 +24,6 @@ from fdif_jax.scripts.options.format import FormatOptions, job_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import RecipeOptions
 from fdif_jax.training.objectives import Segmentation
-from fdif_jax.weights import state_dicts
 
 _CASES = 8  # of the dataset; the machine remembers files that it has read, so more would change nothing
 
@@ -70,13 +68,8 @@ class TorchSteps:
             raise FdifError(
                 "--from torch: JAX computes on an accelerator, and PyTorch sees none; install its CUDA build"
             )
-        torch.set_num_threads(os.cpu_count() or 1)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = True  # as XLA multiplies float32 on a GPU
-        plan, model = training.plan, training.model
-        weights = {name: torch.from_numpy(a) for name, a in state_dicts.to_torch_state_dict(model).items()}
-        self._net = networks.torch_twin(model)
-        self._net.load_state_dict(weights, strict=True)
+        plan = training.plan
+        self._net = networks.torch_net(training.model)
         self._layout = torch.channels_last_3d if self._device == "cuda" else torch.contiguous_format
         self._net.to(self._device, memory_format=self._layout).train()
         self._call = torch.compile(self._net) if compiled else self._net
@@ -88,7 +81,7 @@ class TorchSteps:
             if plan.ema
             else None
         )
-        keys = jax.vmap(lambda n: sample_key(plan.seed, n))(jnp.arange(plan.batch_size, dtype=jnp.uint32))
+        keys = sample_keys(plan.seed, 0, plan.batch_size)
         images, labels = map(np.asarray, jax.jit(training.source.make_batch)(keys, None))
         labels = labels[:, None] if labels.ndim == 4 else labels
         self.batch = self._on_device(
@@ -117,11 +110,8 @@ class TorchSteps:
         return images, labels.to(self._device, non_blocking=True)
 
     def _step(self) -> Any:
-        torch, plan, bfloat16 = (
-            self._torch,
-            self._training.plan,
-            self._training.model.config.dtype == "bfloat16",
-        )
+        torch, plan = self._torch, self._training.plan
+        bfloat16 = self._training.model.config.dtype == "bfloat16"
         self._optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self._device)
         batch = self._on_device(*next(self.feed)) if self.feed else self.batch

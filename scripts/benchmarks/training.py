@@ -26,7 +26,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
@@ -39,10 +38,13 @@ from fdif_jax.scripts.benchmarks.parts import (
     loss_memory,
     measure_parts,
     measure_peaks,
+    spread,
 )
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
+from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.jobs.prepared import Training, prepare
 from fdif_jax.scripts.options.presets import preset_of
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import settings_of
 from fdif_jax.training.objectives import Segmentation
 
@@ -95,8 +97,7 @@ def _of_preset(**settings: Any) -> Config:
 
 def run(config: Config) -> None:
     """Measure, print the tables and write the figures, also those before a rival that failed."""
-    if config.runs < 1:
-        raise FdifError(f"--runs must be at least 1, not {config.runs}")
+    check_least(config, runs=1)
     for name in ("data", "distributed"):
         if getattr(config, name) is not None:
             raise FdifError(f"preset {config.preset}: {name} is not measured; scenes are, in one process")
@@ -115,13 +116,10 @@ def run(config: Config) -> None:
         try:
             if config.rivals:
                 status.update("training in turns with its rivals")
-                files = (
-                    {"files": stack.enter_context(from_files(training, config))}
-                    if "files" in config.rivals
-                    else {}
-                )
-                contestants: dict[str, Steps | TorchSteps] = {"in the loop": steps, **files, **original}
-                figures["contest"] = _contest(config, contestants)
+                contestants: dict[str, Steps | TorchSteps] = {"in the loop": steps}
+                if "files" in config.rivals:
+                    contestants["files"] = stack.enter_context(from_files(training, config))
+                figures["contest"] = _contest(config, contestants | original)
                 _print_contest(console, figures["contest"])
         finally:
             if config.json:
@@ -174,14 +172,11 @@ def _measured(config: Config, training: Training, steps: Steps) -> dict[str, Any
 
 
 def _row(part: Part, step: Part, peaks: Peaks) -> dict[str, Any]:
-    seconds = statistics.median(part.seconds)
-    work = part.work
+    seconds, work = spread(part.seconds), part.work
     floors = {"flops_floor": work.flops / peaks.flops, "bytes_floor": work.bytes / peaks.bytes}
     return {
-        "seconds": seconds,
-        "fastest": min(part.seconds),
-        "slowest": max(part.seconds),
-        "share": seconds / statistics.median(step.seconds),
+        **seconds,
+        "share": seconds["seconds"] / statistics.median(step.seconds),
         **work._asdict(),
         **floors,
         "floor": max(floors.values()),
@@ -190,31 +185,22 @@ def _row(part: Part, step: Part, peaks: Peaks) -> dict[str, Any]:
 
 def _contest(config: Config, contestants: Mapping[str, Steps | TorchSteps]) -> dict[str, dict[str, Any]]:
     """Seconds a step of each way to train, and how many times its volumes the first one trains on in a second."""
-    seconds = in_turns(contestants, config.runs)
-    medians = {name: statistics.median(every) for name, every in seconds.items()}
-    ours = next(iter(medians.values()))
+    rows = {name: spread(seconds) for name, seconds in in_turns(contestants, config.runs).items()}
+    ours = next(iter(rows.values()))["seconds"]
     return {
         name: {
-            "seconds": median,
-            "fastest": min(seconds[name]),
-            "slowest": max(seconds[name]),
-            "volumes_per_second": config.batch_size / median,
-            "ratio": median / ours,
+            **row,
+            "volumes_per_second": config.batch_size / row["seconds"],
+            "ratio": row["seconds"] / ours,
             "first_loss": contestants[name].first_loss,
         }
-        for name, median in medians.items()
+        for name, row in rows.items()
     }
 
 
 def _print_parts(console: Console, figures: Mapping[str, Any]) -> None:
     plan, network, peaks = figures["training"], figures["network"], figures["peaks"]
-    table = Table(
-        title=f"fdif bench training: {figures['name']}, {'×'.join(map(str, figures['grid']))}, batch "
-        f"{plan['batch_size']}; {network['name']} {network['dtype']}, {figures['parameters'] / 1e6:.1f} M weights",
-        caption=f"{figures['device']}: {peaks['flops'] / 1e9:.0f} Gflop/s, {peaks['bytes'] / 1e9:.0f} GB/s; "
-        f"load {figures['load']:.1f} on {figures['cores']} cores",
-    )
-    for heading in (
+    headings = (
         "part",
         "ms/step",
         "spread",
@@ -224,8 +210,15 @@ def _print_parts(console: Console, figures: Mapping[str, Any]) -> None:
         "ms by flops",
         "ms by bytes",
         "floor/time",
-    ):
-        table.add_column(heading, justify="left" if heading == "part" else "right")
+    )
+    table = table_of(
+        headings,
+        (),
+        title=f"fdif bench training: {figures['name']}, {'×'.join(map(str, figures['grid']))}, batch "
+        f"{plan['batch_size']}; {network['name']} {network['dtype']}, {figures['parameters'] / 1e6:.1f} M weights",
+        caption=f"{figures['device']}: {peaks['flops'] / 1e9:.0f} Gflop/s, {peaks['bytes'] / 1e9:.0f} GB/s; "
+        f"load {figures['load']:.1f} on {figures['cores']} cores",
+    )
     for name, row in figures["parts"].items():
         table.add_row(
             name,
@@ -256,9 +249,8 @@ def _print_parts(console: Console, figures: Mapping[str, Any]) -> None:
 
 
 def _print_contest(console: Console, contest: Mapping[str, Mapping[str, Any]]) -> None:
-    table = Table(title="the same network, in turns; ratio: volumes/s in the loop to volumes/s so")
-    for heading in ("trained", "volumes/s", "ms/step", "spread", "ratio"):
-        table.add_column(heading, justify="left" if heading == "trained" else "right")
+    title = "the same network, in turns; ratio: volumes/s in the loop to volumes/s so"
+    table = table_of(("trained", "volumes/s", "ms/step", "spread", "ratio"), (), title=title)
     names = {"files": "from files", "torch": "by PyTorch, from memory"}
     for name, row in contest.items():
         table.add_row(

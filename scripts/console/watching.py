@@ -66,13 +66,13 @@ class TrainingBar:
             "volumes_per_second": "{:.3g} vol/s",
         }
         measured = [text.format(self._seen[name]) for name, text in texts.items() if name in self._seen]
-        measured.append(f"{_peak_memory() / 2**30:.1f} GiB")
+        measured.append(f"{peak_memory(jax.local_devices()) / 2**30:.1f} GiB")
         self._progress.update(self._task, completed=step, measured="  ".join(measured))
 
 
-def _peak_memory() -> int:
-    """The most bytes that were in use on one of this process's devices; where they do not tell, of the process."""
-    told = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+def peak_memory(devices: Sequence[jax.Device]) -> int:
+    """The most bytes that were in use on one of these devices; where they do not tell, of this process."""
+    told = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices]
     if any(told):
         return max(told)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

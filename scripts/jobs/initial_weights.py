@@ -90,8 +90,7 @@ def token_grid_of(network: Mapping[str, Any]) -> tuple[int, int, int] | None:
     if "grid" not in network:
         return None
     abstract: Any = nnx.eval_shape(lambda: models.create(**models.segmenting(network, 2)))
-    d, h, w = abstract.token_grid()
-    return d, h, w
+    return abstract.token_grid()
 
 
 def _check_agrees(options: NetworkOptions, init: str, pretrained: Mapping[str, Any]) -> None:

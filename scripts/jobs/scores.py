@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from fdif_jax.datasets.reader import Case, read_label, read_volume
+from fdif_jax.datasets.reader import read_label, read_volume
 from fdif_jax.evaluation.scoring import dice, mean_defined, where_labelled
 from fdif_jax.inference.prediction import encode_like, predict_case
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.io.files import make_folder, write_atomic, write_csv, write_json
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.console.watching import write_pictures
 from fdif_jax.scripts.jobs.cases import Chosen
 from fdif_jax.training.losses import mean_dice
@@ -53,7 +53,8 @@ class Referee:
             task = bar.add_task("evaluating", total=len(self._cases), measured="")
             for number, (case, prepared) in enumerate(zip(self._chosen.validation, self._cases, strict=True)):
                 bar.update(task, measured=case.id)
-                prediction, label = predict_case(network, prepared), self._label(case)
+                label = read_label(case.label, self._chosen.conventions).array
+                prediction = predict_case(network, prepared)
                 rows.append(self._dice(prediction, label))
                 if number == 0:
                     image = read_volume(case.image, allow_4d=True).array
@@ -64,9 +65,6 @@ class Referee:
                 bar.advance(task)
         self._write(run, np.stack(rows), names)
         print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))
-
-    def _label(self, case: Case) -> np.ndarray:
-        return read_label(case.label, self._chosen.conventions).array
 
     def _dice(self, prediction: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         assert label is not None  # validation cases are labelled
@@ -85,12 +83,9 @@ class Referee:
             [name, *_plain(row), _plain(mean)] for name, row, mean in zip(ids, scores, per_case, strict=True)
         )
         write_csv(run.path / "dice.csv", [["case", *names, "mean"], *rows])
-        table = Table(title=f"Dice of {len(ids)} validation cases")
-        table.add_column("class")
-        table.add_column("Dice", justify="right")
-        for name, value in (*metrics["dice"].items(), ("mean", metrics["mean_dice"])):
-            table.add_row(name, "absent" if value is None else f"{value:.4f}")
-        Console().print(table)
+        told = (*metrics["dice"].items(), ("mean", metrics["mean_dice"]))
+        lines = ((name, "absent" if value is None else f"{value:.4f}") for name, value in told)
+        Console().print(table_of(("class", "Dice"), lines, title=f"Dice of {len(ids)} validation cases"))
 
 
 def _plain(values: Any) -> Any:

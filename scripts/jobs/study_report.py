@@ -19,6 +19,7 @@ from rich.table import Table
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.statistics import Result, Summary, summarise
 from fdif_jax.io.files import write_atomic, write_csv, write_json
+from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.jobs.study import Study, load_results, load_tuned
 from fdif_jax.viewing.viz import plain_axes, save_figure
 
@@ -148,11 +149,10 @@ def _tuning(tuned: Mapping[str, Mapping]) -> tuple[list[str], list[list[str]]]:
 
 
 def _rich(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, show_lines=False, leading=1)
-    for number, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
+    escaped = [list(map(escape, row)) for row in rows]
+    table = table_of(map(escape, header), escaped, title=title, box=box.SIMPLE_HEAD, leading=1)
+    for column in table.columns:
+        column.no_wrap = True
     return table
 
 

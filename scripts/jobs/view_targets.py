@@ -64,17 +64,28 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which of what a target holds, and how finely; the options of `fdif view` of these names."""
+    """Which of what a target holds, and how finely: options of `fdif view`."""
 
-    seed: int
-    members: int | None
-    grid: fd.Grid
-    displacement: str
-    mapper: str
-    case: str
-    vocabulary: tuple[str, ...]
-    catalogue: tuple[Path, ...]
-    resolution: int
+    seed: int = 0
+    """Which member of a family."""
+    members: int | None = None
+    """How many members, from that seed on; without it one of a family, and four of each of a file's families."""
+    case: str = "0"
+    """Number or name of a dataset's case; number of a scene in a document."""
+    grid: tuple[int, int, int] = (96, 96, 96)
+    """Voxels (D, H, W) of the volume for which members are drawn."""
+    displacement: str = "none"
+    """Displacement that roughens a shape."""
+    mapper: str = "none"
+    """Mapper whose intensity the slices of a shape show, instead of its distance."""
+    vocabulary: tuple[str, ...] = ("published",)
+    """What class names of a scene mean: published, exact, avs_db, or as in a recipe: package.module:attribute, FILE.py,
+    a bank of organs (.npz), a folder of meshes; several make one."""
+    catalogue: tuple[Path, ...] = ()
+    """Python files whose shapes, displacements and mappers are known besides."""
+    resolution: int = 96
+    """Samples along each edge of the grid that meshes and slices are made of; meshes have half of it where there are
+    more than four."""
 
 
 def views_of(target: str, choice: Choice) -> list[View]:
@@ -117,15 +128,15 @@ def _members(
 ) -> Iterator[View]:
     displacement = vocabulary.displacement(choice.displacement) if choice.displacement != NONE else None
     mapper = vocabulary.mapper(choice.mapper) if choice.mapper != NONE else None
-    colour = colour_of(vocabulary.families.index(family))
+    colour, grid = colour_of(vocabulary.families.index(family)), fd.Grid(*choice.grid)
     for seed in range(choice.seed, choice.seed + count):
-        shape = drawn(family, seed, choice.grid)
-        caption = [_with_values(shape), code_of(source, family, seed, choice.grid)]
+        shape = drawn(family, seed, grid)
+        caption = [_with_values(shape), code_of(source, family, seed, grid)]
         if displacement:
-            shape = displaced(shape, displacement, choice.grid)
+            shape = displaced(shape, displacement, grid)
             caption.append(f"displacement {displacement.name}: {displacement.formula}")
         title = f"{family.name}, seed {seed}"
-        samples = sampled(shape, choice.grid, choice.resolution, title)
+        samples = sampled(shape, grid, choice.resolution, title)
         yield View(family.name, title, [Thing(samples, colour)], caption, mapper=mapper)
 
 
@@ -143,16 +154,13 @@ def displaced(shape: Shape, displacement: Displacement, grid: fd.Grid) -> Shape:
 def sampled(shape: Shape, grid: fd.Grid, resolution: int, name: str) -> Samples:
     """Samples of a member drawn for a grid; FdifError if there is no inside to see."""
     reach = AROUND * max(grid)
-    samples = Samples.of(shape, _cube(reach), resolution, name)
+    cube = Region(np.full(3, -reach, np.float32), np.full(3, reach, np.float32))
+    samples = Samples.of(shape, cube, resolution, name)
     if samples is None:
         raise FdifError(
             f"{name}: nothing to see: the distance is positive within {reach:g} voxels of the origin"
         )
     return samples
-
-
-def _cube(reach: float) -> Region:
-    return Region(np.full(3, -reach, np.float32), np.full(3, reach, np.float32))
 
 
 def code_of(source: str, family: Family, seed: int, grid: fd.Grid) -> str:

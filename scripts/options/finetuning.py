@@ -8,6 +8,7 @@ import tyro
 
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import TrainingOptions
 
 
@@ -75,9 +76,7 @@ class FinetuningOptions(TrainingOptions):
 
 def check_finetuning(config: FinetuningOptions) -> None:
     """Raise FdifError if an option is out of its range, or two contradict each other."""
-    for name in ("cases", "val_cases", "folds", "patience"):
-        if getattr(config, name) < 0:
-            raise FdifError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(config, name)}")
+    check_least(config, "{} or more", cases=0, val_cases=0, folds=0, patience=0)
     if config.patch is not None and min(config.patch) < 1:
         raise FdifError(f"--patch must be three positive numbers, not {config.patch}")
     if config.window is not None and not config.window[0] < config.window[1]:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal, NamedTuple
 
-import tyro
-
 import fdif_jax as fd
 from fdif_jax.datasets import classification
 from fdif_jax.datasets.classification import ClassificationLayout
@@ -12,6 +10,7 @@ from fdif_jax.datasets.layouts import DatasetPlan, Layout, MonaiLayout, NnunetLa
 from fdif_jax.datasets.sources import DrawSample, labelled
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.recipe import Flag, RecipeOptions, recipe_of
+from fdif_jax.scripts.options.settings import shown
 
 _SEGMENTATION = ("monai", "nnunet")
 _FORMATS = {
@@ -29,22 +28,15 @@ _FORMATS = {
 """Options that mean something in some formats only."""
 
 
-def _option(choices: str, default: str):
-    """How the help shows an option that is None unless given."""
-    return tyro.conf.arg(metavar=choices, help_behavior_hint=f"(default: {default})")
-
-
 @dataclass(frozen=True)
 class FormatOptions(RecipeOptions):
     """A dataset's format and size."""
 
     format: Annotated[
-        Literal["monai", "nnunet", "classification"] | None, _option("{monai,nnunet,classification}", "monai")
+        Literal["monai", "nnunet", "classification"] | None, shown("{monai,nnunet,classification}", "monai")
     ] = None
     """MONAI's and the Decathlon's layout, nnU-Net v2's, or a classification set: one centred object a volume."""
-    compress: Annotated[Literal["gzip", "none", "blosc2"] | None, _option("{gzip,none,blosc2}", "gzip")] = (
-        None
-    )
+    compress: Annotated[Literal["gzip", "none", "blosc2"] | None, shown("{gzip,none,blosc2}", "gzip")] = None
     """Volumes as .nii.gz, .nii (large) or .b2nd (Blosc2; monai only); a classification set is always Blosc2."""
     num_samples: int = 200
     """Training samples (monai, nnunet)."""
@@ -54,7 +46,7 @@ class FormatOptions(RecipeOptions):
     """The same as --format nnunet; validation samples become the dataset with the next id."""
     dataset_id: int = 999
     """nnU-Net's dataset id."""
-    dataset_name: Annotated[str | None, _option("STR", "SDFSynthetic (nnunet), sdf_classification")] = None
+    dataset_name: Annotated[str | None, shown("STR", "SDFSynthetic (nnunet), sdf_classification")] = None
     """Name of an nnU-Net dataset or a classification set."""
     samples_per_class: int = 25
     """Cases of each class of a classification set."""

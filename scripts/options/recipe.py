@@ -9,21 +9,16 @@ import tyro
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.console.progress import progress_bar
-from fdif_jax.scripts.options.settings import parse_settings
+from fdif_jax.scripts.options.settings import parse_settings, shown
 from fdif_jax.shapes.user_files import vocabulary_of
 from fdif_jax.vocabulary.shape_checks import check_numbers
 
 Recipe = fd.Recipe | fd.Mixture
 
-_DEFAULT = "(default: the recipe's)"
-GridOption = Annotated[
-    tuple[int, int, int] | None, tyro.conf.arg(metavar="D H W", help_behavior_hint=_DEFAULT)
-]
-NumberOption = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_DEFAULT)]
-SettingsOption = Annotated[
-    tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...", help_behavior_hint=_DEFAULT)
-]
-NamesOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint=_DEFAULT)]
+GridOption = Annotated[tuple[int, int, int] | None, shown("D H W")]
+NumberOption = Annotated[int | None, shown("INT")]
+SettingsOption = Annotated[tuple[str, ...], shown("KEY=VALUE ...")]
+NamesOption = Annotated[tuple[str, ...], shown("NAME ...")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 

@@ -1,10 +1,25 @@
-"""Options that are lists of ``KEY=VALUE``."""
+"""Options that are numbers with a least value, and lists of ``KEY=VALUE``."""
 
 import tomllib
 from collections.abc import Sequence
 from typing import Any
 
+import tyro
+
 from fdif_jax.errors import FdifError
+
+
+def shown(metavar: str, default: str = "the recipe's") -> Any:
+    """How the help shows an option, and its default in words."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+def check_least(options: object, words: str = "at least {}", **least: int) -> None:
+    """Raise FdifError, in these words, if an option that is given is below its least value."""
+    for name, value in least.items():
+        given = getattr(options, name)
+        if given is not None and given < value:
+            raise FdifError(f"--{name.replace('_', '-')} must be {words.format(value)}, not {given}")
 
 
 def parse_settings(option: str, items: Sequence[str], example: str) -> dict[str, Any]:

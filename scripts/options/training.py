@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.scripts.options.recipe import Flag
+from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.training.devices import Devices, divide_cpu
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import join_processes
@@ -70,9 +70,7 @@ def plan_of(options: TrainingOptions, steps: int, seed: int) -> TrainingPlan:
     Raises:
         FdifError: a number is impossible.
     """
-    for name in ("val_every", "checkpoint_every", "keep_every"):
-        if getattr(options, name) < 0:
-            raise FdifError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(options, name)}")
+    check_least(options, "{} or more", val_every=0, checkpoint_every=0, keep_every=0)
     return TrainingPlan(
         steps=steps,
         seed=seed,

@@ -10,7 +10,7 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
-from fdif_jax.models import swin, swin_unetr
+from fdif_jax.models import layers, swin, swin_unetr
 from fdif_jax.training import updates
 from fdif_jax.weights import state_dicts
 
@@ -117,7 +117,7 @@ def test_merging_is_monais(kind):
 
 @pytest.mark.parametrize("together", [1, 4, 100])
 def test_windows_taken_together_are_attended_to_alike(together, monkeypatch):
-    size = swin.SwinSize((2, 3, 2), 4.0, True, 0.0, 0.0, "merging", use_v2=False, remat=False)
+    size = swin.SwinUNETRConfig(1, 1, 12, window_size=(2, 3, 2))
     attend = swin.WindowAttention(6, 2, size, dtype="float32", rngs=nnx.Rngs(0))
     attend.relative_position_bias_table[...] *= 50
     x = jnp.asarray(normal(2, 5, 12, 6))
@@ -152,6 +152,7 @@ def test_training_omits_where_monai_does(monkeypatch):
         return x if key is None else x * weights(x.shape[-1], rate)
 
     monkeypatch.setattr(swin, "dropout", weighted)
+    monkeypatch.setattr(layers, "dropout", weighted)
     monkeypatch.setattr(swin, "drop_path", weighted)
     monkeypatch.setattr(monai_swin.DropPath, "forward", weighted_path)
     model = create(**SMALL, drop_rate=0.3, attn_drop_rate=0.4, dropout_path_rate=0.5)
@@ -201,7 +202,8 @@ def test_remat_changes_nothing_and_bfloat16_little():
     x = jnp.asarray(normal(2, 6, 8, 4, 8))
 
     def outcome(remat: bool, dtype: str):
-        size = swin.SwinSize((3, 3, 3), 2.0, True, 0.1, 0.1, "merging", use_v2=True, remat=remat)
+        rates = {"drop_rate": 0.1, "attn_drop_rate": 0.1}
+        size = swin.SwinUNETRConfig(1, 1, 12, window_size=3, mlp_ratio=2.0, **rates, use_v2=True, remat=remat)
         stage = swin.Stage(8, 2, (0.0, 0.3), size, dtype=dtype, rngs=nnx.Rngs(0))
 
         @nnx.jit

@@ -8,7 +8,7 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
-from fdif_jax.models import vit
+from fdif_jax.models import layers, vit
 from fdif_jax.weights import state_dicts
 
 torch = pytest.importorskip("torch")
@@ -94,11 +94,12 @@ def test_training_omits_where_monai_does(monkeypatch):
 
     keys: list = []
 
-    def weighted(x, rate, key, axes):
+    def weighted(x, rate, key):
         keys.append(key)
         return x if key is None else x * weights(x.shape[-1], rate)
 
-    monkeypatch.setattr(vit, "dropout", weighted)
+    for module in (vit, layers):
+        monkeypatch.setattr(module, "dropout", weighted)
     model = create(dropout_rate=0.4)
     net = twins.twin(model).train()
     twins.randomise(net)
@@ -117,10 +118,9 @@ def test_training_omits_where_monai_does(monkeypatch):
 
 
 def test_single_values_are_omitted_at_their_rate():
-    size = vit.ViTSize(8, 8, 2, qkv_bias=False, dropout_rate=0.25, proj_type="conv")
     x = jnp.full((4, 30, 40), 2.0)
-    y = np.asarray(size.drop(x, jax.random.key(0)))
-    assert size.drop(x, None) is x
+    y = np.asarray(layers.dropout(x, 0.25, jax.random.key(0)))
+    assert layers.dropout(x, 0.25, None) is x
     np.testing.assert_allclose(y[y != 0], 2 / 0.75, rtol=1e-6)
     assert (y == 0).mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / x.size))
 

@@ -1,20 +1,19 @@
 """Part `equality`: the accelerator's volumes beside the CPU's, and beside the published numbers."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
-from fdif_jax.scripts.benchmarks.gpu.reference import recipe_of, volumes_of
+from fdif_jax.scripts.benchmarks.gpu.reference import compiled_batch, recipe_of, volumes_of
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
+from fdif_jax.viewing.viz import save_figure
 
 FIXTURES = Path("tests/fixtures")
 _AT_ONCE = 8
@@ -34,10 +33,7 @@ def measure(size: Size, figures: Figures) -> None:
 
 def _compared(name: str, how: str, kernel: Any, size: Size, figures: Figures) -> dict[str, Any]:
     program = fd.compile(recipe_of(name, size), kernel=kernel)
-    batch = jax.jit(lambda start: program.batch(_keys(start, min(_AT_ONCE, size.scenes))))
-    start = time.perf_counter()
-    made = batch.lower(np.uint32(0)).compile()
-    compiled = time.perf_counter() - start
+    made, compiled = compiled_batch(program.batch, min(_AT_ONCE, size.scenes))
     expected = _reference(figures.folder, name)
     images, labels, seconds = [], [], 0.0
     for first in range(0, size.scenes, _AT_ONCE):
@@ -65,10 +61,6 @@ def _compared(name: str, how: str, kernel: Any, size: Size, figures: Figures) ->
     }
 
 
-def _keys(start: jax.Array, count: int) -> jax.Array:
-    return jax.vmap(lambda i: fd.sample_key(0, i))(start + jnp.arange(count, dtype=jnp.uint32))
-
-
 def _reference(folder: Path, name: str) -> Any:
     until = time.perf_counter() + _PATIENCE
     while not volumes_of(folder, name).exists():
@@ -79,33 +71,26 @@ def _reference(folder: Path, name: str) -> Any:
 
 
 def _published() -> list[dict[str, float]]:
-    expected = np.load(FIXTURES / "scenes.npz")
+    expected, compared = np.load(FIXTURES / "scenes.npz"), []
     scenes = fd.load_scenes(FIXTURES / "scenes.json")
-
-    def compared() -> Iterator[dict[str, float]]:
-        for i, (image, label) in enumerate(fd.render_scenes(scenes, shapes.published)):
-            off = np.abs(image.astype(int) - expected[f"image_{i}"])
-            yield {
-                "labels_equal": float((label == expected[f"label_{i}"]).mean()),
-                "within_one_grey_level": float((off <= 1).mean()),
-            }
-
-    return list(compared())
+    for i, (image, label) in enumerate(fd.render_scenes(scenes, shapes.published)):
+        off = np.abs(image.astype(int) - expected[f"image_{i}"])
+        equal = float((label == expected[f"label_{i}"]).mean())
+        compared.append({"labels_equal": equal, "within_one_grey_level": float((off <= 1).mean())})
+    return compared
 
 
 def _picture(path: Path, wanted: Any, image: Any, ids: Any, label: Any) -> None:
     """The middle slice of the scene that differs most: both images, both labels."""
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     worst = int((label != ids).reshape(len(label), -1).sum(1).argmax())
     middle = image.shape[1] // 2
     flat = [np.asarray(volume)[worst, ..., middle, :, :] for volume in (wanted, image, ids, label)]
-    figure, axes = pyplot.subplots(1, 4, figsize=(14, 3.8))
-    for axis, plane, title in zip(axes, flat, ("CPU", "here", "CPU label", "label here"), strict=True):
+    figure = Figure(figsize=(14, 3.8), dpi=80, layout="constrained")
+    for axis, plane, title in zip(
+        figure.subplots(1, 4), flat, ("CPU", "here", "CPU label", "label here"), strict=True
+    ):
         labelled = "label" in title
         axis.imshow(plane, cmap="nipy_spectral" if labelled else "gray", interpolation="nearest")
         axis.set_title(title)
         axis.axis("off")
-    figure.savefig(path, dpi=80, bbox_inches="tight")
-    pyplot.close(figure)
+    save_figure(figure, path)

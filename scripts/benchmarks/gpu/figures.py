@@ -1,15 +1,14 @@
 """Figures of one part of the GPU programme: a JSON file that is whole after every measurement."""
 
 import contextlib
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fdif_jax.io.files import write_atomic
+from fdif_jax.io.locks import hold
 
 
 class Figures:
@@ -47,11 +46,11 @@ class Figures:
     def alone(self) -> Iterator[None]:
         """Hold the accelerator in the block: no other part measures meanwhile."""
         with open(self.folder / "accelerator.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            hold(lock, wait=True)
             yield
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
     """The figures of a part; none where it has written nothing."""
     path = folder / f"{name}.json"
-    return json.loads(path.read_text()) if os.path.exists(path) else {}
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,7 +1,6 @@
 """Part `layers`: forms of the costly layers beside each other and beside PyTorch's, forward and backward."""
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from jax import lax
 from fdif_jax.models import conv, layers
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
+from fdif_jax.scripts.benchmarks.parts import seconds_of
 
 _BATCH = 2
 _CALLS = 10
@@ -83,21 +83,13 @@ def _tried(function: Callable, arguments: tuple, size: Size, figures: Figures) -
     try:
         made = [jax.jit(f).lower(*arguments).compile() for f in (function, gradient)]
         with figures.alone():
-            return [1e3 * _seconds(partial(f, *arguments), jax.block_until_ready, size.runs) for f in made]
+            return [_milliseconds(partial(f, *arguments), jax.block_until_ready, size.runs) for f in made]
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def _seconds(call: Callable[[], Any], wait: Callable[[Any], Any], runs: int) -> float:
-    wait(call())
-    seconds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        for _ in range(_CALLS):
-            result = call()
-        wait(result)
-        seconds.append((time.perf_counter() - start) / _CALLS)
-    return statistics.median(seconds)
+def _milliseconds(call: Callable[[], Any], wait: Callable[[Any], Any], runs: int) -> float:
+    return 1e3 * statistics.median(seconds_of(call, runs, _CALLS, wait))
 
 
 def _torch_convolution(x: jax.Array, weight: jax.Array, stride: int, size: Size, figures: Figures) -> Any:
@@ -128,6 +120,6 @@ def _torch_convolution(x: jax.Array, weight: jax.Array, stride: int, size: Size,
                 torch.cuda.synchronize()
 
         with figures.alone():
-            return [1e3 * _seconds(call, wait, size.runs) for call in (forward, backward)]
+            return [_milliseconds(call, wait, size.runs) for call in (forward, backward)]
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]}"

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import subprocess
-import time
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
-from fdif_jax.scripts.benchmarks.parts import measure_peaks
+from fdif_jax.scripts.benchmarks.parts import measure_peaks, seconds_of
 from fdif_jax.training.devices import Devices
 
 _ASKED = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
@@ -57,10 +56,4 @@ def _arithmetic(runs: int) -> float:
             ends = [end * 0.999 + 0.01 for end in ends]
         return sum(ends[1:], ends[0])
 
-    jax.block_until_ready(chains(x))
-    seconds = []
-    for _ in range(max(runs, 3)):
-        start = time.perf_counter()
-        jax.block_until_ready([chains(x) for _ in range(10)])
-        seconds.append((time.perf_counter() - start) / 10)
-    return 4 * rounds * 2 * x.size / min(seconds)
+    return 4 * rounds * 2 * x.size / min(seconds_of(lambda: chains(x), max(runs, 3), 10))

@@ -3,31 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from fdif_jax.scripts.benchmarks.gpu.figures import read
+from fdif_jax.viewing.viz import save_figure
 
 _PARTS = ("generate", "forward", "backward", "update")
 
 
 def draw(folder: Path) -> None:
     """Draw what there is: rates of the renderers, and steps beside PyTorch's."""
-    matplotlib.use("agg")
-    rates, steps, rivals = (read(folder, name) for name in ("rates", "steps", "rivals"))
-    if rates:
-        _draw_rates(
-            folder / "pictures" / "rates.png", rates, read(folder, "machine"), read(folder, "reference")
-        )
-    if steps:
-        _draw_steps(folder / "pictures" / "steps.png", steps, rivals)
+    if rates := read(folder, "rates"):
+        figure = _rates_figure(rates, read(folder, "machine"), read(folder, "reference"))
+        save_figure(figure, folder / "pictures" / "rates.png")
+    if steps := read(folder, "steps"):
+        save_figure(_steps_figure(steps, read(folder, "rivals")), folder / "pictures" / "steps.png")
 
 
-def _draw_rates(
-    path: Path, rates: dict[str, Any], machine: dict[str, Any], reference: dict[str, Any]
-) -> None:
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+def _rates_figure(rates: dict[str, Any], machine: dict[str, Any], reference: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     for way in ("kernel", "branch-free", "scan", "draw"):
         found = {
             int(name.removeprefix(f"{way} ")): row["volumes_per_second"]
@@ -45,13 +41,10 @@ def _draw_rates(
         axes.axhline(flops / work, color="0.4", ls="-.", label="arithmetic's ceiling")
     axes.set(xscale="log", yscale="log", xlabel="scenes in a call", ylabel="volumes a second")
     axes.legend()
-    figure.savefig(path, dpi=100, bbox_inches="tight")
-    pyplot.close(figure)
+    return figure
 
 
-def _draw_steps(path: Path, steps: dict[str, Any], rivals: dict[str, Any]) -> None:
-    from matplotlib import pyplot
-
+def _steps_figure(steps: dict[str, Any], rivals: dict[str, Any]) -> Figure:
     rows: list[tuple[str, dict[str, float]]] = []
     for name, row in ((n.removesuffix(" parts"), row) for n, row in steps.items() if n.endswith(" parts")):
         if "failed" not in row:
@@ -61,7 +54,8 @@ def _draw_steps(path: Path, steps: dict[str, Any], rivals: dict[str, Any]) -> No
                     measured = rivals.get(rival, {}).get(how)
                     if measured:
                         rows.append((f"{rival}, PyTorch from {how}", {"whole step": measured["seconds"]}))
-    figure, axes = pyplot.subplots(figsize=(8, 0.45 * len(rows) + 1.2))
+    figure = Figure(figsize=(8, 0.45 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
     colours = dict(zip((*_PARTS, "whole step"), ("C2", "C0", "C1", "C3", "0.6"), strict=True))
     for place, (_, parts) in enumerate(rows):
         left = 0.0
@@ -71,6 +65,5 @@ def _draw_steps(path: Path, steps: dict[str, Any], rivals: dict[str, Any]) -> No
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel("ms a step")
-    axes.legend([pyplot.Rectangle((0, 0), 1, 1, color=c) for c in colours.values()], list(colours))
-    figure.savefig(path, dpi=100, bbox_inches="tight")
-    pyplot.close(figure)
+    axes.legend([Patch(color=c) for c in colours.values()], list(colours))
+    return figure

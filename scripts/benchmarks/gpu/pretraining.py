@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import time
-from pathlib import Path
 
 from fdif_jax.scripts import cli, export, pretrain
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
@@ -46,4 +45,4 @@ def measure(size: Size, figures: Figures, seconds: float) -> None:
     figures.add("history", history[:: max(1, len(history) // 40)] + history[-1:])
     weights = figures.folder / "weights.safetensors"
     export.run(cli.parsed("export", export, [str(out), "--to", "safetensors", "--out", str(weights)]))
-    figures.add("weights_bytes", Path(weights).stat().st_size)
+    figures.add("weights_bytes", weights.stat().st_size)

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import make_folder, write_json
@@ -89,7 +89,7 @@ def run(config: Config) -> None:
     running: dict[str, Running] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < jobs and _may_start(waiting[0], running):
+            while waiting and len(running) < jobs and not (running and waiting[0] == _LAST):
                 name = waiting.pop(0)
                 running[name] = Running(name, config, deadline - _CLOSING)
             for name in [name for name, process in running.items() if process.over()]:
@@ -106,10 +106,6 @@ def run(config: Config) -> None:
     print(f"{config.out}/gpu.json and {config.out}/pictures")
 
 
-def _may_start(name: str, running: dict[str, Any]) -> bool:
-    return not running if name == _LAST else True
-
-
 class Running:
     """A part at work."""
 
@@ -120,18 +116,11 @@ class Running:
         if PARTS[name].on_cpu:
             environment["JAX_PLATFORMS"] = "cpu"
         left = [str(until - self._start)] if name == _LAST else []
-        command = [
-            sys.executable,
-            "-m",
-            "fdif_jax.scripts.benchmarks.gpu.part",
-            name,
-            str(config.out),
-            config.size,
-        ]
+        command = [sys.executable, "-m", f"{__package__}.part", name, str(config.out), config.size, *left]
         self._log = (config.out / f"{name}.log").open("a")
         print(f"{name}: started", flush=True)
         self._process = subprocess.Popen(
-            command + left,
+            command,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env=environment,

@@ -3,12 +3,11 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fdif_jax as fd
@@ -17,7 +16,7 @@ from fdif_jax.rendering.pallas_kernel import TileKernel
 from fdif_jax.rendering.renderer import BITS, Renderer
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.profile import kernels_of
-from fdif_jax.scripts.benchmarks.gpu.reference import recipe_of
+from fdif_jax.scripts.benchmarks.gpu.reference import compiled_batch, recipe_of
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 
 _TURN = 1.0  # seconds of one measurement, about
@@ -45,7 +44,7 @@ def measure(size: Size, figures: Figures) -> None:
         for count in size.batches:
             name = f"{way} {count}"
             with figures.attempt(name):
-                compiled, seconds = _compiled(batch, count)
+                compiled, seconds = compiled_batch(batch, count)
                 figure = _measured(compiled, seconds, count, size.runs, figures)
                 figures.add(name, figure)
                 if count == size.batches[-1]:
@@ -61,7 +60,7 @@ def _tiles(renderer: Renderer, draw: Callable, size: Size, figures: Figures) -> 
 
     def compiled(how: tuple[tuple[int, int, int], int]) -> Any:
         kernel = TileKernel(renderer, size.kernel == "interpret", *how)
-        return _compiled(lambda keys: kernel.intensities(jax.vmap(draw)(keys)), count)
+        return compiled_batch(lambda keys: kernel.intensities(jax.vmap(draw)(keys)), count)
 
     with ThreadPoolExecutor() as pool:
         made = [(how, pool.submit(compiled, how)) for how in size.tiles]
@@ -70,13 +69,6 @@ def _tiles(renderer: Renderer, draw: Callable, size: Size, figures: Figures) -> 
             with figures.attempt(name):
                 ready, seconds = program.result()
                 figures.add(name, _measured(ready, seconds, count, size.runs, figures))
-
-
-def _compiled(batch: Batch, count: int) -> tuple[Any, float]:
-    """A batch as a program of its first sample's number, and the seconds of its compilation."""
-    made = jax.jit(lambda start: batch(_keys(start, count)))
-    start = time.perf_counter()
-    return made.lower(np.uint32(0)).compile(), time.perf_counter() - start
 
 
 def _measured(
@@ -98,20 +90,10 @@ def _measured(
     }
 
 
-def _keys(start: jax.Array, count: int) -> jax.Array:
-    return jax.vmap(lambda i: fd.sample_key(0, i))(start + jnp.arange(count, dtype=jnp.uint32))
-
-
 def _seconds(compiled: Any, calls: int, run: int) -> float:
     """Mean seconds of a call, each of other scenes."""
-
-    def ends() -> Iterator[Any]:
-        for call in range(calls):
-            result = compiled(np.uint32((run * 1000 + call) * 64))
-            yield jax.tree.leaves(result)[-1]
-
     start = time.perf_counter()
-    for end in ends():
-        last = end
+    for call in range(calls):
+        last = jax.tree.leaves(compiled(np.uint32((run * 1000 + call) * 64)))[-1]
     jax.block_until_ready(last)
     return (time.perf_counter() - start) / calls

@@ -1,12 +1,16 @@
 """Part `reference`, on the CPU: the volumes that the others are compared with, and the work of a sample."""
 
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 import fdif_jax as fd
+from fdif_jax.keys import sample_keys
 from fdif_jax.rendering.renderer import Tiling
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
@@ -22,6 +26,13 @@ def recipe_of(name: str, size: Size) -> fd.Recipe:
         small = {"fdif": {"categories": ["basic"], "displacements": ["ridge"]}}
         recipe = recipe.replace(**small.get(name, {}))
     return recipe
+
+
+def compiled_batch(batch: Callable[[jax.Array], Any], count: int) -> tuple[Any, float]:
+    """A batch as a program of its first sample's number, and the seconds of its compilation."""
+    made = jax.jit(lambda start: batch(sample_keys(0, start, count)))
+    start = time.perf_counter()
+    return made.lower(np.uint32(0)).compile(), time.perf_counter() - start
 
 
 def volumes_of(folder: Path, recipe: str) -> Path:

@@ -3,7 +3,6 @@
 import gc
 import itertools
 import os
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.rival_files import Cases
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.benchmarks.gpu.steps import config_of
+from fdif_jax.scripts.benchmarks.parts import spread
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps
 from fdif_jax.scripts.jobs.prepared import Training, prepare
 
@@ -47,14 +47,8 @@ def _measured(options: tuple[str, ...], size: Size, figures: Figures, compiled: 
 
 def _seconds(steps: TorchSteps, size: Size) -> dict[str, float]:
     steps(0)
-    seconds = [steps(turn) for turn in range(1, size.runs + 1)]
-    median = statistics.median(seconds)
-    return {
-        "seconds": median,
-        "fastest": min(seconds),
-        "slowest": max(seconds),
-        "volumes_per_second": size.batch / median,
-    }
+    measured = spread([steps(turn) for turn in range(1, size.runs + 1)])
+    return measured | {"volumes_per_second": size.batch / measured["seconds"]}
 
 
 def _from_files(training: Training, steps: TorchSteps, size: Size, folder: Path) -> dict[str, float]:

@@ -29,10 +29,9 @@ def measure(size: Size, figures: Figures) -> None:
     """
     prepared: dict[str, tuple[Training, Steps]] = {}
     with ThreadPoolExecutor() as pool:
-        steps = {name: pool.submit(_ready, options, size.batch) for name, options in size.networks.items()}
-        for future in as_completed(steps.values()):
-            name = next(name for name, each in steps.items() if each is future)
-            with figures.attempt(name):
+        names = {pool.submit(_ready, options, size.batch): name for name, options in size.networks.items()}
+        for future in as_completed(names):
+            with figures.attempt(name := names[future]):
                 prepared[name] = future.result()
                 figures.add(name, _whole(*prepared[name], size, figures))
                 with figures.attempt(f"{name} profile"), figures.alone():
