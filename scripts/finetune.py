@@ -28,6 +28,7 @@ from fdif_jax import models
 from fdif_jax.batches.patches import lay_out, patch_batch
 from fdif_jax.datasets.reader import Case, load_conventions
 from fdif_jax.inference.sliding_window import TiledNetwork
+from fdif_jax.objectives.supervised import Segmentation
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.scan_store import ScanStore
@@ -44,7 +45,6 @@ from fdif_jax.tasks import Task
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import Network, functional
-from fdif_jax.training.objectives import Segmentation
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.run_document import (

@@ -25,6 +25,7 @@ import jax
 import tyro
 
 from fdif_jax.evaluation.evaluator import Evaluator
+from fdif_jax.objectives.combined import Combined
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import Watch
 from fdif_jax.scripts.jobs.prepared import Training, prepare
@@ -33,7 +34,6 @@ from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions as Config
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import settings_of
-from fdif_jax.training.combined import Combined
 from fdif_jax.training.devices import OneEach
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import Weights

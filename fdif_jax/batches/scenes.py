@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Integer
 
 from fdif_jax.batches.augmentation import random_intensity
 from fdif_jax.keys import AUGMENTATION, OTHER_AUGMENTATIONS
+from fdif_jax.objectives.combined import Targets
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import World
-from fdif_jax.training.combined import Targets
 from fdif_jax.training.updates import MakeBatch
 
 

@@ -19,10 +19,10 @@ from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import surface_dice
 from fdif_jax.evaluation.scoring import mean_defined, where_labelled
 from fdif_jax.keys import RESERVED_SEEDS, sample_key
+from fdif_jax.objectives.losses import dice_per_class
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import Program, World
 from fdif_jax.tasks import Task
-from fdif_jax.training.losses import dice_per_class
 
 DrawHeldOut = Callable[[Array], tuple[Array, Array]]
 PerSample = Callable[[Any, Array], Any]

@@ -58,7 +58,7 @@ def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarra
 
 
 def dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
-    """`training.losses.dice_per_class` on the host, by counting, so that memory does not grow with the classes."""
+    """`objectives.losses.dice_per_class` on the host, by counting, so that memory does not grow with the classes."""
     both, ours, theirs = (
         np.bincount(ids.ravel(), minlength=num_classes)[1:num_classes]
         for ids in (label[prediction == label], prediction, label)

@@ -16,6 +16,7 @@ from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_keys
+from fdif_jax.objectives.supervised import Segmentation
 from fdif_jax.scripts.benchmarks import networks
 from fdif_jax.scripts.benchmarks.parts import Steps
 from fdif_jax.scripts.jobs.prepared import Training
@@ -23,7 +24,6 @@ from fdif_jax.scripts.jobs.training_sources import files
 from fdif_jax.scripts.options.format import FormatOptions, job_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import RecipeOptions
-from fdif_jax.training.objectives import Segmentation
 
 _CASES = 8  # of the dataset; the machine remembers files that it has read, so more would change nothing
 

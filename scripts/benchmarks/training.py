@@ -29,6 +29,7 @@ from rich.console import Console
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
+from fdif_jax.objectives.supervised import Segmentation
 from fdif_jax.scripts import pretrain
 from fdif_jax.scripts.benchmarks.parts import (
     Part,
@@ -46,7 +47,6 @@ from fdif_jax.scripts.jobs.prepared import Training, prepare
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import settings_of
-from fdif_jax.training.objectives import Segmentation
 
 Option = TypeVar("Option")
 Hidden = Annotated[Option, tyro.conf.Suppress]

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fdif_jax import models
+from fdif_jax.objectives.combined import Combined
 from fdif_jax.scripts.jobs.training_sources import TrainingSource, source_of
 from fdif_jax.scripts.options.network import network_of, planned
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.training import devices_of, plan_of
-from fdif_jax.training.combined import Combined
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.loop import STEPS_PER_CALL
 from fdif_jax.training.network import Network, functional

@@ -11,12 +11,12 @@ from fdif_jax.evaluation.scoring import dice, mean_defined, where_labelled
 from fdif_jax.inference.prediction import encode_like, predict_case
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.io.files import make_folder, write_atomic, write_csv, write_json
+from fdif_jax.objectives.losses import mean_dice
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.console.watching import write_pictures
 from fdif_jax.scripts.jobs.cases import Chosen
-from fdif_jax.training.losses import mean_dice
 from fdif_jax.training.network import Weights
 from fdif_jax.training.runs import SCORES, Run
 

@@ -14,13 +14,13 @@ from fdif_jax.datasets.classification import centred, classes_of, classification
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
+from fdif_jax.objectives.combined import Combined, parse_objective
+from fdif_jax.objectives.supervised import Classification, Objective, Segmentation
 from fdif_jax.scenes.compiler import Program, World
 from fdif_jax.scripts.options.objective import contrast_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import recipe_of
 from fdif_jax.tasks import Task
-from fdif_jax.training.combined import Combined, parse_objective
-from fdif_jax.training.objectives import Classification, Objective, Segmentation
 from fdif_jax.training.run_document import Files
 from fdif_jax.training.updates import MakeBatch
 

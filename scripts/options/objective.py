@@ -1,10 +1,10 @@
 """The options of what is learnt of a scene."""
 
 from fdif_jax.errors import FdifError
+from fdif_jax.objectives.combined import parse_objective
+from fdif_jax.objectives.contrast import Contrast
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.settings import parse_settings
-from fdif_jax.training.combined import parse_objective
-from fdif_jax.training.contrast import Contrast
 
 
 def contrast_of(config: PretrainingOptions) -> Contrast:

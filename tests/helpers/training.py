@@ -7,7 +7,7 @@ from flax import nnx
 from fdif_jax.batches.scenes import scene_batch, with_augmentation
 from fdif_jax.keys import RESERVED_SEEDS, sample_key
 from fdif_jax.models.layers import BatchNorm, dropout
-from fdif_jax.training.losses import dice_per_class, mean_dice
+from fdif_jax.objectives.losses import dice_per_class, mean_dice
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument
 

@@ -26,7 +26,7 @@ devices.divide_cpu(each)
 if how:
     processes.join_processes(how)
 from fdif_jax.training.loop import fit
-from fdif_jax.training.losses import dice_cross_entropy
+from fdif_jax.objectives.losses import dice_cross_entropy
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.runs import open_run
 from fdif_jax.training.network import functional

@@ -8,7 +8,7 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
-from fdif_jax.training import losses
+from fdif_jax.objectives import losses
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import functional, weights

@@ -10,8 +10,8 @@ import pytest
 import fdif_jax as fd
 from fdif_jax import models
 from fdif_jax.batches.scenes import scene_batch
+from fdif_jax.objectives.losses import dice_cross_entropy
 from fdif_jax.training.loop import fit
-from fdif_jax.training.losses import dice_cross_entropy
 from fdif_jax.training.network import functional
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument

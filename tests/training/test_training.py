@@ -17,10 +17,10 @@ import pytest
 from fdif_jax.batches.scenes import scene_batch
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key, stream
+from fdif_jax.objectives.losses import cross_entropy, dice_cross_entropy
 from fdif_jax.training import loop
 from fdif_jax.training.checkpoints import _checksums
 from fdif_jax.training.loop import fit
-from fdif_jax.training.losses import cross_entropy, dice_cross_entropy
 from fdif_jax.training.network import functional, weights
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument
@@ -150,7 +150,7 @@ def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
         import os, signal, sys
         sys.path.insert(0, {str(ROOT)!r})
         from fdif_jax.training.loop import fit
-        from fdif_jax.training.losses import dice_cross_entropy
+        from fdif_jax.objectives.losses import dice_cross_entropy
         from fdif_jax.training.runs import open_run
         from fdif_jax.training.network import functional
         from tests.helpers import training as t

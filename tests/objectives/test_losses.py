@@ -8,7 +8,7 @@ import torch
 from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
 
-from fdif_jax.training import losses
+from fdif_jax.objectives import losses
 
 
 def _batch(classes, grid=(6, 7, 5), batch=2, seed=0):

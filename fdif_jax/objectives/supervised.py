@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.objectives.losses import LOSSES, cross_entropy, deeply_supervised
 from fdif_jax.tasks import Task
-from fdif_jax.training.losses import LOSSES, cross_entropy, deeply_supervised
 
 Scores = Float[Array, "B D H W C"] | Sequence[Float[Array, "B d h w C"]]
 

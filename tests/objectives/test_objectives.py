@@ -13,9 +13,9 @@ import fdif_jax as fd
 from fdif_jax import models
 from fdif_jax.datasets import classification
 from fdif_jax.errors import FdifError
+from fdif_jax.objectives import losses
+from fdif_jax.objectives.supervised import Classification, Segmentation
 from fdif_jax.tasks import Task
-from fdif_jax.training import losses
-from fdif_jax.training.objectives import Classification, Segmentation
 
 THREE = (Task("shape", ("a", "b", "c")), Task("displacement", ("d",)), Task("mapper", ("e", "f")))
 SIZES = (4, 2, 3)

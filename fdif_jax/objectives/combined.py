@@ -17,9 +17,16 @@ from jaxtyping import Array, Float, Int, Integer
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.keys import stream
-from fdif_jax.training.contrast import Contrast, Projections, choose, nearest, retrieved, supervised_contrast
+from fdif_jax.objectives.contrast import (
+    Contrast,
+    Projections,
+    choose,
+    nearest,
+    retrieved,
+    supervised_contrast,
+)
+from fdif_jax.objectives.supervised import Segmentation
 from fdif_jax.training.network import HEADS
-from fdif_jax.training.objectives import Segmentation
 
 OBJECTIVES = ("class", "contrast")
 

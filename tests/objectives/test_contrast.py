@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fdif_jax.errors import FdifError
-from fdif_jax.training.combined import parse_objective
-from fdif_jax.training.contrast import Contrast, choose, nearest, retrieved, supervised_contrast
+from fdif_jax.objectives.combined import parse_objective
+from fdif_jax.objectives.contrast import Contrast, choose, nearest, retrieved, supervised_contrast
 
 
 def plain(embeddings, instances, temperature):
