@@ -45,9 +45,10 @@ class Authored:
     function: Callable[..., Any]
     taken: Sequence[int]
 
-    def __call__(self, *arguments: Any) -> Any:
-        """What the author's function makes of its arguments."""
-        return self.function(*(arguments[i] for i in self.taken))
+    def __call__(self, *arguments: Any, **last: Any) -> Any:
+        """What the author's function makes of its arguments; the last may be given by name (``highest=``)."""
+        every = (*arguments, *last.values())
+        return self.function(*(every[i] for i in self.taken))
 
 
 def family(

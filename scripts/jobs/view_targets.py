@@ -172,7 +172,7 @@ def words_of(source: str) -> str:
     """The Python for the vocabulary of a source, after importing what it names."""
     if source in ("exact", "published", "avs_db"):
         return f"shapes.{source}"
-    return f"resolve([{source!r}])"
+    return f"fd.vocabulary.resolve([{source!r}])"
 
 
 def _with_values(shape: Shape) -> str:

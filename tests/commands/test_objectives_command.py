@@ -84,6 +84,7 @@ def test_it_resumes_to_the_bit(whole, tmp_path):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.slow("two processes compile a training of two objectives each, a minute and a half")
 def test_eight_devices_learn_what_one_does(tmp_path):
     options = {k: v for k, v in SMALL.items()} | {"batch_size": 8, "steps": 2, "val_every": 2}
     script = (

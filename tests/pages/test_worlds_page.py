@@ -22,7 +22,8 @@ def test_the_page_on_worlds(tmp_path):
 
 
 def test_the_mixture_on_the_page_is_one(tmp_path):
-    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "worlds.md").read_text(), re.DOTALL)
+    tables = re.findall(r"```toml\n(.*?)```", (DOCS / "worlds.md").read_text(), re.DOTALL)
+    (text,) = (table for table in tables if "[[parts]]" in table)
     (tmp_path / "mixture.toml").write_text(text)
     program = fd.compile(fd.load_recipe(tmp_path / "mixture.toml"))
     assert program.class_names == ("foreground",) and len(program.parts) == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import fdif_jax as fd
-from fdif_jax.rendering import look
+from fdif_jax.rendering import filters, look
 from fdif_jax.rendering.renderer import Renderer, Table
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Mapper
@@ -32,14 +32,16 @@ def test_blur_is_a_gaussian_filter():
 
 def test_thick_slices_average_and_interpolate_along_one_axis():
     edge, thickness = 12, 3
-    matrix = np.asarray(look._slices(edge, jnp.float32(thickness)))
+    matrix = np.asarray(filters.slices(edge, jnp.float32(thickness)))
     signal = VOLUME[:, 0, 0]
     averages = signal.reshape(-1, thickness).mean(1)
     centres = np.arange(edge // thickness) * thickness + (thickness - 1) / 2
     np.testing.assert_allclose(matrix @ signal, np.interp(np.arange(edge), centres, averages), atol=1e-5)
     changed = np.asarray(look._thick_slices(KEY, jnp.float32(thickness), VOLUME))
     along = [
-        np.allclose(changed, np.moveaxis(np.tensordot(look._slices(n, 3.0), VOLUME, (1, a)), 0, a), atol=1e-5)
+        np.allclose(
+            changed, np.moveaxis(np.tensordot(filters.slices(n, 3.0), VOLUME, (1, a)), 0, a), atol=1e-5
+        )
         for a, n in enumerate(VOLUME.shape)
     ]
     assert sum(along) == 1
@@ -48,7 +50,7 @@ def test_thick_slices_average_and_interpolate_along_one_axis():
 @settings(max_examples=10)  # every edge is a program to compile
 @given(st.floats(1, 30), st.integers(2, 40))
 def test_thick_slices_keep_a_constant(thickness, edge):
-    matrix = np.asarray(look._slices(edge, jnp.float32(thickness)))
+    matrix = np.asarray(filters.slices(edge, jnp.float32(thickness)))
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-4)
     assert matrix.min() >= 0
 
@@ -153,7 +155,7 @@ def test_partial_volume_changes_images_and_no_labels():
 ALL = {
     field.name: (125.0, 200.0) if field.name == "uniform_noise" else True if field.type is bool else 0.4
     for field in dataclasses.fields(fd.Look)
-} | {"slice_thickness": 3.0, "blur": 1.0}
+} | {"slice_thickness": 3.0, "blur": 1.0, "tissue": {"paint": True}}
 
 
 @pytest.mark.parametrize("knob", ALL)
@@ -164,11 +166,11 @@ def test_every_knob_alone_changes_images_deterministically_and_never_labels(knob
     if knob == "partial_volume":
         assert not knobs.changes_images
         return
-    changed = knobs.apply(KEY, image, label)
+    changed = knobs.apply(KEY, image, label, label, 1)
     assert knobs.changes_images and changed.dtype == jnp.float32 and not np.allclose(changed, image)
     assert float(changed.min()) >= 0 and float(changed.max()) <= 128
-    np.testing.assert_array_equal(changed, knobs.apply(KEY, image, label))
-    assert not np.allclose(changed, knobs.apply(jax.random.key(99), image, label))
+    np.testing.assert_array_equal(changed, knobs.apply(KEY, image, label, label, 1))
+    assert not np.allclose(changed, knobs.apply(jax.random.key(99), image, label, label, 1))
 
 
 @pytest.mark.slow("one program of all looks; each look is above")
