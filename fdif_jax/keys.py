@@ -37,6 +37,13 @@ def sample_keys(seed: int, start: int | Array, count: int) -> jax.Array:
     return jax.vmap(lambda i: sample_key(seed, i))(start + jnp.arange(count, dtype=jnp.uint32))
 
 
+def view_key(key: jax.Array, view: int, first: int, others: int) -> jax.Array:
+    """The key of look ``view`` of a sample: folded with ``first`` for view 0, with ``others`` and its number after."""
+    return (
+        jax.random.fold_in(jax.random.fold_in(key, others), view) if view else jax.random.fold_in(key, first)
+    )
+
+
 def stream(seed: int, name: str) -> jax.Array:
     """The key of a random stream of a seed beside its samples: network, cases, folds or heads."""
     beyond = jax.random.fold_in(jax.random.key(np.uint32(seed)), BEYOND_SAMPLES)

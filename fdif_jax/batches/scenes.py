@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from fdif_jax.batches.augmentation import random_intensity
-from fdif_jax.keys import AUGMENTATION, OTHER_AUGMENTATIONS
+from fdif_jax.keys import AUGMENTATION, OTHER_AUGMENTATIONS, view_key
 from fdif_jax.objectives.combined import Targets
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import World
@@ -43,11 +43,7 @@ def views_batch(program: World, looks: int, *, augment: bool) -> MakeBatch:
     def changed(key: jax.Array, images: Array) -> Array:
         if not augment:
             return images
-        others = jax.random.fold_in(key, OTHER_AUGMENTATIONS)
-        keys = [
-            jax.random.fold_in(others, v) if v else jax.random.fold_in(key, AUGMENTATION)
-            for v in range(looks)
-        ]
+        keys = [view_key(key, v, AUGMENTATION, OTHER_AUGMENTATIONS) for v in range(looks)]
         return jnp.stack([random_intensity(k, image) for k, image in zip(keys, images, strict=True)])
 
     def make_batch(keys: jax.Array, _: Any) -> tuple[Float[Array, "B V D H W 1"], Targets]:

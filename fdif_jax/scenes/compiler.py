@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Int, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.keys import LOOK, OTHER_LOOKS, sample_key
+from fdif_jax.keys import LOOK, OTHER_LOOKS, sample_key, view_key
 from fdif_jax.rendering.branch_free import BranchFree
 from fdif_jax.rendering.look import Look, to_grey_levels
 from fdif_jax.rendering.pallas_kernel import TileKernel
@@ -352,12 +352,7 @@ def _seen(
 ) -> Array:
     """The image of the sample of ``key`` as a recipe's look has it, in grey levels; ``view`` counts its looks."""
     if look.changes_images:
-        stream = (
-            jax.random.fold_in(jax.random.fold_in(key, OTHER_LOOKS), view)
-            if view
-            else jax.random.fold_in(key, LOOK)
-        )
-        image = look.apply(stream, image, label, owner, objects)
+        image = look.apply(view_key(key, view, LOOK, OTHER_LOOKS), image, label, owner, objects)
     return to_grey_levels(image)
 
 
