@@ -231,12 +231,15 @@ def _everywhere(like: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
     return there
 
 
-@jax.jit
 def _checksums(parts: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
-    """Of every part a number for each of its arrays, in the order of their names, uint32 ``(arrays,)``."""
+    """Of every part a number for each of its arrays, in the order of their names, uint32 ``(arrays,)``.
+
+    Compiled for each shape, of which a network has few: a program of all arrays compiles for seconds.
+    """
     return {name: jnp.stack([_checksum(part[key]) for key in sorted(part)]) for name, part in parts.items()}
 
 
+@jax.jit
 def _checksum(array: jax.Array) -> jax.Array:
     """The bits of an array as numbers, each times an odd number of its place, summed modulo 2³².
 

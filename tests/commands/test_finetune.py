@@ -224,6 +224,7 @@ def test_folds_on_two_channels_from_a_pytorch_file_with_a_frozen_encoder(two_cha
     assert len(list(out.glob("case_*.nii.gz"))) == 4
 
 
+@pytest.mark.slow("a network is trained until it has learnt")
 def test_ignored_voxels_are_no_error_of_the_network(two_channels, tmp_path):
     """Where nobody labelled, neither the loss nor Dice looks."""
     finetune.run(_config(two_channels, tmp_path / "run", steps=40, lr=3e-2, val_every=40, patch=(16, 12, 12)))

@@ -72,6 +72,7 @@ def measured(run):
     return [{k: v for k, v in line.items() if k != "volumes_per_second"} for line in load_run(run).history]
 
 
+@pytest.mark.slow("two trainings; fine-tuning is below")
 def test_pretrain_on_files(datasets, tmp_path):
     for (folder, _), run in zip(datasets, "ab", strict=True):
         arguments = ["--data", folder, *SMALL, "--val-samples", "1", "--out", tmp_path / run]

@@ -11,6 +11,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.models.nnunet import resenc_network
 from fdif_jax.scripts import finetune, pretrain
+from fdif_jax.scripts.jobs.prepared import prepare
 from fdif_jax.scripts.options.network import NetworkOptions, network_of, parse_size
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.state_dicts import to_torch_state_dict
@@ -87,30 +88,20 @@ def plans(tmp_path):
     return path
 
 
-def test_plans_of_nnunet_say_network_and_patch(plans, tmp_path):
+def test_plans_of_nnunet_say_network_and_patch(plans, tmp_path, monkeypatch):
     planned = spec(plans=plans)
     assert models.create(**planned).config.strides == ((1, 1, 1), (2, 2, 2), (1, 2, 2))
     with pytest.raises(FdifError, match="--plans says strides"):
         spec(plans=plans, size=("strides=[1,2,2]",))
-    pretrain.run(
-        pretrain.Config(
-            out=tmp_path / "run",
-            plans=plans,
-            steps=1,
-            val_every=0,
-            primitives=("sphere",),
-            min_objects=1,
-            max_objects=2,
-        )
+    few = {"steps": 1, "val_every": 0}
+    config = pretrain.Config(
+        out=tmp_path, plans=plans, primitives=("sphere",), min_objects=1, max_objects=2, **few
     )
-    document = load_run(tmp_path / "run").document
-    assert document.recipe["grid"] == [16, 24, 32]
-    finetune.run(
-        finetune.Config(
-            dataset=LIST, init=str(tmp_path / "run"), out=tmp_path / "tuned", plans=plans, steps=1, val_every=0,
-            cases=1, val_cases=1,
-        )
-    )  # fmt: skip
+    assert prepare(config).source.grid == (16, 24, 32)
+    monkeypatch.setattr(finetune, "fit", lambda network, *_, **__: network.weights)
+    monkeypatch.setattr(finetune.Referee, "report", lambda *_, **__: None)
+    tuned = {"dataset": LIST, "init": "scratch", "out": tmp_path / "tuned", "cases": 1, "val_cases": 1}
+    finetune.run(finetune.Config(**tuned, plans=plans, **few))
     assert load_run(tmp_path / "tuned").document.cases["patch"] == [16, 24, 32]
 
 
@@ -120,13 +111,10 @@ SMALL = {
     "unetr": ((32, 16, 16), ("feature_size=2", "hidden_size=12", "mlp_dim=12", "num_heads=2"), (16, 32, 32)),
     "swin_unetr": ((64, 32, 32), ("feature_size=12", "depths=[1,1,1,1]"), None),
 }
-_SLOW = [
-    pytest.param(name, marks=pytest.mark.slow("two trainings each; Primus is trained in any case"))
-    for name in ("vnet", "unetr", "swin_unetr")
-]
 
 
-@pytest.mark.parametrize("name", ["primus", *_SLOW])
+@pytest.mark.slow("two trainings of each network; their weights move in tests/weights")
+@pytest.mark.parametrize("name", SMALL)
 def test_every_network_pretrains_and_is_fine_tuned_from_it(name, tmp_path, capsys):
     grid, size, patch = SMALL[name]
     few = {"steps": 2, "val_every": 0, "batch_size": 1}

@@ -106,6 +106,7 @@ def test_eight_devices_learn_what_one_does(tmp_path):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow("a training of two views; one is above")
 def test_contrast_alone_is_scored_by_retrieval(tmp_path):
     pretrain.run(_config(tmp_path / "run", objective="contrast", steps=2))
     last = load_run(tmp_path / "run").history[-1]

@@ -68,7 +68,9 @@ def test_several_label_maps_are_learnt_by_one_head(tmp_path, capsys):
         _run(tmp_path / "other", **maps, network="vnet", size=())
 
 
-@pytest.mark.parametrize("task", ["classification", "multilabel"])
+@pytest.mark.parametrize(
+    "task", [pytest.param("classification", marks=pytest.mark.slow("a training more")), "multilabel"]
+)
 def test_a_classifier_has_an_encoder_that_is_fine_tuned(tmp_path, task):
     factors = {"sdf_mappers": ("inverse_cube",), "displacement_functions": ("ridge",)}
     classes = {"no_mapper_as_augmentation": True, "no_displacement_as_augmentation": True}

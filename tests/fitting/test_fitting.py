@@ -167,6 +167,7 @@ def test_the_command_writes_scene_parameters_and_picture(corners):
     assert sorted(p.name for p in out.iterdir()) == ["fit.png", "parameters.json", "scene.json"]
 
 
+@pytest.mark.slow("two fits and a program; one fit is above")
 def test_a_family_is_learned_and_drawn_from(corners, tmp_path, capsys):
     out = tmp_path / "learned.py"
     masks = [str(corners / "right.nii.gz"), f"{corners / 'left.nii.gz'}:4"]

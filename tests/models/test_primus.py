@@ -159,6 +159,7 @@ def test_without_a_key_or_a_rate_nothing_is_left_out():
     np.testing.assert_array_equal(logits_of(model, x, jax.random.key(0)), exact)
 
 
+@pytest.mark.slow("three large programs; the U-Net's are in test_models")
 def test_remat_changes_nothing_and_bfloat16_little():
     state = state_dicts.to_torch_state_dict(trained()[0])
     x = normal(2, *SMALL["grid"], 1)

@@ -65,13 +65,14 @@ def smooth(monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {"feature_size": 12},
-        pytest.param(EVERYTHING_ELSE, marks=pytest.mark.slow("a large program; the default is above")),
+        SMALL,
+        pytest.param({"feature_size": 12}, marks=pytest.mark.slow("a large program; a smaller one is above")),
+        pytest.param(EVERYTHING_ELSE, marks=pytest.mark.slow("a large program; a smaller one is above")),
     ],
-    ids=["default", "else"],
+    ids=["small", "default", "else"],
 )
 def test_weights_of_either_side_give_the_same_network(options, smooth):
-    twins.assert_twins(create(**options), LONGER)
+    twins.assert_twins(create(**options), GRID if options is SMALL else LONGER)
 
 
 @pytest.mark.parametrize("options", [{"feature_size": 12}, EVERYTHING_ELSE], ids=["default", "else"])
@@ -135,6 +136,7 @@ def test_windows_taken_together_are_attended_to_alike(together, monkeypatch):
     np.testing.assert_allclose(pullback(x)[0], want_pullback(x)[0], atol=1e-5)
 
 
+@pytest.mark.slow("a large program, compiled with care")
 def test_training_omits_where_monai_does(monkeypatch):
     """What is omitted is drawn, so in its place, here and in PyTorch, the last axis is weighted by the rate."""
 

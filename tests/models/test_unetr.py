@@ -37,10 +37,13 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
         {"in_channels": 2},
         pytest.param(
             {"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True},
-            marks=pytest.mark.slow("a large program; two others are here"),
+            marks=pytest.mark.slow("a large program; another is here"),
         ),
-        {"in_channels": 4, "res_block": False, "dropout_rate": 0.1},  # as many channels as features
-        pytest.param({"conv_block": False}, marks=pytest.mark.slow("a large program; two others are here")),
+        pytest.param(
+            {"in_channels": 4, "res_block": False, "dropout_rate": 0.1},  # as many channels as features
+            marks=pytest.mark.slow("a large program; another is here"),
+        ),
+        pytest.param({"conv_block": False}, marks=pytest.mark.slow("a large program; another is here")),
     ],
 )
 def test_weights_of_either_side_give_the_same_network(options):

@@ -182,6 +182,7 @@ def test_several_labels_are_those_of_the_class(combined):
         classification.classification_batch(program(), multilabel=True)
 
 
+@pytest.mark.slow("a network is trained until it has learnt")
 def test_an_encoder_learns_to_tell_shapes_apart():
     shapes = ("sphere", "torus", "cone", "cylinder")
     recipe = fd.load_recipe("fdif").replace(

@@ -9,6 +9,7 @@ SHAPES = "--primitives sphere torus --displacement-functions ridge"
 PLAIN = ("monai", "nnUNet_raw", "scratch", "shapes")  # what a mapper more would only make slower
 
 
+@pytest.mark.slow("a page of many commands, each with programs of its own")
 def test_the_page_on_datasets(tmp_path):
     pytest.importorskip("monai")
     small = {

@@ -47,6 +47,7 @@ def test_start(capsys):
     assert names["image"].shape == names["label"].shape == (16, 16, 16)
 
 
+@pytest.mark.slow("a page of many commands, each with programs of its own")
 def test_author(capsys):
     small = {
         "fdif view my_shapes.py:pebble": "fdif view my_shapes.py:pebble --size 64 --resolution 24",
@@ -102,6 +103,7 @@ def test_compiler(capsys):
     assert names["images"].shape == (3, 16, 16, 16) and np.isfinite(names["slope"])
 
 
+@pytest.mark.slow("a page of many commands, each with programs of its own")
 def test_generate(capsys):
     pytest.importorskip("torch")
     small = {
@@ -132,6 +134,7 @@ def test_recipes(capsys):
     assert len(fd.shipped_recipes()) == 6
 
 
+@pytest.mark.slow("a page of many commands, each with programs of its own")
 def test_fine_tune(capsys, calls):
     """The study's runs are made up (`helpers.studies.calls`)."""
     decathlon_folder(Path.cwd())

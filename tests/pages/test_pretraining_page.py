@@ -62,6 +62,7 @@ def _pretrainings():
     return [words[2:] for words in _commands() if words[:2] == ["fdif", "pretrain"]]
 
 
+@pytest.mark.slow("a page of many commands, each with programs of its own")
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ran = set()

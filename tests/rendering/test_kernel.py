@@ -61,6 +61,7 @@ def _a_gpu():
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
 
 
+@pytest.mark.slow("traced whole, for long; basic shapes are below")
 def test_the_kernel_of_the_whole_recipe_lowers_for_cuda():
     program = fd.compile(RECIPE.replace(grid=(96, 96, 96)), kernel="on")
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
@@ -69,7 +70,9 @@ def test_the_kernel_of_the_whole_recipe_lowers_for_cuda():
     assert "triton" in text
 
 
-@pytest.mark.parametrize("name", ["fdif", "anatomy"])
+@pytest.mark.parametrize(
+    "name", ["fdif", pytest.param("anatomy", marks=pytest.mark.slow("67 organs; formulas are beside them"))]
+)
 def test_on_a_gpu_every_recipe_is_rendered_side_by_side(name, monkeypatch):
     """By the kernel, or without branches what the kernel cannot; for a CPU the same program is the scan."""
     few = {"categories": ["basic"], "displacements": ["ridge"]} if name == "fdif" else {"num_classes": 4}

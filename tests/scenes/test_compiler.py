@@ -31,7 +31,7 @@ CROWDED = {"grid": [36, 40, 52], "min_objects": 34, "max_objects": 40}
 
 @pytest.fixture(scope="module")
 def program():
-    return fd.compile(fd.load_recipe("fdif").replace(**CROWDED))
+    return fd.compile(fd.load_recipe("fdif").replace(**CROWDED, categories=["basic", "star_torus"]))
 
 
 def test_classes_of_shapes_with_the_same_fields_are_different_structures():
@@ -57,9 +57,10 @@ def test_the_fast_renderer_equals_the_plain_one(program):
     _check_renderers_agree(program)
 
 
-@pytest.mark.slow("as long as the one above, with solids in place of some shells")
-def test_the_fast_renderer_equals_the_plain_one_in_the_exact_recipe():
-    _check_renderers_agree(fd.compile(fd.load_recipe("fdif_exact").replace(**CROWDED)))
+@pytest.mark.slow("109 classes; some of them are above")
+@pytest.mark.parametrize("name", ["fdif", "fdif_exact"])
+def test_the_fast_renderer_equals_the_plain_one_in_whole_recipes(name):
+    _check_renderers_agree(fd.compile(fd.load_recipe(name).replace(**CROWDED)))
 
 
 def test_the_default_mapper_reaches_beyond_the_surface():
@@ -261,12 +262,10 @@ def test_exact_recipe_has_shells_that_are_shells():
     grid = fd.Grid(96, 96, 96)
     family = shapes.exact.family("onioned_square_cone_prism")
     drawn = [family.sample(jax.random.key(i), grid) for i in range(20)]
+    x = jnp.linspace(-45, 45, 91)
     for shape in drawn:
-        heights = jnp.linspace(-shape.half_height, shape.half_height, 20)
-        deepest = max(
-            -float(jnp.min(shape.section(jnp.linspace(-45, 45, 91)[:, None], jnp.linspace(-45, 45, 91), z)))
-            for z in heights
-        )
+        z = jnp.linspace(-shape.half_height, shape.half_height, 20)
+        deepest = -float(jnp.min(shape.section(x[:, None], x, z[:, None, None])))
         assert 0.15 * deepest < float(shape.thickness) < 0.55 * deepest
 
 
@@ -282,7 +281,7 @@ def test_sample_i_is_the_same_at_any_batch_size(program):
 _ON_DEVICES = """
 import hashlib, jax, numpy as np, fdif_jax as fd
 program = fd.compile(fd.load_recipe("fdif").replace(
-    grid=[20, 24, 28], min_objects=6, max_objects=12, categories=["basic", "star_torus"]
+    grid=[12, 16, 20], min_objects=6, max_objects=12, primitives=["sphere", "torus", "octahedron"]
 ))
 digest = hashlib.sha256()
 for i in range(4):
