@@ -292,6 +292,7 @@ def test_the_engine_and_the_commands_start_without_pytorch():
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
 
+@pytest.mark.slow("MONAI's SwinUNETR is trained")
 def test_the_example_trains_swinunetr(tmp_path, monkeypatch, capsys):
     pytest.importorskip("monai")
     RECIPE.save(tmp_path / "small.toml")

@@ -23,6 +23,7 @@ def test_a_failure_is_a_figure_and_the_part_goes_on(tmp_path):
     assert figures.read(tmp_path, "steps") == {}
 
 
+@pytest.mark.slow("parts in processes that compile programs of their own")
 def test_one_part_and_going_on(tmp_path, capsys):
     """`layers` is measured, drawn and merged; the same command has nothing left to do."""
     options = programme.Config(tmp_path, parts=("layers",), size="toy")

@@ -28,6 +28,7 @@ def die(_):
     os._exit(1)
 
 
+@pytest.mark.slow("a network beside its original, in processes of their own")
 def test_one_network_is_measured_and_written_down(tmp_path, capsys):
     path = tmp_path / "networks.json"
     options = [

@@ -16,6 +16,7 @@ def bench(tmp_path, *options):
     return row
 
 
+@pytest.mark.slow("a program for every stage")
 def test_stages_have_times_counts_and_floors(tmp_path, capsys):
     recipe = tmp_path / "few.toml"
     recipe.write_text('primitives = ["sphere", "torus"]\ndisplacements = ["ridge"]\n')

@@ -124,6 +124,7 @@ def test_compile_seconds_include_what_the_cache_saved():
     assert built == 7 and 50 < seconds < 60
 
 
+@pytest.mark.slow("two trainings")
 def test_files_hold_the_scenes_that_are_drawn_in_the_loop_and_train_the_same_network():
     config, training = configured(seed=4, augment=False)
     with rivals.from_files(training, config) as steps:

@@ -120,6 +120,7 @@ def test_sizes_and_how_members_lie_in_the_grid(found, folder):
     assert all(not f.mistakes and f.nanoseconds > 0 for f in found.values())
 
 
+@pytest.mark.slow("programs and pictures of four families; mistakes are below")
 def test_the_command_tells_and_draws(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     cli.run("check", ["mine.py", "--grid", "24", "32", "40", "--members", "4", "--out", "pictures"])

@@ -83,6 +83,7 @@ def test_pretrain_on_files(datasets, tmp_path):
     assert measured(tmp_path / "a") == measured(tmp_path / "b") != []
 
 
+@pytest.mark.slow("two trainings; losses and scores are in tests/objectives and tests/evaluation")
 def test_finetune_predict_and_evaluate(datasets, tmp_path):
     for (folder, labels), name in zip(datasets, "ab", strict=True):
         run, out = tmp_path / name, tmp_path / f"predicted_{name}"

@@ -49,6 +49,7 @@ def recovered(name: str, seed: int, spacing, fitter: Fitter) -> tuple[float, flo
     return float(np.abs(np.array(list(fit.values.values())) / true - 1).max()), fit.dice
 
 
+@pytest.mark.slow("a fit from eight starts; the command below fits one")
 def test_parameters_of_a_known_shape_are_found_again():
     fitter = Fitter(exact.family("five_star_prism"), GRID, scale=1.0, starts=8, finalists=2, steps=(80, 240))
     error, dice = recovered("five_star_prism", 1002, (1.0, 1.0, 1.0), fitter)

@@ -64,7 +64,18 @@ def torch_features(net, x, module: str) -> np.ndarray:
     return (features.flatten(2).mT if features.ndim == 5 else features).numpy()
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=()
+            if name in ("resenc_unet", "primus")
+            else pytest.mark.slow("a large program; two networks are beside it"),
+        )
+        for name in SIZES
+    ],
+)
 def test_features_and_scores_are_those_of_the_twins_encoder(name):
     size, grid, module = SIZES[name]
     spec = {"name": name, "in_channels": 1, "outputs": [3, 2], **size}

@@ -250,6 +250,7 @@ def test_a_folder_that_is_no_vocabulary_says_so(folder, tmp_path):
         vocabulary_of(folder, resolution=16)
 
 
+@pytest.mark.slow("a page of commands, each with a program of its own")
 def test_the_page_about_shapes_from_data_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -87,12 +87,14 @@ def test_eight_devices_have_the_loss_curve_of_one(tmp_path, one_device):
     _same_run(_train(tmp_path / "run", 8, shard=True), one_device)
 
 
+@pytest.mark.slow("two processes more; eight devices are above")
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, one_device):
     _train(tmp_path / "run", 4, shard=True, steps=17)
     assert len(_losses(tmp_path / "run")) == 17
     _same_run(_train(tmp_path / "run", 2), one_device)
 
 
+@pytest.mark.slow("two processes more; eight devices are above")
 def test_two_processes_equal_one(tmp_path, one_device):
     with socket.socket() as free:
         free.bind(("localhost", 0))

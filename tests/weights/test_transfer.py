@@ -190,8 +190,8 @@ FLAT = models.unetr.UNETR.flat_input_weights
 NAMES = [
     pytest.param(
         name,
-        marks=pytest.mark.slow("large programs; two networks do")
-        if name in ("swin_unetr", "vnet", "unetr")
+        marks=pytest.mark.slow("large programs; two networks are beside them")
+        if name not in ("resenc_unet", "primus")
         else (),
     )
     for name in SIZES
