@@ -27,21 +27,14 @@ from fdif_jax.models.resenc_unet import ResEncConfig, ResEncUNet
 
 
 class Kind(NamedTuple):
-    """How a network is made.
+    """How a network is made."""
 
-    Attributes:
-        module: its class.
-        config: the class of its config, whose fields are its options.
-        presets: fields by the name of a size; a field that is given goes before the preset's.
-        usual: the preset where none is asked for.
-        unless: but not where this field is given.
-    """
-
-    module: Callable[..., nnx.Module]
-    config: type
+    module: Callable[..., nnx.Module]  # its class
+    config: type  # the class of its config, whose fields are its options
+    # fields by the name of a size; a field that is given goes before the preset's
     presets: Mapping[str, Mapping[str, Any]] = {}
-    usual: str | None = None
-    unless: str | None = None
+    usual: str | None = None  # the preset where none is asked for
+    unless: str | None = None  # but not where this field is given
 
 
 _SWIN_PRESETS = {name: {"feature_size": size} for name, size in swin_unetr.PRESETS.items()}

@@ -18,31 +18,21 @@ from fdif_jax.weights.state_dicts import some
 
 
 class Recognised(NamedTuple):
-    """A network in a file.
+    """A network in a file."""
 
-    Attributes:
-        network: as plain data, for `fdif_jax.models.create`; ``out_channels`` is None where the file has no head.
-        state: the weights under the names that the network has in PyTorch.
-        assumed: options that no shape tells, as the original has them by default.
-    """
-
+    # as plain data, for `fdif_jax.models.create`; ``out_channels`` is None where the file has no head
     network: dict[str, Any]
-    state: dict[str, np.ndarray]
-    assumed: dict[str, Any]
+    state: dict[str, np.ndarray]  # the weights under the names that the network has in PyTorch
+    assumed: dict[str, Any]  # options that no shape tells, as the original has them by default
 
 
 class _Layout(NamedTuple):
-    """Names that give a network away.
+    """Names that give a network away."""
 
-    Attributes:
-        network: its registry name.
-        mark: a weight that every file of it has; what stands before it stands before all of the network's names.
-        inside: what the names lack in front, for the mark is of a part of the network.
-    """
-
-    network: str
+    network: str  # its registry name
+    # a weight that every file of it has; what stands before it stands before all of the network's names
     mark: str
-    inside: str = ""
+    inside: str = ""  # what the names lack in front, for the mark is of a part of the network
 
 
 # Whole networks before the encoders alone, whose names are shorter.

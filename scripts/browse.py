@@ -158,18 +158,13 @@ def _channels(case: Case) -> list[tuple[Path, int | None]]:
 
 
 class _Map(NamedTuple):
-    """A label map to be shown.
+    """A label map to be shown."""
 
-    Attributes:
-        ranks: ``(D, H, W)``, its classes renumbered 1, 2, … as a viewer's table of colours is short; 0 for background
-            and where voxels are ignored.
-        classes: of each of these numbers the id, name and voxels.
-        ignored: ignored voxels.
-    """
-
+    # ``(D, H, W)``, its classes renumbered 1, 2, … as a viewer's table of colours is short; 0 for background
+    # and where voxels are ignored
     ranks: np.ndarray
-    classes: list[dict[str, Any]]
-    ignored: int
+    classes: list[dict[str, Any]]  # of each of these numbers the id, name and voxels
+    ignored: int  # ignored voxels
 
 
 def _ranked(label: np.ndarray, names: tuple[str, ...]) -> _Map:

@@ -62,43 +62,24 @@ class Config:
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a few words and numbers; None for what is not known.
+    """A run in a few words and numbers; None for what is not known."""
 
-    Attributes:
-        name: its folder, from the one that was given.
-        path: the directory.
-        kind: pretraining, fine-tuning, imported, …
-        network: its name and size.
-        data: the recipe or the dataset.
-        step: the last that was measured.
-        steps: of the whole run.
-        loss: the last.
-        dice: the best; so are the following two.
-        nsd: surface Dice.
-        accuracy: of a classification.
-        speed: volumes a second.
-        settings: ``run.json`` by dotted names.
-        differs: those of the settings in which the runs differ.
-        error: what is damaged.
-        history: the measurements.
-    """
-
-    name: str
-    path: str
-    kind: str | None = None
-    network: str | None = None
-    data: str | None = None
-    step: int | None = None
-    steps: int | None = None
-    loss: float | None = None
-    dice: float | None = None
-    nsd: float | None = None
-    accuracy: float | None = None
-    speed: float | None = None
-    settings: Mapping[str, Any] | None = None
-    differs: Mapping[str, Any] | None = None
-    error: str | None = None
-    history: Sequence[Mapping[str, float]] = ()
+    name: str  # its folder, from the one that was given
+    path: str  # the directory
+    kind: str | None = None  # pretraining, fine-tuning, imported, …
+    network: str | None = None  # its name and size
+    data: str | None = None  # the recipe or the dataset
+    step: int | None = None  # the last that was measured
+    steps: int | None = None  # of the whole run
+    loss: float | None = None  # the last
+    dice: float | None = None  # the best; so are the following two
+    nsd: float | None = None  # surface Dice
+    accuracy: float | None = None  # of a classification
+    speed: float | None = None  # volumes a second
+    settings: Mapping[str, Any] | None = None  # ``run.json`` by dotted names
+    differs: Mapping[str, Any] | None = None  # those of the settings in which the runs differ
+    error: str | None = None  # what is damaged
+    history: Sequence[Mapping[str, float]] = ()  # the measurements
 
 
 def run(config: Config) -> None:

@@ -33,20 +33,13 @@ CLOSE = 3  # voxels
 
 
 class Outline(NamedTuple):
-    """A closed surface that distances can be asked of.
+    """A closed surface that distances can be asked of."""
 
-    Attributes:
-        lower: least coordinates of a box around the inside, ``(3,)``, in the outline's own x, y, z.
-        upper: greatest coordinates.
-        finest: the least step that samples may have along each axis, ``(3,)``.
-        frame: own coordinates → local coordinates, ``(3, 4)``.
-        distance: signed distances, local units, ``(n,)`` float64, of points ``(n, 3)`` in own coordinates.
-    """
-
-    lower: np.ndarray
-    upper: np.ndarray
-    finest: np.ndarray
-    frame: np.ndarray
+    lower: np.ndarray  # least coordinates of a box around the inside, ``(3,)``, in the outline's own x, y, z
+    upper: np.ndarray  # greatest coordinates
+    finest: np.ndarray  # the least step that samples may have along each axis, ``(3,)``
+    frame: np.ndarray  # own coordinates → local coordinates, ``(3, 4)``
+    # signed distances, local units, ``(n,)`` float64, of points ``(n, 3)`` in own coordinates
     distance: Callable[[np.ndarray], np.ndarray]
 
     def centred(self) -> "Outline":

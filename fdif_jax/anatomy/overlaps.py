@@ -25,18 +25,12 @@ class Check:
 
     Planes are uint32 ``(2 or 3, words, D, H, W)``: inside; deeper inside than `LAYER`; and, where the bank has
     containers, within `LAYER` of a container's closed outline.
-
-    Attributes:
-        bank: of which the organs are, and whose graph rules.
-        grid: that of the scene.
-        plan: how the grid is cut into tiles.
-        words: that hold a bit for every object.
     """
 
-    bank: Bank
-    grid: Grid
-    plan: Tiling
-    words: int
+    bank: Bank  # of which the organs are, and whose graph rules
+    grid: Grid  # that of the scene
+    plan: Tiling  # how the grid is cut into tiles
+    words: int  # that hold a bit for every object
 
     @classmethod
     def of(cls, bank: Bank, grid: Grid, objects: int) -> "Check":

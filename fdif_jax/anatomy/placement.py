@@ -38,17 +38,11 @@ NEIGHBOURHOOD = 30.0
 
 
 class Waves(NamedTuple):
-    """A smooth deformation of the body: the sum of three waves, added to a point.
+    """A smooth deformation of the body: the sum of three waves, added to a point."""
 
-    Attributes:
-        frequency: of each wave along right, anterior, superior, 1/mm, ``(3, 3)``.
-        phase: of each wave, in turns, ``(3,)``.
-        amplitude: along each axis, of each wave, mm, ``(3, 3)``.
-    """
-
-    frequency: Float[Array, "3 3"]
-    phase: Float[Array, "3"]
-    amplitude: Float[Array, "3 3"]
+    frequency: Float[Array, "3 3"]  # of each wave along right, anterior, superior, 1/mm, ``(3, 3)``
+    phase: Float[Array, "3"]  # of each wave, in turns, ``(3,)``
+    amplitude: Float[Array, "3 3"]  # along each axis, of each wave, mm, ``(3, 3)``
 
     @property
     def reach(self) -> Float[Array, "3"]:
@@ -133,17 +127,12 @@ class Atlas:
 
 
 class Body(NamedTuple):
-    """How a body lies on the grid.
+    """How a body lies on the grid."""
 
-    Attributes:
-        matrix: voxel coordinates (x, y, z) → body millimetres (right, anterior, superior), ``(3, 4)``.
-        scale: voxels a millimetre, on average over directions.
-        waves: the deformation that all organs share.
-    """
-
+    # voxel coordinates (x, y, z) → body millimetres (right, anterior, superior), ``(3, 4)``
     matrix: Float[Array, "3 4"]
-    scale: Float[Array, ""]
-    waves: Waves
+    scale: Float[Array, ""]  # voxels a millimetre, on average over directions
+    waves: Waves  # the deformation that all organs share
 
 
 class Deviation(NamedTuple):

@@ -15,21 +15,14 @@ def mean_of_cases(dice: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """What one fine-tuning came to.
+    """What one fine-tuning came to."""
 
-    Attributes:
-        init: what it began with.
-        cases: labelled cases it was trained on.
-        seed: what drew those cases and everything else.
-        dice: mean foreground Dice of each validation case by its name; NaN where a case has no foreground.
-        curve: the learning curve: step and mean validation Dice.
-    """
-
-    init: str
-    cases: int
-    seed: int
+    init: str  # what it began with
+    cases: int  # labelled cases it was trained on
+    seed: int  # what drew those cases and everything else
+    # mean foreground Dice of each validation case by its name; NaN where a case has no foreground
     dice: Mapping[str, float]
-    curve: Sequence[tuple[int, float]] = ()
+    curve: Sequence[tuple[int, float]] = ()  # the learning curve: step and mean validation Dice
 
     @property
     def mean(self) -> float:
@@ -39,40 +32,24 @@ class Result:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference in mean Dice, over the seeds that both sides have.
+    """A paired difference in mean Dice, over the seeds that both sides have."""
 
-    Attributes:
-        mean: the difference.
-        interval: its 95 % interval over seeds and validation cases, `paired_interval`.
-        over_cases: the same for these very seeds: only the validation cases are drawn anew.
-        seeds: how many there are.
-    """
-
-    mean: float
-    interval: tuple[float, float]
-    over_cases: tuple[float, float]
-    seeds: int
+    mean: float  # the difference
+    interval: tuple[float, float]  # its 95 % interval over seeds and validation cases, `paired_interval`
+    over_cases: tuple[float, float]  # the same for these very seeds: only the validation cases are drawn anew
+    seeds: int  # how many there are
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The results of one initialisation at one number of labelled cases.
+    """The results of one initialisation at one number of labelled cases."""
 
-    Attributes:
-        init: the initialisation.
-        cases: labelled cases.
-        dice: mean Dice by seed.
-        mean: over the seeds.
-        deviation: standard deviation over the seeds (of a sample: n - 1); NaN for one.
-        difference: to the baseline; None for the baseline itself and where no seed is common.
-    """
-
-    init: str
-    cases: int
-    dice: Mapping[int, float]
-    mean: float
-    deviation: float
-    difference: Difference | None
+    init: str  # the initialisation
+    cases: int  # labelled cases
+    dice: Mapping[int, float]  # mean Dice by seed
+    mean: float  # over the seeds
+    deviation: float  # standard deviation over the seeds (of a sample: n - 1); NaN for one
+    difference: Difference | None  # to the baseline; None for the baseline itself and where no seed is common
 
 
 def summarise(results: Sequence[Result], baseline: str) -> list[Summary]:

@@ -22,29 +22,18 @@ from fdif_jax.vocabulary.vocabulary import NONE, Family, Vocabulary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted member of a family.
+    """A fitted member of a family."""
 
-    Attributes:
-        family: which family.
-        free: its free parameters.
-        u: their fitted unbounded values, ``(F,)``.
-        row: all numbers of the shape, ``(W,)``.
-        rotation: shape → scanner, orthogonal ``(3, 3)``; its determinant is -1 where the shape is mirrored.
-        centre: where the shape's origin lies, ``(3,)``, millimetres.
-        scale: millimetres a unit of the shape.
-        scale_is_free: whether the scale was fitted, too.
-        mask: what was fitted.
-    """
-
-    family: Family
-    free: FreeParameters
-    u: np.ndarray
-    row: np.ndarray
+    family: Family  # which family
+    free: FreeParameters  # its free parameters
+    u: np.ndarray  # their fitted unbounded values, ``(F,)``
+    row: np.ndarray  # all numbers of the shape, ``(W,)``
+    # shape → scanner, orthogonal ``(3, 3)``; its determinant is -1 where the shape is mirrored
     rotation: np.ndarray
-    centre: np.ndarray
-    scale: float
-    scale_is_free: bool
-    mask: Mask
+    centre: np.ndarray  # where the shape's origin lies, ``(3,)``, millimetres
+    scale: float  # millimetres a unit of the shape
+    scale_is_free: bool  # whether the scale was fitted, too
+    mask: Mask  # what was fitted
 
     @functools.cached_property
     def dice(self) -> float:

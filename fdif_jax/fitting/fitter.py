@@ -53,19 +53,13 @@ Progress = Callable[[int, int, str], None]
 
 
 class Variables(NamedTuple):
-    """What the optimiser changes.
+    """What the optimiser changes."""
 
-    Attributes:
-        u: unbounded parameters of the shape, ``(F,)``.
-        shift: of the centre, in radii of the mask, ``(3,)``.
-        turn: twice the vector part of a quaternion with real part 1, ``(3,)``: radians where small.
-        growth: logarithm of a factor to the start's scale.
-    """
-
-    u: Float[Array, " F"]
-    shift: Float[Array, "3"]
+    u: Float[Array, " F"]  # unbounded parameters of the shape, ``(F,)``
+    shift: Float[Array, "3"]  # of the centre, in radii of the mask, ``(3,)``
+    # twice the vector part of a quaternion with real part 1, ``(3,)``: radians where small
     turn: Float[Array, "3"]
-    growth: Float[Array, ""]
+    growth: Float[Array, ""]  # logarithm of a factor to the start's scale
 
 
 class Sharpness(NamedTuple):
@@ -76,64 +70,39 @@ class Sharpness(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What stays as a start has it.
+    """What stays as a start has it."""
 
-    Attributes:
-        drawn: all numbers of its member, ``(W,)``; the whole ones among them are kept.
-        rotation: shape → scanner, orthogonal ``(3, 3)``.
-        centre: of the shape, ``(3,)``, mm from the mask's centroid.
-        scale: millimetres a unit of the shape.
-    """
-
-    drawn: Float[Array, " W"]
-    rotation: Float[Array, "3 3"]
-    centre: Float[Array, "3"]
-    scale: Float[Array, ""]
+    drawn: Float[Array, " W"]  # all numbers of its member, ``(W,)``; the whole ones among them are kept
+    rotation: Float[Array, "3 3"]  # shape → scanner, orthogonal ``(3, 3)``
+    centre: Float[Array, "3"]  # of the shape, ``(3,)``, mm from the mask's centroid
+    scale: Float[Array, ""]  # millimetres a unit of the shape
 
 
 class Aim(NamedTuple):
-    """What a descent is measured against.
+    """What a descent is measured against."""
 
-    Attributes:
-        points: of the mask and around it.
-        surface: points of the mask's surface, mm from its centroid.
-        radius: of the ball of the mask's volume, mm.
-        middle: unbounded parameters ``(F,)`` that those of a start are drawn to.
-        pull: how strongly.
-    """
-
-    points: Points
-    surface: Point
-    radius: Float[Array, ""] | float
+    points: Points  # of the mask and around it
+    surface: Point  # points of the mask's surface, mm from its centroid
+    radius: Float[Array, ""] | float  # of the ball of the mask's volume, mm
+    # unbounded parameters ``(F,)`` that those of a start are drawn to
     middle: Float[Array | np.ndarray, " F"]
-    pull: float
+    pull: float  # how strongly
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitter:
-    """Fits members of one family; compiles once, however many masks it is given.
+    """Fits members of one family; compiles once, however many masks it is given."""
 
-    Attributes:
-        family: which family.
-        grid: voxels ``(D, H, W)`` that its random members are sized for; matters where the scale is fixed.
-        scale: millimetres a unit of the shape; None to fit it.
-        starts: how many starts descend side by side.
-        finalists: how many of them go on.
-        steps: steps of each of the two descents.
-        points: numbers of points of each.
-        mirror: whether the pose may be a mirror image.
-        seed: of members, starts and points.
-    """
-
-    family: Family
+    family: Family  # which family
+    # voxels ``(D, H, W)`` that its random members are sized for; matters where the scale is fixed
     grid: Grid = TRIAL
-    scale: float | None = None
-    starts: int = 24
-    finalists: int = 6
-    steps: tuple[int, int] = (160, 400)
-    points: tuple[int, int] = (2048, 8192)
-    mirror: bool = False
-    seed: int = 0
+    scale: float | None = None  # millimetres a unit of the shape; None to fit it
+    starts: int = 24  # how many starts descend side by side
+    finalists: int = 6  # how many of them go on
+    steps: tuple[int, int] = (160, 400)  # steps of each of the two descents
+    points: tuple[int, int] = (2048, 8192)  # numbers of points of each
+    mirror: bool = False  # whether the pose may be a mirror image
+    seed: int = 0  # of members, starts and points
     free: FreeParameters = dataclasses.field(init=False)
     forms: Forms = dataclasses.field(init=False)
     optimisers: tuple[optax.GradientTransformation, ...] = dataclasses.field(init=False)

@@ -45,14 +45,10 @@ class Window(Normalisation):
 
 @dataclass(frozen=True)
 class ZScore(Normalisation):
-    """Zero mean and unit variance in every image.
-
-    Attributes:
-        nonzero: over voxels that are not 0; those that are stay 0.
-    """
+    """Zero mean and unit variance in every image."""
 
     kind: ClassVar[str] = "zscore"
-    nonzero: bool = False
+    nonzero: bool = False  # over voxels that are not 0; those that are stay 0
 
     def __call__(self, channel: np.ndarray) -> np.ndarray:
         """See `Normalisation`."""

@@ -24,16 +24,12 @@ Spacing = tuple[float, float, float]
 class Space:
     """A grid in the patient.
 
-    Attributes:
-        shape: voxels along each axis.
-        affine: ``(4, 4)``, voxel index → millimetres, to the right, front and top.
-
     Raises:
         FdifError: the affine cannot be inverted.
     """
 
-    shape: GridShape
-    affine: np.ndarray
+    shape: GridShape  # voxels along each axis
+    affine: np.ndarray  # ``(4, 4)``, voxel index → millimetres, to the right, front and top
 
     def __post_init__(self):
         if np.isnan(self._orientation).any():
@@ -76,15 +72,10 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A box that a case was cropped to.
+    """A box that a case was cropped to."""
 
-    Attributes:
-        source: the grid of its file.
-        box: of the canonical grid.
-    """
-
-    source: Space
-    box: Box
+    source: Space  # the grid of its file
+    box: Box  # of the canonical grid
 
     @property
     def shape(self) -> GridShape:

@@ -28,18 +28,13 @@ class Sampled(Shape):
     angles) a bound: with v ≥ 0 the distance at the nearest point of the grid and e the way to that point, √(v² + e²),
     or the distance to the box of the inside where that is greater. Source: the angle at the nearest point of a
     convex box is at least a right one.
-
-    Attributes:
-        values: signed distance in local units, ``(D, H, W)``, positive on the grid's faces.
-        inverse: local point (x, y, z) → index (x, y, z), ``(3, 4)``.
-        lower: least x, y, z of the inside, local units, ``(3,)``.
-        upper: greatest x, y, z of the inside.
     """
 
+    # signed distance in local units, ``(D, H, W)``, positive on the grid's faces
     values: Float[Array, "D H W"]
-    inverse: Float[Array, "3 4"]
-    lower: Float[Array, "3"]
-    upper: Float[Array, "3"]
+    inverse: Float[Array, "3 4"]  # local point (x, y, z) → index (x, y, z), ``(3, 4)``
+    lower: Float[Array, "3"]  # least x, y, z of the inside, local units, ``(3,)``
+    upper: Float[Array, "3"]  # greatest x, y, z of the inside
 
     @classmethod
     def of(cls, values: Array | np.ndarray, inverse: Array | np.ndarray) -> "Sampled":
@@ -61,21 +56,13 @@ class Sampled(Shape):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Library:
-    """Many signed distances on grids of one size; equal only to itself, so that it can be part of a structure.
+    """Many signed distances on grids of one size; equal only to itself, so that it can be part of a structure."""
 
-    Attributes:
-        stack: the grids ``(M, D, H, W)``, float16 or float32, local units.
-        inverse: local point (x, y, z) → index (x, y, z) of each, float32 ``(M, 3, 4)``.
-        lower: least x, y, z of the inside of each, float32 ``(M, 3)``.
-        upper: greatest x, y, z of the inside of each, float32 ``(M, 3)``.
-        names: what each is called.
-    """
-
-    stack: Float[Array, "M D H W"]
-    inverse: Float[Array, "M 3 4"]
-    lower: Float[Array, "M 3"]
-    upper: Float[Array, "M 3"]
-    names: tuple[str, ...]
+    stack: Float[Array, "M D H W"]  # the grids ``(M, D, H, W)``, float16 or float32, local units
+    inverse: Float[Array, "M 3 4"]  # local point (x, y, z) → index (x, y, z) of each, float32 ``(M, 3, 4)``
+    lower: Float[Array, "M 3"]  # least x, y, z of the inside of each, float32 ``(M, 3)``
+    upper: Float[Array, "M 3"]  # greatest x, y, z of the inside of each, float32 ``(M, 3)``
+    names: tuple[str, ...]  # what each is called
 
     @classmethod
     def of(

@@ -10,21 +10,13 @@ AIR = 1.12  # a picture's edge over what it must show
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """The view of a square picture in which z points upwards.
+    """The view of a square picture in which z points upwards."""
 
-    Attributes:
-        target: x, y, z of the picture's middle.
-        half: half the picture's edge at the target, in units of the shapes.
-        azimuth: degrees by which the eye is turned about z, from the -y axis towards the +x axis.
-        elevation: degrees of the eye above the x-y plane, -90 … 90.
-        field_of_view: degrees between opposite edges of the picture; 0 for parallel rays.
-    """
-
-    target: tuple[float, float, float]
-    half: float
-    azimuth: float = 30.0
-    elevation: float = 25.0
-    field_of_view: float = 0.0
+    target: tuple[float, float, float]  # x, y, z of the picture's middle
+    half: float  # half the picture's edge at the target, in units of the shapes
+    azimuth: float = 30.0  # degrees by which the eye is turned about z, from the -y axis towards the +x axis
+    elevation: float = 25.0  # degrees of the eye above the x-y plane, -90 … 90
+    field_of_view: float = 0.0  # degrees between opposite edges of the picture; 0 for parallel rays
 
     @classmethod
     def around(

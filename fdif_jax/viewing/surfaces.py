@@ -42,19 +42,12 @@ _Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  #
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-    """A shape's distances on a grid around it.
+    """A shape's distances on a grid around it."""
 
-    Attributes:
-        name: what the shape is called.
-        shape: the shape.
-        values: signed distances ``(n, n, n)``, indexed [z, y, x], float32.
-        region: the box whose corners the outermost samples lie on, float32.
-    """
-
-    name: str
-    shape: Shape
-    values: np.ndarray
-    region: Region
+    name: str  # what the shape is called
+    shape: Shape  # the shape
+    values: np.ndarray  # signed distances ``(n, n, n)``, indexed [z, y, x], float32
+    region: Region  # the box whose corners the outermost samples lie on, float32
 
     @classmethod
     def of(cls, shape: Shape, within: Region, resolution: int, name: str) -> "Samples | None":

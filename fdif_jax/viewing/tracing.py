@@ -50,33 +50,20 @@ class Region(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
-    """A shape to look at.
+    """A shape to look at."""
 
-    Attributes:
-        name: what it is called.
-        shape: the shape, in the picture's coordinates.
-        box: what of it is shown. What goes on beyond is cut off there.
-        colour: its colour in white light.
-        slope: how steep its distance is, ≥ 1; 1 for a true distance.
-    """
-
-    name: str
-    shape: Shape
-    box: Region
-    colour: Colour
-    slope: float = 1.0
+    name: str  # what it is called
+    shape: Shape  # the shape, in the picture's coordinates
+    box: Region  # what of it is shown. What goes on beyond is cut off there.
+    colour: Colour  # its colour in white light
+    slope: float = 1.0  # how steep its distance is, ≥ 1; 1 for a true distance
 
 
 class Picture(NamedTuple):
-    """A traced picture.
+    """A traced picture."""
 
-    Attributes:
-        colours: uint8 ``(size, size, 3)``, the first row on top.
-        coverage: how much of each pixel is covered by solids, float32 ``(size, size)``, 0 … 1.
-    """
-
-    colours: np.ndarray
-    coverage: np.ndarray
+    colours: np.ndarray  # uint8 ``(size, size, 3)``, the first row on top
+    coverage: np.ndarray  # how much of each pixel is covered by solids, float32 ``(size, size)``, 0 … 1
 
 
 def trace(solids: Sequence[Solid], camera: Camera, size: int, *, floor: bool = True) -> Picture:

@@ -30,37 +30,22 @@ _MOSTLY = 0.99  # of the points
 
 
 class Findings(NamedTuple):
-    """What members of a family, each centred in a grid, are like.
+    """What members of a family, each centred in a grid, are like."""
 
-    Attributes:
-        family: which.
-        members: how many were drawn.
-        undefined: members that are NaN or infinite somewhere.
-        empty: members with no voxel inside.
-        full: members with no voxel outside.
-        cut: members that reach the grid's faces.
-        escaped: members with a voxel inside that is beyond their own bounds.
-        unbounded: members whose bounds rule nothing out.
-        diameters: least, median and greatest diameter of a ball with a member's volume, voxels; of those not empty.
-        slope: greatest length of the distance's gradient.
-        true: share of points where it is 1, but for rounding.
-        nanoseconds: time of one member at a voxel.
-        spheres: that time over the time of a sphere.
-    """
-
-    family: Family
-    members: int
-    undefined: int
-    empty: int
-    full: int
-    cut: int
-    escaped: int
-    unbounded: int
+    family: Family  # which
+    members: int  # how many were drawn
+    undefined: int  # members that are NaN or infinite somewhere
+    empty: int  # members with no voxel inside
+    full: int  # members with no voxel outside
+    cut: int  # members that reach the grid's faces
+    escaped: int  # members with a voxel inside that is beyond their own bounds
+    unbounded: int  # members whose bounds rule nothing out
+    # least, median and greatest diameter of a ball with a member's volume, voxels; of those not empty
     diameters: tuple[float, float, float]
-    slope: float
-    true: float
-    nanoseconds: float
-    spheres: float
+    slope: float  # greatest length of the distance's gradient
+    true: float  # share of points where it is 1, but for rounding
+    nanoseconds: float  # time of one member at a voxel
+    spheres: float  # that time over the time of a sphere
 
     @property
     def kind(self) -> str:

@@ -53,19 +53,12 @@ class Part(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that the step takes on each device.
+    """Bytes that the step takes on each device."""
 
-    Attributes:
-        arguments: weights, moments, averages; updated in place.
-        results: what is written beside them.
-        temporary: everything else, as XLA has planned it.
-        reached: the most that the device has held by then, if it tells.
-    """
-
-    arguments: int
-    results: int
-    temporary: int
-    reached: int | None
+    arguments: int  # weights, moments, averages; updated in place
+    results: int  # what is written beside them
+    temporary: int  # everything else, as XLA has planned it
+    reached: int | None  # the most that the device has held by then, if it tells
 
     @property
     def total(self) -> int:

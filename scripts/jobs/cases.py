@@ -26,21 +26,14 @@ from fdif_jax.scripts.options.finetuning import FinetuningOptions
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which cases are for what.
+    """Which cases are for what."""
 
-    Attributes:
-        training: to train on.
-        validation: to validate on.
-        measured: that the plan follows from: those to train on; of a cross-validation all, so that its folds share it.
-        conventions: what the numbers in their files mean.
-        skipped: ids of those that were bad.
-    """
-
-    training: tuple[Case, ...]
-    validation: tuple[Case, ...]
+    training: tuple[Case, ...]  # to train on
+    validation: tuple[Case, ...]  # to validate on
+    # that the plan follows from: those to train on; of a cross-validation all, so that its folds share it
     measured: tuple[Case, ...]
-    conventions: Conventions
-    skipped: tuple[str, ...] = ()
+    conventions: Conventions  # what the numbers in their files mean
+    skipped: tuple[str, ...] = ()  # ids of those that were bad
 
 
 def choose_cases(config: FinetuningOptions) -> Chosen:

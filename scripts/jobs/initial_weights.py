@@ -24,19 +24,12 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True, eq=False)
 class Initial:
-    """Pre-trained weights.
+    """Pre-trained weights."""
 
-    Attributes:
-        source: the run directory or file.
-        network: theirs, as plain data.
-        state: the weights, in PyTorch's names and layout.
-        token_grid: of their position embeddings, if they have any.
-    """
-
-    source: str
-    network: dict[str, Any]
-    state: Mapping[str, np.ndarray]
-    token_grid: tuple[int, int, int] | None
+    source: str  # the run directory or file
+    network: dict[str, Any]  # theirs, as plain data
+    state: Mapping[str, np.ndarray]  # the weights, in PyTorch's names and layout
+    token_grid: tuple[int, int, int] | None  # of their position embeddings, if they have any
 
     def put_into(self, model: nnx.Module) -> Transfer:
         """See `transfer`; the head starts fresh."""

@@ -22,23 +22,14 @@ _PATIENCE_SECONDS = 120  # for a process that is asked to save and stop; it may 
 
 @dataclass(frozen=True)
 class Job:
-    """A training command.
+    """A training command."""
 
-    Attributes:
-        name: in words.
-        command: one of ours.
-        arguments: its arguments.
-        log: file that gets all it prints, after what is there.
-        directory: its run directory.
-        steps: of the whole run.
-    """
-
-    name: str
-    command: str
-    arguments: tuple[str, ...]
-    log: Path
-    directory: Path
-    steps: int
+    name: str  # in words
+    command: str  # one of ours
+    arguments: tuple[str, ...]  # its arguments
+    log: Path  # file that gets all it prints, after what is there
+    directory: Path  # its run directory
+    steps: int  # of the whole run
 
     def done(self) -> float:
         """The fraction of the run that its measurements say is done."""

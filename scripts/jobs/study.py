@@ -44,42 +44,25 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """What a study asks.
+    """What a study asks."""
 
-    Attributes:
-        dataset: as `fdif finetune` takes it.
-        inits: what each initialisation is, by its name: "scratch", a run directory, a file of weights, or "recipe "
-            and the name or file of one.
-        cases: numbers of labelled cases, ascending.
-        seeds: how many, from 0 on.
-        steps: of every fine-tuning.
-        lrs: learning rates, and
-        warmups: parts of the steps, to choose a pair from.
-        tune_cases: training cases of a run that tunes,
-        tune_val: cases of the training list it is judged on,
-        tune_steps: its steps, and
-        tune_seeds: how many such runs for each pair.
-        val_cases: validation cases; 0 for all.
-        val_every: steps between validations.
-        finetune: further options of every fine-tuning.
-        pretrain: further options of every pre-training.
-    """
-
-    dataset: str
+    dataset: str  # as `fdif finetune` takes it
+    # what each initialisation is, by its name: "scratch", a run directory, a file of weights, or "recipe "
+    # and the name or file of one
     inits: dict[str, str]
-    cases: list[int]
-    seeds: int
-    steps: int
-    lrs: list[float]
-    warmups: list[float]
-    tune_cases: int
-    tune_val: int
-    tune_steps: int
-    tune_seeds: int
-    val_cases: int
-    val_every: int
-    finetune: list[str]
-    pretrain: list[str]
+    cases: list[int]  # numbers of labelled cases, ascending
+    seeds: int  # how many, from 0 on
+    steps: int  # of every fine-tuning
+    lrs: list[float]  # learning rates, and
+    warmups: list[float]  # parts of the steps, to choose a pair from
+    tune_cases: int  # training cases of a run that tunes,
+    tune_val: int  # cases of the training list it is judged on,
+    tune_steps: int  # its steps, and
+    tune_seeds: int  # how many such runs for each pair
+    val_cases: int  # validation cases; 0 for all
+    val_every: int  # steps between validations
+    finetune: list[str]  # further options of every fine-tuning
+    pretrain: list[str]  # further options of every pre-training
 
     @property
     def baseline(self) -> str:

@@ -32,21 +32,13 @@ _PANELS = 2  # side by side
 
 
 class StudyReport(NamedTuple):
-    """What there is to report of a study.
+    """What there is to report of a study."""
 
-    Attributes:
-        folder: where the study is.
-        study: what it asks.
-        results: of the cells that are finished.
-        summaries: of those results.
-        tuned: what tuning chose.
-    """
-
-    folder: Path
-    study: Study
-    results: Sequence[Result]
-    summaries: Sequence[Summary]
-    tuned: Mapping[str, Mapping[str, Any]]
+    folder: Path  # where the study is
+    study: Study  # what it asks
+    results: Sequence[Result]  # of the cells that are finished
+    summaries: Sequence[Summary]  # of those results
+    tuned: Mapping[str, Mapping[str, Any]]  # what tuning chose
 
 
 def read_report(folder: Path, study: Study) -> StudyReport:

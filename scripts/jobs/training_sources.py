@@ -27,39 +27,22 @@ from fdif_jax.training.updates import MakeBatch
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """What a network is trained on.
+    """What a network is trained on."""
 
-    Attributes:
-        name: for a person.
-        task: what is learnt: segmentation, classification or multilabel.
-        grid: voxels of an image.
-        tasks: the label maps, or the labels of a classifier, and their classes.
-        objective: what is learnt of them.
-        head: what `models.create` is told of the outputs.
-        make_batch: as `fit` takes it.
-        held_out: the volumes to validate on, as `Evaluator` takes them.
-        channels: of an image.
-        feed: as `fit` takes it, where batches come from the host.
-        recipe: of scenes or objects, as plain data.
-        files: or the dataset.
-        program: what draws the scenes.
-        weighed: objectives beside classes, as plain data.
-    """
-
-    name: str
-    task: str
-    grid: Sequence[int]
-    tasks: tuple[Task, ...]
-    objective: Objective | Combined
-    head: Mapping[str, Any]
-    make_batch: MakeBatch
-    held_out: DrawHeldOut
-    channels: int = 1
-    feed: Callable[[int], Any] | None = None
-    recipe: Mapping[str, Any] | None = None
-    files: Files | None = None
-    program: World | None = None
-    weighed: Mapping[str, Any] | None = None
+    name: str  # for a person
+    task: str  # what is learnt: segmentation, classification or multilabel
+    grid: Sequence[int]  # voxels of an image
+    tasks: tuple[Task, ...]  # the label maps, or the labels of a classifier, and their classes
+    objective: Objective | Combined  # what is learnt of them
+    head: Mapping[str, Any]  # what `models.create` is told of the outputs
+    make_batch: MakeBatch  # as `fit` takes it
+    held_out: DrawHeldOut  # the volumes to validate on, as `Evaluator` takes them
+    channels: int = 1  # of an image
+    feed: Callable[[int], Any] | None = None  # as `fit` takes it, where batches come from the host
+    recipe: Mapping[str, Any] | None = None  # of scenes or objects, as plain data
+    files: Files | None = None  # or the dataset
+    program: World | None = None  # what draws the scenes
+    weighed: Mapping[str, Any] | None = None  # objectives beside classes, as plain data
 
     def describe(self) -> str:
         """Its classes, for a person."""

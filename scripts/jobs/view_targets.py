@@ -41,25 +41,17 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """What is shown in one picture.
+    """What is shown in one picture."""
 
-    Attributes:
-        name: the files' names begin so.
-        title: of the page.
-        things: what is shown; at least one.
-        caption: lines below the title.
-        legend: names and colours of the classes that are shown.
-        volume: image ``(D, H, W)``, label map and class names, of a scene or a case.
-        mapper: shown in slices instead of the distance.
-    """
-
-    name: str
-    title: str
-    things: Sequence[Thing]
-    caption: Sequence[str] = ()
+    name: str  # the files' names begin so
+    title: str  # of the page
+    things: Sequence[Thing]  # what is shown; at least one
+    caption: Sequence[str] = ()  # lines below the title
+    # names and colours of the classes that are shown
     legend: Mapping[str, Colour] = field(default_factory=dict)
+    # image ``(D, H, W)``, label map and class names, of a scene or a case
     volume: tuple[np.ndarray, np.ndarray, Sequence[str]] | None = None
-    mapper: Mapper | None = None
+    mapper: Mapper | None = None  # shown in slices instead of the distance
 
 
 @dataclass(frozen=True, kw_only=True)
