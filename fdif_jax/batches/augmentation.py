@@ -1,11 +1,14 @@
 """What happens to an image between its voxels and the network: normalisation and data augmentation."""
 
 from collections.abc import Sequence
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
+
+from fdif_jax.sdf.affine import turns
 
 Image = Float[Array, "D H W *channels"]
 
@@ -47,12 +50,7 @@ def random_turn(key: jax.Array, spacing: Sequence[float], degrees: float, zoom: 
     turn_key, angle_key, zoom_key = jax.random.split(key, 3)
     largest = jnp.where(jax.random.bernoulli(turn_key), jnp.deg2rad(degrees), 0)
     angles = jax.random.uniform(angle_key, (3,), minval=-1, maxval=1) * largest
-    rotation = jnp.eye(3)
-    for axis in range(3):
-        cosine, sine = jnp.cos(angles[axis]), jnp.sin(angles[axis])
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        around = jnp.eye(3).at[a, a].set(cosine).at[b, b].set(cosine).at[a, b].set(-sine).at[b, a].set(sine)
-        rotation = jnp.matmul(rotation, around, precision="highest")
+    rotation = reduce(partial(jnp.matmul, precision="highest"), turns(angles))
     logarithm = _sometimes(zoom_key, -jnp.log(zoom), jnp.log(zoom))
     widths = jnp.asarray(spacing, jnp.float32)
     return rotation * widths / widths[:, None] * jnp.exp(-logarithm)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fdif_jax.evaluation.scoring import mean_defined
+from fdif_jax.evaluation.scoring import RESAMPLES, mean_defined, middle
 
 
 def mean_of_cases(dice: Mapping[str, float]) -> float:
@@ -104,10 +104,8 @@ def compare(group: Sequence[Result], baseline: Sequence[Result]) -> Difference |
     )
 
 
-def paired_interval(
-    differences: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of paired differences, over seeds and cases at once.
+def paired_interval(differences: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of paired differences, over seeds and cases at once.
 
     The same validation cases are judged for every seed, and what one seed's run does well it may do well in all of
     them: the differences are not independent, and drawing them one by one would give too narrow an interval. So rows
@@ -117,22 +115,16 @@ def paired_interval(
 
     Args:
         differences: ``(seeds, cases)``; NaN where one is not defined, which is left out.
-        level: part of the resamples within the interval.
         resamples: how many are drawn.
-        seed: of the draw.
 
     Returns:
         A lower and an upper bound; NaN where nothing is defined.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # How often each row and each column is drawn, (resamples, n): the same as drawing them, without the copies.
     rows, columns = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in differences.shape)
     defined = ~np.isnan(differences)
     total, count = (
         ((rows @ values) * columns).sum(1) for values in (np.where(defined, differences, 0.0), defined)
     )
-    means = total[count > 0] / count[count > 0]
-    if not means.size:
-        return np.nan, np.nan
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return middle(total[count > 0] / count[count > 0])

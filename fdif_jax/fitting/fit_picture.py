@@ -15,7 +15,7 @@ from fdif_jax.viewing.viz import save_figure
 
 _FINE = 200  # points of the outline's mesh along each side of a panel
 _MASK, _SHAPE = "0.72", "tab:red"
-_AXES = ("first", "second", "third")
+_AXES, _ACROSS = ("first", "second", "third"), ((1, 2), (0, 2), (0, 1))
 
 
 def save_fits(fits: Sequence[Fit], path: str | os.PathLike, titles: Sequence[str] = ()) -> None:
@@ -44,19 +44,16 @@ def save_fits(fits: Sequence[Fit], path: str | os.PathLike, titles: Sequence[str
 def _draw(panel: Axes, fit: Fit, axis: int) -> None:
     """The slice across an axis that holds most of the mask."""
     inside, affine = fit.mask.inside, fit.mask.affine
-    rows, columns = across = _others(axis)
+    rows, columns = across = _ACROSS[axis]
     cut = int(np.count_nonzero(inside, axis=across).argmax())
     height, width = np.linalg.norm(affine[:3, across], axis=0)
-    extent = (
-        -0.5 * width,
-        (inside.shape[columns] - 0.5) * width,
-        -0.5 * height,
-        (inside.shape[rows] - 0.5) * height,
-    )
-    plane = np.where(inside.take(cut, axis), 1.0, np.nan)
-    panel.imshow(
-        plane, cmap="gray", vmin=0, vmax=1.39, extent=extent, origin="lower", interpolation="nearest"
-    )
+    right, top = (inside.shape[columns] - 0.5) * width, (inside.shape[rows] - 0.5) * height
+    options = {
+        "extent": (-0.5 * width, right, -0.5 * height, top),
+        "origin": "lower",
+        "interpolation": "nearest",
+    }
+    panel.imshow(np.where(inside.take(cut, axis), 1.0, np.nan), cmap="gray", vmin=0, vmax=1.39, **options)
     ends = [_ends(inside, k) for k in across]
     u, v = (np.linspace(first, last, _FINE) for first, last in ends)
     index = np.empty((_FINE, _FINE, 3))
@@ -69,11 +66,6 @@ def _draw(panel: Axes, fit: Fit, axis: int) -> None:
     panel.set_title(f"{_AXES[axis]} axis, slice {cut}", fontsize=9)
     panel.set_xlabel("mm", fontsize=8)
     panel.tick_params(labelsize=8)
-
-
-def _others(axis: int) -> tuple[int, int]:
-    first, second = (k for k in range(3) if k != axis)
-    return first, second
 
 
 def _ends(inside: np.ndarray, axis: int) -> tuple[float, float]:

@@ -27,10 +27,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
-from fdif_jax.fitting.fit_starts import QUARTER_TURNS, Forms, quaternion_rotation, rotations
+from fdif_jax.fitting.fit_starts import QUARTER_TURNS, Forms
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.fitting.free_parameters import FreeParameters
 from fdif_jax.fitting.mask_targets import Mask, Points, Target
+from fdif_jax.sdf.affine import quaternion_rotation
 from fdif_jax.sdf.algebra import Affine, Scaled
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Point
@@ -162,12 +163,9 @@ class Fitter:
     def _schedule(self, stage: int, target: Target) -> Sharpness:
         """How sharp each step of a descent looks."""
         middle = _MIDDLE * target.voxel
-        ends = (
-            (max(_SOFTEST * target.radius, middle), middle)
-            if stage == 0
-            else (middle, _SHARPEST * target.voxel)
-        )
-        softness = np.geomspace(*ends, self.steps[stage]).astype(np.float32)
+        first = max(_SOFTEST * target.radius, middle) if stage == 0 else middle
+        last = middle if stage == 0 else _SHARPEST * target.voxel
+        softness = np.geomspace(first, last, self.steps[stage]).astype(np.float32)
         return Sharpness(softness, np.minimum(softness / np.float32(middle), 1))
 
     def _lay(self, target: Target, forms: Forms, rng: np.random.Generator) -> tuple[Variables, Start]:
@@ -180,8 +178,10 @@ class Fitter:
         poses = len(matched) + len(authored)
         rotation = np.empty((len(forms.rows), poses, 3, 3), np.float32)
         for member, axes in enumerate(forms.axes):
-            wobble = rotations(0.2 * rng.standard_normal((poses, 3)))
-            rotation[member] = wobble @ np.concatenate([matched @ axes.T, authored])
+            wobble = jax.vmap(quaternion_rotation)(
+                jnp.asarray(0.2 * rng.standard_normal((poses, 3)), jnp.float32)
+            )
+            rotation[member] = np.asarray(wobble) @ np.concatenate([matched @ axes.T, authored])
         centre = -scale[:, None, None] * np.einsum("mtij,mj->mti", rotation, forms.centroid)
         candidates = Start(*(jnp.asarray(a, jnp.float32) for a in (forms.rows, rotation, centre, scale)))
         u = self.free.unbounded(forms.rows).astype(np.float32)
@@ -201,13 +201,12 @@ class Fitter:
         def of_member(given: tuple[Array, Start]) -> Array:
             u, start = given
             zero = Variables(u, jnp.zeros(3), jnp.zeros(3), jnp.zeros(()))
-            return jax.vmap(
-                lambda rotation, centre: _overlap_loss(
-                    self._distance(zero, Start(start.drawn, rotation, centre, start.scale), 1.0, points.at),
-                    points,
-                    softness,
-                )
-            )(start.rotation, start.centre)
+
+            def of_pose(rotation: Array, centre: Array) -> Array:
+                posed = start._replace(rotation=rotation, centre=centre)
+                return _overlap_loss(self._distance(zero, posed, 1.0, points.at), points, softness)
+
+            return jax.vmap(of_pose)(start.rotation, start.centre)
 
         return lax.map(of_member, (u, candidates))
 

@@ -73,12 +73,7 @@ class FreeParameters:
 
     @classmethod
     def of(cls, family: Family, grid: Grid, seed: int = 0) -> "FreeParameters":
-        """Learn them from random members.
-
-        Args:
-            family: any family.
-            grid: voxels ``(D, H, W)`` that members are sized for.
-            seed: which random members.
+        """Learn them from the random members of a seed, sized for a grid.
 
         Raises:
             FdifError: a member has a number that is not finite, or nothing can change.

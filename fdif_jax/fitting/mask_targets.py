@@ -18,11 +18,7 @@ _BAND = 3.0  # voxels from the surface within which points are most dense
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mask:
-    """A binary mask in space.
-
-    Raises:
-        FdifError: nothing is inside, or nothing outside.
-    """
+    """A binary mask in space; FdifError if nothing is inside, or nothing outside."""
 
     inside: np.ndarray  # bool ``(D, H, W)``, in the file's axis order
     affine: np.ndarray  # ``(4, 4)``, voxel index → millimetres
@@ -144,11 +140,7 @@ def _crop(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _between(crop: np.ndarray) -> np.ndarray:
     """Midpoints, in indices, of neighbours of which one is inside."""
-    found = []
-    for axis in range(3):
-        step = np.eye(3)[axis] / 2
-        found.append(np.argwhere(np.diff(crop, axis=axis)) + step)
-    return np.concatenate(found)
+    return np.concatenate([np.argwhere(np.diff(crop, axis=axis)) + np.eye(3)[axis] / 2 for axis in range(3)])
 
 
 def principal_axes(covariance: np.ndarray) -> np.ndarray:

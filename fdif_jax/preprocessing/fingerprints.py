@@ -136,11 +136,7 @@ def measure(scan: Scan, number: int, num_classes: int) -> Measurement:
 
 
 def fingerprint(measurements: Iterable[Measurement], conventions: Conventions) -> Fingerprint:
-    """What was measured of a dataset's cases.
-
-    Raises:
-        FdifError: there is no case.
-    """
+    """What was measured of a dataset's cases; FdifError if there is none."""
     measured = list(measurements)
     if not measured:
         raise FdifError("a fingerprint needs at least one labelled case")
@@ -163,7 +159,6 @@ def plan_cases(
     spacing: Spacing | None = None,
     patch: tuple[int, int, int] | None = None,
     window: tuple[float, float] | None = None,
-    budget: int = VOXEL_BUDGET,
     order: int = 3,
 ) -> CasePlan:
     """What follows from a fingerprint, but for what is given.
@@ -172,9 +167,8 @@ def plan_cases(
         measured: of the training cases.
         multiple: what the network divides the patch by along each axis.
         spacing: to resample to, instead of what the cases say.
-        patch: instead of what spacing, cases and budget say.
+        patch: instead of what spacing, cases and `VOXEL_BUDGET` say.
         window: clip all channels to these intensities.
-        budget: voxels of a patch at most.
         order: of the splines that images are resampled with.
 
     Raises:
@@ -188,7 +182,7 @@ def plan_cases(
     why = "as given"
     if patch is None:
         shapes = [shape_at(n, s, spacing) for n, s in zip(measured.shapes, measured.spacings, strict=True)]
-        patch, why = choose_patch(np.median(shapes, axis=0).tolist(), spacing, multiple, budget)
+        patch, why = choose_patch(np.median(shapes, axis=0).tolist(), spacing, multiple)
     reasons.append(f"patch {' × '.join(map(str, patch))}: {why}")
     channels = []
     for channel, name in enumerate(measured.channel_names):

@@ -90,9 +90,5 @@ _KINDS = {kind.kind: kind for kind in (Window, ZScore, UnitRange, AsItIs)}
 
 
 def read_normalisation(data: Any) -> Normalisation:
-    """A normalisation from plain data; its key ``kind`` says which.
-
-    Raises:
-        FdifError: there is no such kind, or it has other keys.
-    """
+    """A normalisation from plain data; FdifError for an unknown ``kind``, or keys that it has not."""
     return data if isinstance(data, Normalisation) else read_choice(data, _KINDS, "normalisation")

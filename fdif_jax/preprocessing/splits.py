@@ -29,11 +29,7 @@ def fold(cases: Sequence[Case], folds: int, number: int, seed: int) -> tuple[lis
 
 
 def few(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
-    """So many random cases, all for 0; of one seed, fewer are among more.
-
-    Raises:
-        FdifError: there are not so many.
-    """
+    """So many random cases, all for 0; of one seed, fewer are among more; FdifError if there are not so many."""
     if number > len(cases):
         raise FdifError(f"{number} cases are asked for, of {len(cases)}")
     return [cases[i] for i in _shuffled(len(cases), seed, "cases")[:number]] if number else list(cases)
