@@ -15,9 +15,7 @@ class Plain:
     """Base of settings. Fields are whole numbers, numbers, truth values, strings, lists of names, triples, or `Plain`.
 
     Whole numbers are accepted where numbers are wanted, lists become tuples, and tables become what the field holds.
-
-    Raises:
-        FdifError: a value of the wrong type; the message names the key.
+    FdifError, naming the key, for a value of the wrong type.
     """
 
     def __post_init__(self) -> None:
@@ -55,13 +53,10 @@ class Choice(Plain):
 
 
 def read_choice(data: Any, kinds: Mapping[str, Any], what: str, default: str | None = None) -> Any:
-    """Settings of the kind that a table names by its key ``kind``.
+    """Settings of the kind that a table names by its key ``kind``, or of the ``default`` where it names none.
 
-    Args:
-        data: the table.
-        kinds: classes of settings by kind, or where one is: ``"package.module:Class"``.
-        what: what errors call the settings.
-        default: the kind of a table that names none.
+    ``kinds`` has classes of settings by kind, or where one is: ``"package.module:Class"``; ``what`` is what errors call
+    the settings.
 
     Raises:
         FdifError: it is no table, names no kind or an unknown one, or has a key that is unknown or impossible.

@@ -190,11 +190,7 @@ class VolumeDataset(IterableDataset):
                 return samples[0] if self._batch_size is None else _stack(samples)
 
     def _placed(self) -> jax.Device:
-        """Where to draw.
-
-        Raises:
-            FdifError: this process cannot draw, or not there.
-        """
+        """Where to draw; FdifError if this process cannot draw, or not there."""
         if os.getpid() != _IMPORTED_IN:
             raise FdifError(
                 "JAX cannot draw in a forked process; give the DataLoader num_workers=0 "

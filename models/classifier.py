@@ -54,15 +54,10 @@ class Classifier(nnx.Module):
 
 
 def of(network: nnx.Module, outputs: Sequence[int], *, rngs: nnx.Rngs) -> Classifier:
-    """A classifier with a segmentation network's encoder and a fresh head.
+    """A classifier with a segmentation network's encoder, whose weights the two share, and a fresh head.
 
-    Args:
-        network: one of ours; the two share the encoder's weights.
-        outputs: the number of classes of every label.
-        rngs: draws the head's weights (stream ``params``), as PyTorch starts a linear layer.
-
-    Raises:
-        FdifError: no labels, or one of no classes.
+    ``outputs`` has the number of classes of every label; ``rngs`` draws the head's weights, as PyTorch starts a linear
+    layer. FdifError for no labels, or one of no classes.
     """
     if not outputs or not all(isinstance(number, int) and number >= 1 for number in outputs):
         raise FdifError(f"outputs are the numbers of classes of one or more labels, got {list(outputs)}")

@@ -60,13 +60,9 @@ class PlannedNetwork(NamedTuple):
 
 
 def from_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> PlannedNetwork:
-    """The ResEnc U-Net that nnU-Net would build from a plans file.
+    """The ResEnc U-Net that nnU-Net would build from a configuration of a plans file (``nnUNetResEncUNetLPlans.json``).
 
     ``models.create(**from_plans(path).network, in_channels=1, out_channels=3)`` is that network.
-
-    Args:
-        path: a plans file, e.g. ``nnUNetResEncUNetLPlans.json``.
-        configuration: one of its configurations, of three dimensions.
 
     Raises:
         FdifError: no plans file, no such configuration, or one of another network than a 3D residual encoder U-Net.
@@ -128,11 +124,7 @@ def _configuration(path: Path, name: str) -> dict[str, Any]:
 
 
 def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration of a plan with what it inherits from others.
-
-    Raises:
-        KeyError: it, or one that it inherits from, is not there.
-    """
+    """A configuration of a plan with what it inherits from others; KeyError where one is not there."""
     plan = dict(configurations[name])
     for _ in configurations:  # no chain is longer, if it is none in a circle
         if "inherits_from" in plan:

@@ -103,13 +103,10 @@ class _File:
 def recognise(
     checkpoint: Checkpoint, *, source: str, network: str | None = None, size: Mapping[str, Any] | None = None
 ) -> Recognised:
-    """The network that a file's weights are of.
+    """The network that the weights of a file (``source``, for errors) are of.
 
-    Args:
-        checkpoint: what `fdif_jax.weights.files.read_checkpoint` gave.
-        source: the file, for errors.
-        network: registry name, if it is known.
-        size: options that are known; they go before what the file tells.
+    ``network``, a registry name, and options of ``size`` are given if they are known, and go before what the file
+    tells.
 
     Raises:
         FdifError: it is of none of our networks, or of another than ``network``, or does not tell an option.
@@ -168,8 +165,6 @@ def _renamed(name: str, prefix: str, layout: _Layout) -> str:
         name = name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
     return name
 
-
-# ------------------------------------------------------------------- a reader a network: its options off the shapes
 
 # nnssl's names of ResEnc U-Nets, which stride by 2 along every axis.
 _ALWAYS_HALVED = ("ResEncL", "NoSkipResEncL")

@@ -105,15 +105,8 @@ def run(config: Config) -> None:
         print(f"table: {config.json}")
 
 
-# ------------------------------------------------------------------------------------------------- the runs
-
-
 def find(folders: Sequence[Path]) -> list[tuple[str, Path]]:
-    """The names and directories of all runs, each once.
-
-    Raises:
-        FdifError: a folder is not there, or there is no run in any of them.
-    """
+    """The names and directories of all runs, each once; FdifError if there is none, or no such folder."""
     found: dict[Path, tuple[str, Path]] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -236,9 +229,6 @@ def ordered(entries: Sequence[Entry], column: str) -> list[Entry]:
     return sorted(entries, key=rank)
 
 
-# ------------------------------------------------------------------------------------------------ the result
-
-
 def _show(entries: Sequence[Entry], console: Console) -> None:
     """Print the table, what all runs have in common, and what they differ in or is wrong with them."""
     words = [c for c in ("kind", "network", "data") if len({getattr(entry, c) for entry in entries}) > 1]
@@ -290,11 +280,7 @@ def _remarks(entry: Entry) -> str:
 
 
 def write_plot(entries: Sequence[Entry], path: Path) -> None:
-    """Draw loss and score of all runs that measured them: the Dice, or the accuracy of a classification.
-
-    Raises:
-        FdifError: none has measured anything.
-    """
+    """Draw loss and score (Dice, or a classification's accuracy) of all runs; FdifError if none has measured any."""
     panels: dict[str, dict[str, viz.Curve]] = {"loss": {}, "score": {}}
     for entry in entries:
         score = next((name for name in ("dice", "accuracy") if getattr(entry, name) is not None), "score")

@@ -263,11 +263,7 @@ def _profile(reader: Reader) -> Ellipse | PaddedPolygon:
 
 
 def build(name: str, params: Mapping[str, Any]) -> Shape:
-    """The shape that a scene document's parameters describe; lengths in voxels.
-
-    Raises:
-        FdifError: a parameter is missing, unknown or impossible.
-    """
+    """The shape that a scene document's parameters describe; FdifError if one is missing, unknown or impossible."""
     reader = Reader(params, name)
     scales = reader.inner("ratio")
     bottom, middle, top = (scales.number(n) for n in ("bottom", "middle", "top"))

@@ -50,15 +50,9 @@ def _taper(reader: Reader, half_height: float) -> Taper:
 
 
 def build(params: Params, where: str, octahedron_factor: float) -> Shape:
-    """The shape that ``params`` describe; which one is plain from the parameters' names.
+    """The shape that ``params`` describe (``{"radius": 20.0}``); which one is plain from the parameters' names.
 
-    Args:
-        params: the layout of the fixtures, e.g. ``{"radius": 20.0}`` or ``{"profile": …, "half_height": …}``.
-        where: what to call the object in an error.
-        octahedron_factor: scale of an octahedron's distance.
-
-    Raises:
-        FdifError: a parameter is missing, unknown or impossible.
+    ``where`` is what errors call the object. FdifError for a parameter that is missing, unknown or impossible.
     """
     reader = Reader(params, where)
     shape: Shape

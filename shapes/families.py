@@ -61,11 +61,7 @@ _SLIPS = (
 
 
 def families(*, exact: bool) -> tuple[Family, ...]:
-    """The catalogue: 109 families; class id = position + 1.
-
-    Args:
-        exact: True for the distribution as meant, False for the one the published code draws.
-    """
+    """The catalogue, as meant (``exact``) or as the published code draws: 109 families; class id = position + 1."""
     basic = [
         _family("sphere", _sphere, "basic", radius=RADIUS),
         _prism("{}cylinder", _circle, "basic", "", SOLID, exact),
@@ -163,9 +159,6 @@ def _prism(
     return _family(
         name.format(taper), draw, category, height=Range(0.1, 0.5), onion=onion, **taper_ranges, **ranges
     )
-
-
-# ---- how members are drawn: one function for all families of the same structure ----
 
 
 def _uniform(key: jax.Array, ranges: Ranges, *names: str) -> list[Float[Array, ""]]:

@@ -51,8 +51,7 @@ class Outline(NamedTuple):
     def sample(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Signed distances ``(D, H, W)`` float32 on a grid of about ``size`` samples along the longest edge.
 
-        Returns:
-            The samples and the matrix ``(3, 4)`` from local point (x, y, z) to index (x, y, z).
+        And the matrix ``(3, 4)`` from local point (x, y, z) to index (x, y, z).
         """
         scale = np.linalg.norm(self.frame[:, :3], axis=0)
         edges = self.upper - self.lower

@@ -119,8 +119,7 @@ def _sample(flat: Array, start: Array, size: Array, index: list[Array]) -> Dista
 def vocabulary_of(path: str | Path) -> Vocabulary:
     """The organs of a bank (``.npz``) as classes, with all displacements and mappers, and the atlas of where they lie.
 
-    Raises:
-        FdifError: the file is missing, damaged or no bank.
+    FdifError if the file is missing, damaged or no bank.
     """
     return _vocabulary(Bank.load(path))
 

@@ -10,12 +10,9 @@ _SHORT = ("published", "exact", "avs_db")  # vocabularies of the package, by one
 
 
 def find_family(shape: str, catalogue: Sequence[str] = ()) -> tuple[Vocabulary, Family]:
-    """The vocabulary and family that ``torus``, ``published:torus``, or ``FILE.py:NAME`` names.
+    """The vocabulary, with files of a ``catalogue``, and family of ``torus``, ``published:torus``, or ``FILE.py:NAME``.
 
-    Files of a ``catalogue`` are added to the vocabulary.
-
-    Raises:
-        FdifError: there is none, or the file has a mistake.
+    FdifError if there is none, or the file has a mistake.
     """
     source, _, name = shape.rpartition(":")
     if not name or (source == "" and ":" in shape):

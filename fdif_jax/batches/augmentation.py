@@ -41,11 +41,9 @@ def _sometimes(key: jax.Array, low: Any, high: Any) -> Float[Array, ""]:
 def random_turn(key: jax.Array, spacing: Sequence[float], degrees: float, zoom: float) -> Float[Array, "3 3"]:
     """A random rotation and scaling, as the matrix from a patch's voxels to the case's, both from their middles.
 
-    Args:
-        key: of the draw.
-        spacing: millimetres between voxels along each axis; the rotation is one in millimetres.
-        degrees: around each axis, uniform between so much to either side, with probability 1/2 for all three.
-        zoom: things are shown 1/zoom to zoom times as large, evenly in the logarithm, with probability 1/2.
+    The rotation is one in millimetres, ``spacing`` between voxels: around each axis uniform between so many degrees to
+    either side, with probability 1/2 for all three. Things are shown 1/zoom to zoom times as large, evenly in the
+    logarithm, with probability 1/2.
     """
     turn_key, angle_key, zoom_key = jax.random.split(key, 3)
     largest = jnp.where(jax.random.bernoulli(turn_key), jnp.deg2rad(degrees), 0)

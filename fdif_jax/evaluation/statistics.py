@@ -55,9 +55,7 @@ class Summary:
 def summarise(results: Sequence[Result], baseline: str) -> list[Summary]:
     """A summary for every number of cases and initialisation that there are results of, in this order.
 
-    Args:
-        results: in any order; initialisations are in that of their first results.
-        baseline: the initialisation that the others are compared with.
+    Initialisations are in that of their first results; all are compared with the ``baseline``.
     """
     groups: dict[tuple[int, str], list[Result]] = {}
     inits = list(dict.fromkeys(result.init for result in results))
@@ -105,20 +103,15 @@ def compare(group: Sequence[Result], baseline: Sequence[Result]) -> Difference |
 
 
 def paired_interval(differences: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of paired differences, over seeds and cases at once.
+    """95 % percentile bootstrap interval of the mean of paired differences ``(seeds, cases)``, over both at once.
 
     The same validation cases are judged for every seed, and what one seed's run does well it may do well in all of
     them: the differences are not independent, and drawing them one by one would give too narrow an interval. So rows
-    and columns are each drawn with replacement, and a resample's mean is that of the sub-matrix they make. Source:
-    Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), arXiv 0712.1111. Of few seeds no resampling
-    can tell how much further ones would differ: of three, the interval is still rather too narrow than too wide.
+    and columns are each drawn with replacement, and a resample's mean is that of the sub-matrix they make. Source: Owen
+    2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), arXiv 0712.1111. Of few seeds no resampling can
+    tell how much further ones would differ: of three, the interval is still rather too narrow than too wide.
 
-    Args:
-        differences: ``(seeds, cases)``; NaN where one is not defined, which is left out.
-        resamples: how many are drawn.
-
-    Returns:
-        A lower and an upper bound; NaN where nothing is defined.
+    NaN, where a difference is not defined, is left out; both bounds are NaN where nothing is defined.
     """
     rng = np.random.default_rng(0)
     # How often each row and each column is drawn, (resamples, n): the same as drawing them, without the copies.

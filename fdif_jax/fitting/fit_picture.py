@@ -21,13 +21,8 @@ _AXES, _ACROSS = ("first", "second", "third"), ((1, 2), (0, 2), (0, 1))
 def save_fits(fits: Sequence[Fit], path: str | os.PathLike, titles: Sequence[str] = ()) -> None:
     """Write a PNG with a row a fit: across each axis of the volume the slice with most of the mask, and the outline.
 
-    Panels are in millimetres, so that voxels have their true form; the outline is that of the shape itself, not of
-    its voxels. ``path`` is complete or not there.
-
-    Args:
-        fits: one or more.
-        path: the PNG file.
-        titles: of the rows; by default the family, its Dice and the mask's name.
+    Panels are in millimetres, so that voxels have their true form; the outline is that of the shape itself, not of its
+    voxels. Titles are the family, its Dice and the mask's name if not given.
     """
     titles = titles or [f"{fit.family.name}   Dice {fit.dice:.3f}   {fit.mask.name}" for fit in fits]
     figure = Figure(figsize=(9.6, 3.5 * len(fits) + 0.3), layout="constrained")

@@ -56,14 +56,9 @@ def spread_of(fits: Sequence[Fit]) -> Rows:
 
 
 def write_family(fits: Sequence[Fit], name: str, path: str | os.PathLike) -> None:
-    """Write the family that the fits spread over as a Python file that stands by itself.
+    """Write the family that two fits or more spread over as a Python file that stands by itself.
 
     The file is loaded and its family tried before it gets its name.
-
-    Args:
-        fits: two or more, of one family.
-        name: of the new family, a Python name.
-        path: the file, ``.py``.
 
     Raises:
         FdifError: fewer than two fits, or the shape holds something that cannot be written as text (a grid of

@@ -122,15 +122,10 @@ class Fitter:
         object.__setattr__(self, "forms", Forms.of(self.family, free, self.grid))
 
     def fit(self, mask: Mask, progress: Progress | None = None, like: Fit | None = None) -> Fit:
-        """The member and pose that fit ``mask`` best.
+        """The member and pose that fit ``mask`` best; ``progress`` is told about every 20 steps.
 
-        Args:
-            mask: what to fit.
-            progress: told about every 20 steps.
-            like: another fit of this family, whose member is the start and is kept as far as the mask lets it.
-
-        Raises:
-            FdifError: the gradient of all starts is not finite.
+        Of another fit that this is to be ``like`` the member is the start, and is kept as far as the mask lets it.
+        FdifError if the gradient of all starts is not finite.
         """
         target, rng = Target.of(mask), np.random.default_rng(self.seed)
         variables, start = self._lay(target, self.forms if like is None else _forms_of(like), rng)

@@ -31,9 +31,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 
 
-# ------------------------------------------------------------------------------------------------ what predicts
-
-
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Fine-tuning runs of one network on one kind of cases.
@@ -106,9 +103,6 @@ def _check_same(first: Run, first_plan: CasePlan, other: Run, plan: CasePlan) ->
     if found:
         key, one, two = found[0]
         raise FdifError(f"{first.path} and {other.path} are no ensemble: {key} is {one} and {two}")
-
-
-# ------------------------------------------------------------------------------------------- what is predicted
 
 
 class ToPredict(NamedTuple):
@@ -184,9 +178,6 @@ def _has_one_channel(path: Path) -> bool:
         return len(volume_type(path)[0]) == 3
     except FdifError:
         return True  # what is wrong with it is told when it is read
-
-
-# ------------------------------------------------------------------------------------------ what is written
 
 
 def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:

@@ -70,8 +70,7 @@ class Library:
     ) -> "Library":
         """The library of these grids, kept as ``dtype``, with the boxes of the insides found from them.
 
-        Raises:
-            FdifError: more voxels than a 32-bit index can count.
+        FdifError if there are more voxels than a 32-bit index can count.
         """
         if stack.size > np.iinfo(np.int32).max:
             raise FdifError(

@@ -50,10 +50,8 @@ class Camera:
     def rays(self, right: np.ndarray, up: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
         """Origins and unit directions, each float32 ``(3, n)``, of rays through points of the picture.
 
-        Args:
-            right: ``(n,)``, -1 at the left edge … 1 at the right one.
-            up: ``(n,)``, -1 at the lower edge … 1 at the upper one.
-            reach: how far before the target parallel rays begin.
+        ``right`` and ``up`` ``(n,)`` are -1 at the left or lower edge … 1 at the other; ``reach`` is how far before the
+        target parallel rays begin.
         """
         axes = self.axes
         plane = np.array(self.target)[:, None] + self.half * (axes[:2].T @ np.stack([right, up]))

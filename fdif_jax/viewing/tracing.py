@@ -67,16 +67,10 @@ class Picture(NamedTuple):
 
 
 def trace(solids: Sequence[Solid], camera: Camera, size: int, *, floor: bool = True) -> Picture:
-    """Draw solids lit from the upper left, on a white floor that takes their shadows.
+    """Draw solids lit from the upper left, on a white floor (if there is to be one) that takes their shadows.
 
-    The programs are compiled once for each structure of shapes; parameters, boxes and the camera are arguments. The
-    tiles of a picture are traced by as many threads as there are cores.
-
-    Args:
-        solids: what to draw.
-        camera: from where.
-        size: pixels along each edge, ≥ 1.
-        floor: whether there is a floor just below the lowest solid.
+    ``size`` is pixels along each edge. The programs are compiled once for each structure of shapes; parameters, boxes
+    and the camera are arguments. The tiles of a picture are traced by as many threads as there are cores.
     """
     scene = _Scene.of(solids, camera, size, floor)
     edge = -(-size * RAYS // TILE)

@@ -84,14 +84,9 @@ class Findings(NamedTuple):
 
 
 def examine(family: Family, grid: Grid, sphere: Shape, members: int = 48, seed: int = 0) -> Findings:
-    """Draw members of a family, sized for a grid and centred in it, and measure them.
+    """Draw so many members of a family, sized for a grid and centred in it, and measure them.
 
-    Args:
-        family: which.
-        grid: voxels ``(D, H, W)``.
-        sphere: what costs are compared with.
-        members: how many to draw.
-        seed: which ones.
+    Their costs are compared with the ``sphere``'s.
     """
     half = jnp.asarray(grid.edges, jnp.float32) / 2
 

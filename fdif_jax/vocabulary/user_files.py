@@ -167,8 +167,7 @@ def describe(shape: Shape) -> dict[str, Any]:
 def build(structure: Any, params: Any, name: str) -> Shape:
     """The inverse of `describe` for shapes of this structure; ``name`` is what errors call the object.
 
-    Raises:
-        FdifError: a parameter is missing, unknown, not finite or of another shape.
+    FdifError for a parameter that is missing, unknown, not finite or of another shape.
     """
     reader = Reader(params, name)
     leaves = [

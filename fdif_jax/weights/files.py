@@ -47,18 +47,11 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def check_suffix(path: str | os.PathLike) -> str:
-    """The suffix of a weights file, if it is one that can be written and read.
-
-    Raises:
-        FdifError: another suffix.
-    """
+    """The suffix of a weights file, if it is one that can be written and read; FdifError for another."""
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
         raise FdifError(f"{path}: a weights file ends in .pth, .pt or .safetensors")
     return suffix
-
-
-# ---------------------------------------------------------------------------------------------------- writing
 
 
 def save_weights(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
@@ -105,9 +98,6 @@ def save_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike) -
     The format has no aliases: an array of several names is stored under each of them.
     """
     write_atomic(path, safetensors.numpy.save(dict(state), {"format": "pt"}))
-
-
-# ---------------------------------------------------------------------------------------------------- reading
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:

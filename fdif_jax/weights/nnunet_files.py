@@ -49,14 +49,9 @@ def nnssl_checkpoint(
 ) -> dict[str, Any]:
     """What ``nnUNetv2_preprocess_like_nnssl`` reads, for `fdif_jax.weights.files.save_torch`.
 
-    Args:
-        state: the network's state dict.
-        network: how it is built.
-        in_channels: channels of the images of the pre-training.
-        patch: voxels of its patches, ``(D, H, W)``; recommended for fine-tuning too.
-        spacing: millimetres between their voxels; None if they had no common one.
-        name: of the data of the pre-training.
-        citations: shown by the fine-tuning: each a ``type``, a ``name`` and ``apa_citations``.
+    Channels, patches ``(D, H, W)``, recommended for fine-tuning too, the millimetres between their voxels (None if they
+    had no common one) and the name are those of the data of the pre-training. Of ``citations``, shown by the
+    fine-tuning, each has a ``type``, a ``name`` and ``apa_citations``.
     """
     plan = {
         "architecture_plans": {

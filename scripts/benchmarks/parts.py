@@ -155,12 +155,8 @@ def in_turns(calls: Mapping[str, Turn], runs: int) -> dict[str, tuple[float, ...
 
 
 def measure_parts(training: Training, steps: Steps, runs: int) -> tuple[dict[str, Part], Memory]:
-    """The parts of the step and the ``step`` itself, in the order in which they run; and its memory.
-
-    Args:
-        training: what to measure.
-        steps: the same, ready to run.
-        runs: measurements of each.
+    """The parts of the step and the ``step`` itself, in the order in which they run, each so many times; and its
+    memory.
     """
     plan, devices = training.plan, training.devices
     steps(0)

@@ -132,10 +132,8 @@ class TorchSteps:
 def torch_loss(objective: Any) -> Callable[[Any, Any], Any]:
     """The loss of `Segmentation` in PyTorch: MONAI's Dice with cross-entropy, or PyTorch's cross-entropy.
 
-    It takes scores ``(B, C, D, H, W)``, or those of several resolutions, and labels ``(B, T, D, H, W)``.
-
-    Raises:
-        FdifError: MONAI is not installed, or whole images are classified.
+    It takes scores ``(B, C, D, H, W)``, or those of several resolutions, and labels ``(B, T, D, H, W)``. FdifError if
+    MONAI is not installed, or whole images are classified.
     """
     if not isinstance(objective, Segmentation):
         raise FdifError("--from torch trains segmentation; leave out --task")

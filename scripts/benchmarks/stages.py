@@ -87,11 +87,7 @@ def _without(renderer: Renderer, kept: str) -> Renderer:
 def measure_stages(program: Program, workers: int, runs: int, samples: int) -> tuple[list[Stage], Rates]:
     """Stages of a sample of a CPU program, in the order in which they run; and the machine's rates.
 
-    Args:
-        program: what to measure.
-        workers: samples drawn at the same time.
-        runs: measurements; medians are reported.
-        samples: samples drawn in each.
+    In each of ``runs`` measurements, whose medians are reported, so many samples are drawn, ``workers`` at a time.
     """
     renderer, grid = program.renderer, program.grid
     plan = Tiling.of(grid, renderer.tile)

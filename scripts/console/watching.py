@@ -87,13 +87,7 @@ class Watch:
     """
 
     def __init__(self, run: Run, steps: int, tasks: Sequence[Task] = ()) -> None:
-        """Begin to watch.
-
-        Args:
-            run: the opened run; its history is what TensorBoard is told.
-            steps: of the whole run.
-            tasks: as `Evaluator` has them; not needed without evaluations.
-        """
+        """Watch an opened run of so many steps in all; ``tasks`` are those of its `Evaluator`, if it has one."""
         self._run, self._tasks = run, tuple(tasks)
         self._bar = TrainingBar(steps)
         self._tensorboard: Any = None
@@ -162,10 +156,7 @@ def write_curve(run: Run) -> Path:
 def write_example(example: Example, tasks: Sequence[Task], path: Path) -> list[Path]:
     """Draw image, label and prediction of a volume: one picture, or one a task, its name at the end of the file's.
 
-    A volume that is classified is drawn with its classes in words.
-
-    Returns:
-        The pictures.
+    A volume that is classified is drawn with its classes in words. Gives the pictures.
     """
     if example.label.ndim == 1:
         words = [

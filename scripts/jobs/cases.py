@@ -37,11 +37,7 @@ class Chosen:
 
 
 def choose_cases(config: FinetuningOptions) -> Chosen:
-    """Training and validation cases, as ``config`` (of `fdif finetune`) asks for them.
-
-    Raises:
-        FdifError: there are not so many, or the dataset's list is none.
-    """
+    """Training and validation cases, as the options ask for them; FdifError if there are not so many."""
     conventions = load_conventions(config.dataset)
     listed, validation = list_cases(config.dataset)
     training = listed
@@ -79,14 +75,8 @@ def plan_for(
 ) -> tuple[CasePlan, tuple[int, ...], Chosen]:
     """How cases are prepared, and the axes to mirror along, printed with the reasons; the cases without bad ones.
 
-    What the plan follows from are the training cases, or, of a cross-validation, all of them.
-
-    Args:
-        config: of `fdif finetune`.
-        chosen: the cases.
-        multiple: what the network divides a patch by.
-        like: a planned network, whose patch is taken if none is given.
-        scans: that the cases are read with.
+    What the plan follows from are the training cases, or, of a cross-validation, all of them. ``multiple`` is what the
+    network divides a patch by; ``like`` a planned network, whose patch is taken if none is given.
     """
     bad = {case.id for case in chosen.measured}
 

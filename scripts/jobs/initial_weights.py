@@ -44,13 +44,10 @@ class Initial:
 
 
 def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | None:
-    """What ``--init`` names; None from scratch.
+    """What ``--init`` names (``scratch``, a run directory, or a file of weights by its suffix); None from scratch.
 
-    Args:
-        init: ``scratch``, a run directory, or a file of weights by its suffix.
-        which: the newest (``last``) or the ``best`` checkpoint of a run.
-        options: what else is said of the network, which must agree with a run; of a file it is what weights do not
-            tell.
+    ``which`` is the checkpoint of a run, ``last`` or ``best``. What ``options`` say of the network must agree with a
+    run's; of a file it is what weights do not tell.
 
     Raises:
         FdifError: there is no such run or file, or options contradict its network.

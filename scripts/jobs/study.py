@@ -178,10 +178,8 @@ def is_finished(run: Path) -> bool:
 
 
 def load_scores(run: Path) -> dict[str, float]:
-    """The Dice of every validation case of a finished fine-tuning; NaN where a case has no foreground.
-
-    Raises:
-        FdifError: the file is damaged.
+    """The Dice of a finished fine-tuning's validation cases, NaN where one has no foreground; FdifError for a damaged
+    file.
     """
     path = run / SCORES
     try:

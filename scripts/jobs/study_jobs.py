@@ -100,9 +100,6 @@ class Jobs:
         return Job(name, of, tuple(arguments), log, directory, steps)
 
 
-# ------------------------------------------------------------------------------------------------- what is done
-
-
 class Conductor:
     """Has the jobs of a study done, with a progress bar over the steps of all."""
 

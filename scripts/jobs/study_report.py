@@ -42,11 +42,7 @@ class StudyReport(NamedTuple):
 
 
 def read_report(folder: Path, study: Study) -> StudyReport:
-    """What is finished of a study.
-
-    Raises:
-        FdifError: nothing is, or the files of a run are damaged.
-    """
+    """What is finished of a study; FdifError if nothing is, or the files of a run are damaged."""
     results = load_results(folder, study)
     if not results:
         raise FdifError(f"{folder}: no fine-tuning is finished yet")
@@ -82,9 +78,6 @@ def show(report: StudyReport) -> None:
     for table in tables:
         console.print(table)
     print(_note(report))
-
-
-# --------------------------------------------------------------------------------------------------- the tables
 
 
 def _title(study: Study) -> str:
@@ -189,9 +182,6 @@ def _defined(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_defined(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-# ---------------------------------------------------------------------------------------------------- the plots
 
 
 def _style(study: Study, init: str) -> dict[str, Any]:

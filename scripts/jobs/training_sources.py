@@ -156,11 +156,7 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSo
 
 
 def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
-    """What the options ask to train on.
-
-    Args:
-        config: of `fdif pretrain`.
-        like: a planned network, whose patch is the grid if none is given.
+    """What the options ask to train on; ``like`` is a planned network, whose patch is the grid if none is given.
 
     Raises:
         FdifError: options exclude each other, or see `recipe_of` and `FileSource`.

@@ -81,11 +81,7 @@ class Choice:
 
 
 def views_of(target: str, choice: Choice) -> list[View]:
-    """The views of a target: one for each member of each family, else a single one.
-
-    Raises:
-        FdifError: there is no such target, or something is wrong with it.
-    """
+    """The views of a target: one for each member of each family, else a single one; FdifError if there is none."""
     path = Path(target)
     if path.suffix == ".json" and not _is_dataset(path):
         return [_scene(path, choice)]
@@ -110,9 +106,6 @@ def views_of(target: str, choice: Choice) -> list[View]:
     owners = [file for file in catalogue if family in vocabulary_of(file).families]
     source = target.rpartition(":")[0] or next(iter(owners), "exact")
     return list(_members(source, vocabulary, family, choice, choice.members or 1))
-
-
-# ------------------------------------------------------------------------------------------------ families
 
 
 def _members(
@@ -174,9 +167,6 @@ def _with_values(shape: Shape) -> str:
     return ", ".join([*shown, *([f"and {more} array{'s' * (more > 1)}"] if more else [])])
 
 
-# -------------------------------------------------------------------------------------------------- scenes
-
-
 def _is_dataset(path: Path) -> bool:
     try:
         document = json.loads(path.read_bytes())
@@ -231,9 +221,6 @@ def _number(o: fd.SceneObject, vocabulary: Vocabulary) -> int:
     if unions.SEPARATOR in o.class_name:
         return o.class_id[0]
     return vocabulary.families.index(vocabulary.family(o.class_name))
-
-
-# --------------------------------------------------------------------------------------------- label maps
 
 
 def _case(path: Path, choice: Choice) -> View:

@@ -67,11 +67,7 @@ class DatasetJob(NamedTuple):
 
 
 def job_of(options: FormatOptions) -> DatasetJob:
-    """The dataset that is asked for.
-
-    Raises:
-        FdifError: options contradict each other, or ask for something impossible.
-    """
+    """The dataset that is asked for; FdifError for options that contradict each other or are impossible."""
     format_ = _checked_format(options)
     return _classification(options) if format_ == "classification" else _segmentation(options, format_)
 

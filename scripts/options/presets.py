@@ -16,9 +16,7 @@ Config = TypeVar("Config")
 def preset_of(arguments: Sequence[str], config: Callable[..., Config]) -> Config | None:
     """The options that ``--preset`` among a command's arguments stands for, or None without it.
 
-    Args:
-        arguments: of the command line.
-        config: makes the command's options of those that a preset sets; the others have their defaults.
+    ``config`` makes the command's options of those that a preset sets; the others have their defaults.
 
     Raises:
         FdifError: no such preset, or it is damaged or sets what is no option or has another type.

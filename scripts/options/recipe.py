@@ -76,11 +76,7 @@ class RecipeOptions:
 
 
 def recipe_of(config: RecipeOptions) -> Recipe:
-    """The recipe with the options' changes.
-
-    Raises:
-        FdifError: an option that a mixture cannot take, or that contradicts another or the recipe.
-    """
+    """The recipe with the options' changes; FdifError for one that contradicts another, the recipe, or a mixture."""
     recipe = fd.load_recipe(config.recipe)
     options: dict[str, Any] = {
         "grid": config.grid,
