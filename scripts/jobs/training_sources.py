@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 import fdif_jax as fd
+from fdif_jax.batches.classification import classification_batch
 from fdif_jax.batches.files import FileSource, file_batch
 from fdif_jax.batches.scenes import scene_batch, views_batch, with_augmentation
-from fdif_jax.datasets.classification import centred, classes_of, classification_batch
+from fdif_jax.datasets.classification import centred, classes_of
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork

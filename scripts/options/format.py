@@ -5,8 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import fdif_jax as fd
 from fdif_jax.datasets import classification
-from fdif_jax.datasets.classification import ClassificationLayout
-from fdif_jax.datasets.layouts import DatasetPlan, Layout, MonaiLayout, NnunetLayout
+from fdif_jax.datasets.layouts import ClassificationLayout, DatasetPlan, Layout, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.sources import DrawSample, labelled
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.recipe import Flag, RecipeOptions, recipe_of
