@@ -50,10 +50,8 @@ __all__ = ["NETWORKS", "Classifier", "ResEncConfig", "ResEncUNet", "create", "se
 
 
 def takes_grid(name: str) -> bool:
-    """Whether a network's weights depend on the grid it is trained on, which `create` then takes as ``grid``.
-
-    Raises:
-        FdifError: unknown network.
+    """Whether a network's weights depend on the grid it is trained on (`create`'s ``grid``); FdifError for an unknown
+    one.
     """
     return "grid" in _options(name)
 
@@ -103,12 +101,7 @@ def create(
 
 
 def segmenting(network: Mapping[str, Any], out_channels: int) -> dict[str, Any]:
-    """What `create` takes for the segmentation network that shares this one's encoder, with other logits.
-
-    Args:
-        network: plain data, of a classifier or of a segmentation network.
-        out_channels: channels of the logits; the foreground classes and the background.
-    """
+    """What `create` takes for the segmentation network that shares this one's encoder, with other logits."""
     kept = {option: value for option, value in network.items() if option != "outputs"}
     return kept | {"out_channels": out_channels}
 

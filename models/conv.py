@@ -7,8 +7,8 @@ XLA's 3D convolution on CPU is slow, its strided gradients above all; its 2D con
 taps are laid side by side as channels and one 2D convolution does the rest (`conv_folded`): the same sum in another
 order. With half as many outputs as inputs or fewer it is faster to lay the depth taps of the outputs side by side, and
 to shift and sum them after the 2D convolution (`conv_spread`). Where a slice is smaller than the kernel XLA leaves its
-fast convolution, and where there are few voxels and many channels one matmul is faster (`conv_gathered`). On a GPU layers
-take the folded or the spread form. All figures are in docs/performance.md.
+fast convolution, and where there are few voxels and many channels one matmul is faster (`conv_gathered`). On a GPU
+layers take the folded or the spread form. All figures are in docs/performance.md.
 """
 
 import math

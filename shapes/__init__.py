@@ -75,14 +75,10 @@ exact = _vocabulary(is_exact=True)
 
 
 def build(class_name: str, params: Mapping[str, Any]) -> Shape:
-    """The shape of a class from a scene document's parameters, with the published formulas.
+    """The shape of a class, by its name or its published name, from a scene document's parameters, lengths in voxels.
 
-    Args:
-        class_name: a class of the catalogue, by its name or its published name.
-        params: the layout of a scene document, lengths in voxels.
-
-    Raises:
-        FdifError: unknown class, or a parameter that is missing, unknown or impossible.
+    Formulas are the published ones. FdifError for an unknown class, or a parameter that is missing, unknown or
+    impossible.
     """
     family = published.family(class_name)
     return published.build(family.name, params)

@@ -18,14 +18,8 @@ def classification_batch(
 ) -> Callable[[jax.Array, Any], tuple[Float[Array, "B D H W 1"], Int[Array, "B L"]]]:
     """``make_batch(keys, data)`` for training: an image of a class at random for every key, and its labels from 0.
 
-    Images are normalised; what changes them further takes what this gives, and the same keys.
-
-    Args:
-        program: compiled from a recipe that is `centred`.
-        multilabel: as in `classes_of`, which also has the names that the labels' numbers stand for.
-
-    Raises:
-        FdifError: see `classes_of`.
+    Images are normalised; what changes them further takes what this gives, and the same keys. The program's recipe is
+    `centred`; labels and errors are as of `classes_of`.
     """
     rows = np.array(classes_of(program, multilabel)[0], np.int32).reshape(len(program.classes), -1)
     render = images(program)

@@ -29,8 +29,7 @@ def classes_of(
 ) -> tuple[tuple[ClassLabel, ...], dict[str, tuple[str, ...]]]:
     """The label of every class of a program, and the names that the labels' numbers stand for.
 
-    Raises:
-        FdifError: multilabel, and displacement or mapper is drawn at random, so that no label would know it.
+    FdifError if of several labels displacement or mapper is drawn at random, so that no label would know it.
     """
     if not multilabel:
         return tuple(range(len(program.classes))), {"class": program.class_names}

@@ -99,10 +99,7 @@ def reserved_volumes(program: World, val_seed: int = 0) -> DrawHeldOut:
 def reserved_images(program: Program, multilabel: bool, val_seed: int = 0) -> DrawHeldOut:
     """Images of one object and its class ids by number, which no run trains on; for `Evaluator`.
 
-    Classes take turns. The program's recipe is `classification.centred`.
-
-    Raises:
-        FdifError: there is no such seed, or see `classification.classes_of`.
+    Classes take turns. The program's recipe is `classification.centred`. Errors are as of `reserved` and `classes_of`.
     """
     seed, render = reserved(val_seed), images(program)
     ids = np.array(classes_of(program, multilabel)[0], np.int32).reshape(len(program.classes), -1)

@@ -23,16 +23,8 @@ def score_case(
     """`MEASURES` of every foreground class, float64 ``(num_classes - 1, 3)``.
 
     Dice and surface Dice are NaN for a class in neither map and 0 for one in only one of them; HD95 is NaN for both.
-
-    Args:
-        prediction: class ids ``(D, H, W)``, integers.
-        label: class ids, the same grid; what is below 0 is left out of the comparison.
-        num_classes: background included.
-        spacing: millimetres between voxels along each axis.
-        tolerance: of the surface Dice, in millimetres.
-
-    Raises:
-        FdifError: see `fdif_jax.evaluation.metrics`.
+    What is below 0 in ``label`` is left out of the comparison; else arguments and errors are as of `surface_dice`, in
+    mm.
     """
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")

@@ -47,8 +47,7 @@ def _slab(array: np.ndarray, size: int) -> tuple[int, ...]:
 def read_b2nd(path: str | os.PathLike) -> np.ndarray:
     """The array of a Blosc2 NDArray file.
 
-    Raises:
-        FdifError: naming the file, if it is missing, damaged, no Blosc2 array of numbers, or holds NaN or infinity.
+    FdifError, naming the file, if it is missing, damaged, no Blosc2 array of numbers, or holds NaN or infinity.
     """
     import blosc2
 

@@ -109,15 +109,9 @@ class Measurement(NamedTuple):
 
 
 def measure(scan: Scan, number: int, num_classes: int) -> Measurement:
-    """Measure a labelled case.
+    """Measure a labelled case, not cropped; ``num_classes`` is K, without the background.
 
-    Args:
-        scan: the whole of it, not cropped.
-        number: of the case, which draws the foreground voxels whose intensities are kept.
-        num_classes: K, without the background.
-
-    Raises:
-        FdifError: it has no label.
+    Its ``number`` draws the foreground voxels whose intensities are kept. FdifError if it has no label.
     """
     if scan.label is None:
         raise FdifError(f"case {scan.id}: a fingerprint needs its label")
@@ -223,14 +217,8 @@ def choose_patch(
 ) -> tuple[tuple[int, int, int], str]:
     """The median case as far as the budget goes, and why; what is too much is cut where it is longest in millimetres.
 
-    Args:
-        shape: of the median case at ``spacing``.
-        spacing: millimetres between voxels.
-        multiple: what the network divides the patch by; a patch has at least two of it along each axis.
-        budget: voxels at most.
-
-    Raises:
-        FdifError: no patch is within the budget.
+    ``shape`` is the median case's at ``spacing``; a patch has at least two of what the network divides it by
+    (``multiple``) along each axis. FdifError if no patch is within the ``budget`` of voxels.
     """
     steps = np.asarray(multiple)
     counts = np.maximum(np.ceil(np.asarray(shape) / steps), 2).astype(int)

@@ -77,16 +77,11 @@ def read_scan(case: Case, conventions: Conventions) -> Scan:
 
 
 def read_image(name: str, paths: Sequence[Path], conventions: Conventions) -> Scan:
-    """Read a case without a label and check it.
-
-    Args:
-        name: of the case.
-        paths: the files of its image: one of 3 or 4 axes, or one for each channel.
-        conventions: of the dataset that its channels are like.
+    """Read a case called ``name`` without a label and check it; its image is one file of 3 or 4 axes, or one a channel.
 
     Raises:
         FdifError: naming the file, if one is missing, damaged, no volume, holds NaN or infinity (see `read_volume`);
-            if the grids of the files differ; or if the image has other channels.
+            if the grids of the files differ; or if the image has other channels than the dataset.
     """
     volumes, names = [read_volume(path, allow_4d=True) for path in paths], conventions.channel_names
     spaces = [space_of(path, volume) for path, volume in zip(paths, volumes, strict=True)]

@@ -192,8 +192,7 @@ _PYTHON = "fdif_jax.shapes.user_files:vocabulary_of"
 def resolve(sources: Sequence[str]) -> Vocabulary:
     """The vocabulary that all ``sources`` make together, families in their order.
 
-    Raises:
-        FdifError: a source that is not there or is no vocabulary, or two things of one name.
+    FdifError if one is not there or is no vocabulary, or for two things of one name.
     """
     parts = [_resolve(source) for source in sources]
     if len(parts) == 1:

@@ -57,23 +57,18 @@ def check_suffix(path: str | os.PathLike) -> str:
 def save_weights(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     """Write a state dict; ``.pth`` or ``.pt`` by PyTorch, ``.safetensors`` without it.
 
-    Raises:
-        FdifError: another suffix, or PyTorch is needed and not installed.
+    FdifError for another suffix, or if PyTorch is needed and not installed.
     """
     save = save_safetensors if check_suffix(path) == ".safetensors" else save_torch
     save(state, path)
 
 
 def save_torch(contents: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Write a ``.pth`` that ``torch.load(path, weights_only=True)`` reads as tensors and plain data.
+    """Write a ``.pth`` that ``torch.load(path, weights_only=True)`` reads as tensors and plain data; whole or not at
+    all.
 
-    Args:
-        contents: dicts, lists, tuples, numbers, strings, None, and arrays, which become tensors. Names that share one
-            array share one tensor, so the file holds it once.
-        path: the file; it appears whole or not at all.
-
-    Raises:
-        FdifError: PyTorch is not installed.
+    Contents are dicts, lists, tuples, numbers, strings, None, and arrays, which become tensors. Names that share one
+    array share one tensor, so the file holds it once. FdifError if PyTorch is not installed.
     """
     torch = _torch()
     tensors: dict[int, Any] = {}

@@ -28,11 +28,10 @@ _SAVED = nnx.Any(nnx.Param, nnx.BatchStat, TorchBuffer)
 
 
 def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The state dict of the network's PyTorch twin, complete for ``load_state_dict(strict=True)``.
+    """The state dict of the network's PyTorch twin, complete for ``load_state_dict(strict=True)``: name → array.
 
-    Returns:
-        Name → array in PyTorch's layout; integers are 64 bits as PyTorch's are, other dtypes are kept. All names
-        of one parameter share one array.
+    Arrays are in PyTorch's layout; integers are 64 bits as PyTorch's are, other dtypes are kept. All names of one
+    parameter share one array.
     """
     state: dict[str, np.ndarray] = {}
     for _, names, variable in torch_variables(model):
