@@ -59,7 +59,7 @@ _LISTS = (
     "data/data.json",
     "data.json",
     "dataset.json",
-)  # of MONAI, in either folder, and of the Decathlon or nnU-Net
+)  # MONAI's, in either folder; the Decathlon's, nnU-Net's
 
 
 def load_dataset(path: str | os.PathLike) -> Dataset:
@@ -83,7 +83,9 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
     tasks = tuple(Task(name, map_.class_names) for name, map_ in zip((first, *further), labels, strict=True))
     training, validation = list_cases(path)
     for case in (*training, *validation):
-        _check_files(path, case)
+        for file in (*case.images, *case.labels):
+            if not file.is_file():
+                raise FdifError(f"{path}: case {case.id}: no such file: {file}")
     return Dataset(tasks, labels, training, validation)
 
 
@@ -112,12 +114,6 @@ def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
     if not training:
         raise FdifError(f"{path}: lists no training case")
     return training, validation
-
-
-def _check_files(path: Path, case: Case) -> None:
-    for file in (*case.images, *case.labels):
-        if not file.is_file():
-            raise FdifError(f"{path}: case {case.id}: no such file: {file}")
 
 
 def find_list(path: Path) -> Path:

@@ -185,7 +185,7 @@ class Evaluator:
             self._judge(weights, ((start + np.arange(size)) % self.samples).astype(np.uint32))
             for start in starts
         )
-        for start, several in zip(starts, _ahead(calls), strict=True):
+        for start, several in zip(starts, ahead(calls), strict=True):
             there = {name: np.asarray(values) for name, values in several.items()}
             for row in range(min(size, self.samples - start)):
                 yield {name: values[row] for name, values in there.items()}
@@ -224,7 +224,7 @@ class Evaluator:
         }
 
 
-def _ahead(results: Iterable[Any]) -> Iterator[Any]:
+def ahead(results: Iterable[Any]) -> Iterator[Any]:
     """Results, each when the next one has been asked for: the device computes it while the host is at this one."""
     waiting = []
     for result in results:

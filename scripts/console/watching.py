@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
 from fdif_jax.io.files import append_json_line, read_json_lines, write_atomic, write_json_lines
@@ -170,19 +169,3 @@ def write_example(example: Example, tasks: Sequence[Task], path: Path) -> list[P
     for task, label, prediction, picture in zip(tasks, example.label, example.prediction, paths, strict=True):
         viz.save_slices(example.image, label, picture, task.class_names, prediction)
     return paths
-
-
-def write_pictures(
-    run: Run, example: tuple[np.ndarray, np.ndarray, np.ndarray], class_names: Sequence[str]
-) -> list[Path]:
-    """Write ``curve.png`` and ``prediction.png`` into the run's folder.
-
-    Args:
-        run: the run, for its history.
-        example: image, label and prediction ``(D, H, W)``.
-        class_names: names of label 1, 2, …
-    """
-    image, label, prediction = example
-    tasks = (Task("class", tuple(class_names)),)
-    drawn = write_example(Example(image, label[None], prediction[None]), tasks, run.path / PREDICTION)
-    return [write_curve(run), *drawn]

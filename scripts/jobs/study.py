@@ -108,11 +108,11 @@ def check_continues(folder: Path, study: Study) -> None:
                 f"{folder} is not empty and holds no study ({STUDY}); give a new or empty directory"
             )
         return
-    old = load_study(folder)
+    old, new = load_study(folder), vars(study)
     told = [
-        f"{_option(name)} is {_told(getattr(old, name))} there and {_told(getattr(study, name))} here"
-        for name in (field.name for field in dataclasses.fields(Study))
-        if name not in _GROWING and getattr(old, name) != getattr(study, name)
+        f"{'--' * (name != 'dataset')}{name.replace('_', '-')} is {_told(value)} there and {_told(new[name])} here"
+        for name, value in vars(old).items()
+        if name not in _GROWING and value != new[name]
     ]
     for name, source in old.inits.items():
         if study.inits.get(name) != source:
@@ -122,24 +122,16 @@ def check_continues(folder: Path, study: Study) -> None:
         told.append(f"--cases are {_told(old.cases)} there and {_told(study.cases)} here")
     if old.seeds > study.seeds:
         told.append(f"--seeds is {old.seeds} there and {study.seeds} here")
-    if told and _is_begun(folder):
+    is_begun = any(any(folder.glob(f"{part}/**/run.json")) for part in ("pretrain", "tune", "runs"))
+    if told and is_begun:
         raise FdifError(
             f"{folder} holds another study: {', '.join(told)}; --inits, --cases and --seeds may be more, "
             "the rest as it was; or give another directory"
         )
 
 
-def _option(name: str) -> str:
-    return name if name == "dataset" else f"--{name.replace('_', '-')}"
-
-
 def _told(value: Any) -> str:
     return " ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
-
-
-def _is_begun(folder: Path) -> bool:
-    runs = (path for part in ("pretrain", "tune", "runs") for path in folder.glob(f"{part}/**/run.json"))
-    return next(runs, None) is not None
 
 
 def save_study(folder: Path, study: Study) -> None:

@@ -110,7 +110,10 @@ class Conductor:
         tuned = load_tuned(folder)
         self._pretraining = [self._jobs.pretraining(init) for init in study.inits if study.recipe(init)]
         self._tuning = {
-            init: {pair: self._trials(init, pair) for pair in study.pairs}
+            init: {
+                pair: [self._jobs.tuning(init, pair, n) for n in range(study.tune_seeds)]
+                for pair in study.pairs
+            }
             for init in study.inits
             if len(study.pairs) > 1 and init not in tuned
         }
@@ -118,9 +121,6 @@ class Conductor:
         steps = [job.steps for job in (*self._pretraining, *trials)] + [study.steps] * len(study.cells)
         self._total_runs = len(steps)
         self._task = bar.add_task("steps", total=sum(steps), measured="")
-
-    def _trials(self, init: str, pair: Pair) -> list[Job]:
-        return [self._jobs.tuning(init, pair, number) for number in range(self._study.tune_seeds)]
 
     def conduct(self) -> dict[Job, FdifError]:
         """Everything that is not done yet; gives what went wrong with cells.

@@ -185,9 +185,13 @@ def _scene(path: Path, choice: Choice) -> View:
     scene, vocabulary = scenes[number], find_vocabulary(*choice.vocabulary, *map(str, choice.catalogue))
     image, label = next(fd.render_scenes([scene], vocabulary))
     things, legend = [], {}
+    edges = np.array(scene.grid.edges, np.float32)
+    lower = -(edges // 2) - 0.5
     for i, o in enumerate(scene.objects):
         name = f"{o.class_name} (object {i})"
-        samples = Samples.of(_object(scene, o, vocabulary), _box_of(scene.grid), choice.resolution, name)
+        samples = Samples.of(
+            _object(scene, o, vocabulary), Region(lower, lower + edges), choice.resolution, name
+        )
         if samples is not None:  # an object may lie beyond the grid
             legend[o.class_name] = colour_of(_number(o, vocabulary))
             # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
@@ -208,12 +212,6 @@ def _object(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> Shape
     if o.displacement == NONE:
         return shape
     return displaced(shape, vocabulary.displacement(o.displacement), scene.grid)
-
-
-def _box_of(grid: fd.Grid) -> Region:
-    edges = np.array(grid.edges, np.float32)
-    lower = -(edges // 2) - 0.5
-    return Region(lower, lower + edges)
 
 
 def _number(o: fd.SceneObject, vocabulary: Vocabulary) -> int:
