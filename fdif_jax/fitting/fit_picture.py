@@ -43,12 +43,9 @@ def _draw(panel: Axes, fit: Fit, axis: int) -> None:
     cut = int(np.count_nonzero(inside, axis=across).argmax())
     height, width = np.linalg.norm(affine[:3, across], axis=0)
     right, top = (inside.shape[columns] - 0.5) * width, (inside.shape[rows] - 0.5) * height
-    options = {
-        "extent": (-0.5 * width, right, -0.5 * height, top),
-        "origin": "lower",
-        "interpolation": "nearest",
-    }
-    panel.imshow(np.where(inside.take(cut, axis), 1.0, np.nan), cmap="gray", vmin=0, vmax=1.39, **options)
+    where = (-0.5 * width, right, -0.5 * height, top)
+    plane = np.where(inside.take(cut, axis), 1.0, np.nan)
+    panel.imshow(plane, "gray", vmin=0, vmax=1.39, extent=where, origin="lower", interpolation="nearest")
     ends = [_ends(inside, k) for k in across]
     u, v = (np.linspace(first, last, _FINE) for first, last in ends)
     index = np.empty((_FINE, _FINE, 3))
