@@ -37,11 +37,10 @@ class Kind(NamedTuple):
     unless: str | None = None  # but not where this field is given
 
 
-_SWIN_PRESETS = {name: {"feature_size": size} for name, size in swin_unetr.PRESETS.items()}
 NETWORKS: dict[str, Kind] = {
     "primus": Kind(primus.Primus, primus.PrimusConfig, primus.PRESETS, "M"),
     "resenc_unet": Kind(ResEncUNet, ResEncConfig, resenc_unet.PRESETS, "base", unless="features"),
-    "swin_unetr": Kind(swin_unetr.SwinUNETR, swin_unetr.SwinUNETRConfig, _SWIN_PRESETS, "small"),
+    "swin_unetr": Kind(swin_unetr.SwinUNETR, swin_unetr.SwinUNETRConfig, swin_unetr.PRESETS, "small"),
     "unetr": Kind(unetr.UNETR, unetr.UNETRConfig),
     "vnet": Kind(vnet.VNet, vnet.VNetConfig),
 }

@@ -20,7 +20,7 @@ from fdif_jax.models.swin import STAGES, SwinTransformer, SwinUNETRConfig
 from fdif_jax.models.unetr_blocks import TORCH_NAMES, UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 
 # Feature sizes that MONAI's authors published weights for, under their names.
-PRESETS: dict[str, int] = {"tiny": 12, "small": 24, "base": 48}
+PRESETS = {"tiny": {"feature_size": 12}, "small": {"feature_size": 24}, "base": {"feature_size": 48}}
 MULTIPLE = 32
 
 

@@ -18,15 +18,8 @@ from fdif_jax.shapes.profiles import Circle, Polygon, Star
 from fdif_jax.shapes.solids import OCTAHEDRON_FACTOR, PUBLISHED_OCTAHEDRON_FACTOR, Cone, Octahedron, Sphere
 from fdif_jax.vocabulary.vocabulary import Draw, Family, Range
 
-POLYGONS = {
-    3: "triangle",
-    4: "square",
-    5: "pentagon",
-    6: "hexagon",
-    7: "heptagon",
-    8: "octagon",
-    9: "nonagon",
-}
+_SIDES = ("triangle", "square", "pentagon", "hexagon", "heptagon", "octagon", "nonagon")
+POLYGONS = dict(enumerate(_SIDES, 3))
 STARS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 PRISM_STARS = (5, 6, 7, 8)
 
@@ -70,38 +63,23 @@ def families(*, exact: bool) -> tuple[Family, ...]:
         _family("octahedron", _octahedron_exact if exact else _octahedron, "basic", size=RADIUS),
         *(_prism("{}cylinder", _circle, "basic", t, SOLID, exact) for t in TAPERS if t),
     ]
+    turned = {"radius": RADIUS, "distance": Range(0.0, 0.5), "ratio": Range(0.1, 0.7)}
     revolutions = [
-        _family(
-            f"{STARS[n]}_star_revolution",
-            _star_revolution,
-            "revolution",
-            points=Range(n, n),
-            radius=RADIUS,
-            distance=Range(0.0, 0.5),
-            ratio=Range(0.1, 0.7),
-        )
+        _family(f"{STARS[n]}_star_revolution", _star_revolution, "revolution", points=Range(n, n), **turned)
         for n in (3, 4, 5)
     ]
+    radii, ratio = {"major_radius": RADIUS, "minor": Range(0.4, 0.8)}, Range(0.1, 0.7)
     tori = [
-        _family(
-            f"{POLYGONS[n]}_torus",
-            _POLYGON_TORUS[n],
-            "sector_polygon_torus",
-            major_radius=RADIUS,
-            minor=_MINOR,
-        )
-        for n in range(4, 10)
-    ] + [
-        _family(
-            f"{STARS[n]}_star_torus",
-            _star_torus,
-            "star_torus",
-            points=Range(n, n),
-            major_radius=RADIUS,
-            minor=_MINOR,
-            ratio=Range(0.1, 0.7),
-        )
-        for n in PRISM_STARS
+        *(
+            _family(f"{POLYGONS[n]}_torus", _POLYGON_TORUS[n], "sector_polygon_torus", **radii)
+            for n in range(4, 10)
+        ),
+        *(
+            _family(
+                f"{STARS[n]}_star_torus", _star_torus, "star_torus", points=Range(n, n), **radii, ratio=ratio
+            )
+            for n in PRISM_STARS
+        ),
     ]
     return (
         *basic,
@@ -114,9 +92,6 @@ def families(*, exact: bool) -> tuple[Family, ...]:
     )
 
 
-_MINOR = Range(0.4, 0.8)
-
-
 def _polygon_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
     return [
         _prism(f"{prefix}{side}_{{}}prism", draw, f"{prefix}{taper}sector_polygon_prism", taper, onion, exact)
@@ -126,20 +101,16 @@ def _polygon_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
 
 
 def _star_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
-    return [
-        _prism(
-            f"{prefix}{STARS[n]}_star_{{}}prism",
-            _star,
-            f"{prefix}star_{taper or 'polygon_'}prism",
-            taper,
-            onion,
-            exact,
-            points=Range(n, n),
-            ratio=Range(0.2, 0.7),
-        )
-        for taper in TAPERS
-        for n in PRISM_STARS
-    ]
+    made = []
+    for taper in TAPERS:
+        category = f"{prefix}star_{taper or 'polygon_'}prism"
+        for n in PRISM_STARS:
+            name, ranges = (
+                f"{prefix}{STARS[n]}_star_{{}}prism",
+                {"points": Range(n, n), "ratio": Range(0.2, 0.7)},
+            )
+            made.append(_prism(name, _star, category, taper, onion, exact, **ranges))
+    return made
 
 
 def _family(name: str, draw: Draw, category: str, **ranges: Range) -> Family:
@@ -155,10 +126,8 @@ def _prism(
     taper_ranges = dict(TAPERS[taper])
     if exact and taper_ranges["neck"] is not TOP:
         taper_ranges["neck"] = Range(-0.4, 0.4)
-    draw = _PRISMS[section, exact]
-    return _family(
-        name.format(taper), draw, category, height=Range(0.1, 0.5), onion=onion, **taper_ranges, **ranges
-    )
+    own = {"height": Range(0.1, 0.5), "onion": onion, **taper_ranges, **ranges}
+    return _family(name.format(taper), _PRISMS[section, exact], category, **own)
 
 
 def _uniform(key: jax.Array, ranges: Ranges, *names: str) -> list[Float[Array, ""]]:
@@ -167,13 +136,9 @@ def _uniform(key: jax.Array, ranges: Ranges, *names: str) -> list[Float[Array, "
     return [ranges[name].draw(fraction) for name, fraction in zip(names, fractions, strict=True)]
 
 
-def _shortest(grid: Grid) -> float:
-    return float(min(grid))
-
-
 def _sphere(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     (radius,) = _uniform(key, ranges, "radius")
-    return Sphere(radius * _shortest(grid))
+    return Sphere(radius * min(grid))
 
 
 def _torus(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
@@ -189,7 +154,7 @@ def _cone(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
 
 def _draw_octahedron(factor: float, key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     (size,) = _uniform(key, ranges, "size")
-    return Octahedron(size * _shortest(grid), factor)
+    return Octahedron(size * min(grid), factor)
 
 
 _octahedron = partial(_draw_octahedron, PUBLISHED_OCTAHEDRON_FACTOR)
@@ -198,7 +163,7 @@ _octahedron_exact = partial(_draw_octahedron, OCTAHEDRON_FACTOR)
 
 def _star_revolution(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     points, radius, distance, ratio = _uniform(key, ranges, "points", "radius", "distance", "ratio")
-    radius = radius * _shortest(grid)
+    radius = radius * min(grid)
     return Revolved(Star(points, radius, ratio), distance * radius)
 
 
@@ -212,7 +177,7 @@ def _polygon_torus(count: int, key: jax.Array, ranges: Ranges, grid: Grid) -> Sh
     radii_key, vertices_key = jax.random.split(key)
     major, minor = _uniform(radii_key, ranges, "major_radius", "minor")
     major = major * min(grid[:2])
-    return Revolved(_sector_polygon(vertices_key, count, major * minor, 0.03 * _shortest(grid)), major)
+    return Revolved(_sector_polygon(vertices_key, count, major * minor, 0.03 * min(grid)), major)
 
 
 def _sector_polygon(key: jax.Array, count: int, first: Scalar, second: Scalar) -> Polygon:

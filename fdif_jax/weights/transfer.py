@@ -170,10 +170,10 @@ def _check_encoder(kind: type, fits: Sequence[_Fit], source: str) -> None:
         )
 
 
-def carry(model: nnx.Module, original: nnx.Module, *, source: str, head: bool = True) -> Transfer:
+def carry(model: nnx.Module, original: nnx.Module, *, source: str) -> Transfer:
     """`transfer` of the weights of one of our networks into another."""
     tokens = original.token_grid() if hasattr(original, "token_grid") else None
-    return transfer(model, to_torch_state_dict(original), source=source, head=head, token_grid=tokens)
+    return transfer(model, to_torch_state_dict(original), source=source, token_grid=tokens)
 
 
 def _fitted(
