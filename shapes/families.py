@@ -70,17 +70,12 @@ def families(*, exact: bool) -> tuple[Family, ...]:
     ]
     radii, ratio = {"major_radius": RADIUS, "minor": Range(0.4, 0.8)}, Range(0.1, 0.7)
     tori = [
-        *(
-            _family(f"{POLYGONS[n]}_torus", _POLYGON_TORUS[n], "sector_polygon_torus", **radii)
-            for n in range(4, 10)
-        ),
-        *(
-            _family(
-                f"{STARS[n]}_star_torus", _star_torus, "star_torus", points=Range(n, n), **radii, ratio=ratio
-            )
-            for n in PRISM_STARS
-        ),
+        _family(f"{POLYGONS[n]}_torus", draw, "sector_polygon_torus", **radii)
+        for n, draw in _POLYGON_TORUS.items()
     ]
+    for n in PRISM_STARS:
+        ranges = {"points": Range(n, n), **radii, "ratio": ratio}
+        tori.append(_family(f"{STARS[n]}_star_torus", _star_torus, "star_torus", **ranges))
     return (
         *basic,
         *revolutions,
@@ -101,15 +96,12 @@ def _polygon_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
 
 
 def _star_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
-    made = []
+    made, ratio = [], Range(0.2, 0.7)
     for taper in TAPERS:
         category = f"{prefix}star_{taper or 'polygon_'}prism"
         for n in PRISM_STARS:
-            name, ranges = (
-                f"{prefix}{STARS[n]}_star_{{}}prism",
-                {"points": Range(n, n), "ratio": Range(0.2, 0.7)},
-            )
-            made.append(_prism(name, _star, category, taper, onion, exact, **ranges))
+            name = f"{prefix}{STARS[n]}_star_{{}}prism"
+            made.append(_prism(name, _star, category, taper, onion, exact, points=Range(n, n), ratio=ratio))
     return made
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,9 +87,8 @@ class Steps:
         self._training = training
         self._per_call = 1 if source.feed else training.several
         self._state = fresh_state(training.network, training.plan, devices)
-        build = partial(
-            compiled, training.update(training.plan), self._state, self._data(0), self._per_call, devices
-        )
+        update, data = training.update(training.plan), self._data(0)
+        build = partial(compiled, update, self._state, data, self._per_call, devices)
         self._advance, self.compile_seconds = _timed_compilation(build)
         self.first_loss: float | None = None
 
@@ -141,6 +141,16 @@ def seconds_of(
     return seconds
 
 
+def pooled_seconds(pool: Executor, call: Callable[[int], Any], runs: int, calls: int) -> list[float]:
+    """Seconds of a call, of its number, in each of so many runs of ``calls`` by all workers of a pool."""
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        list(pool.map(call, range(calls)))
+        seconds.append((time.perf_counter() - start) / calls)
+    return seconds
+
+
 def spread(seconds: Sequence[float]) -> dict[str, float]:
     """The median, ``seconds``, with the ``fastest`` and the ``slowest``."""
     return {"seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
@@ -162,9 +172,8 @@ def measure_parts(training: Training, steps: Steps, runs: int) -> tuple[dict[str
     steps(0)
     reached = (devices.mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")
     programs, calls = _programs(training)
-    seconds = in_turns(
-        {**{name: _turns(training, call) for name, call in calls.items()}, "step": steps}, runs
-    )
+    turns = {name: _turns(training, call) for name, call in calls.items()}
+    seconds = in_turns({**turns, "step": steps}, runs)
     works = {name: _work(program, devices.count * plan.accumulate) for name, program in programs.items()}
     step = _compiled_step(training, plan)
     works["step"] = _step_work(training, step, works)
@@ -242,10 +251,8 @@ def _step_work(training: Training, step: Any, works: Mapping[str, Work]) -> Work
     if plan.accumulate == 1:
         return _work(step, count)
     single = dataclasses.replace(plan, batch_size=training.rows, accumulate=1)
-    others = 1 - 1 / plan.accumulate
-    every = zip(
-        _work(_compiled_step(training, single), count), works["generate"], works["gradient"], strict=True
-    )
+    first, others = _work(_compiled_step(training, single), count), 1 - 1 / plan.accumulate
+    every = zip(first, works["generate"], works["gradient"], strict=True)
     return Work(*(one + others * (drawn + both) for one, drawn, both in every))
 
 
