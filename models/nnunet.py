@@ -46,16 +46,12 @@ _RESENC_L = {
 
 
 class PlannedNetwork(NamedTuple):
-    """What a configuration of a plans file asks for.
+    """What a configuration of a plans file asks for."""
 
-    Attributes:
-        network: our network as plain data, but for ``in_channels`` and ``out_channels``, which a plan does not say.
-        patch: voxels of a training patch, ``(D, H, W)``.
-        spacing: millimetres between the voxels that nnU-Net resamples to, along the same axes.
-    """
-
+    # our network as plain data, but for ``in_channels`` and ``out_channels``, which a plan does not say
     network: dict[str, Any]
-    patch: tuple[int, int, int]
+    patch: tuple[int, int, int]  # voxels of a training patch, ``(D, H, W)``
+    # millimetres between the voxels that nnU-Net resamples to, along the same axes
     spacing: tuple[float, float, float]
 
 

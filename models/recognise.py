@@ -123,7 +123,7 @@ def recognise(
         ValueError,
         TypeError,
         AttributeError,
-    ) as error:  # other shapes, or a plan of another form
+    ) as error:  # other shapes, or another form of plan
         raise FdifError(f"{file.what}, but its size cannot be read off: {error!r}") from None
     hidden = [option for option in _NEEDED & seen.keys() if seen[option] is None]
     if hidden:

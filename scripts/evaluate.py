@@ -135,14 +135,8 @@ def _pairs(config: Config) -> list[_Pair]:
 
 def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:
     def score(pair: _Pair) -> np.ndarray:
-        maps = _read(pair, conventions)
-        return score_case(
-            maps.prediction,
-            maps.label,
-            maps.num_classes,
-            spacing=maps.space.spacing,
-            tolerance=config.tolerance,
-        )
+        prediction, label, space, classes = _read(pair, conventions)
+        return score_case(prediction, label, classes, spacing=space.spacing, tolerance=config.tolerance)
 
     return list(each_good(pairs, score, "comparing", skip_bad=config.skip_bad))
 

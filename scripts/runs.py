@@ -33,13 +33,8 @@ from fdif_jax.training.runs import METRICS, load_run
 from fdif_jax.viewing import viz
 
 _SCORES = ("dice", "nsd", "accuracy")
-_OWN_COLUMNS = (
-    "kind",
-    "network.name",
-    "network.preset",
-    "training.steps",
-)  # and these say where a run was begun:
-_NO_SETTINGS = (*ORIGIN, "source", "left_fresh")
+_OWN_COLUMNS = ("kind", "network.name", "network.preset", "training.steps")
+_NO_SETTINGS = (*ORIGIN, "source", "left_fresh")  # they say where a run was begun
 _NUMBERS = ("step", "loss", *_SCORES, "speed")
 _TITLES = {"data": "trained on", "dice": "Dice", "nsd": "NSD", "accuracy": "acc.", "speed": "vol/s"}
 _PIPED_WIDTH = 160
@@ -98,10 +93,9 @@ def run(config: Config) -> None:
         write_plot(entries, config.out)
         print(f"curves: {config.out}")
     if config.json is not None:
-        rows = [
-            {name: value for name, value in vars(entry).items() if name != "history"} for entry in entries
-        ]
-        write_json(config.json, rows)
+        write_json(
+            config.json, [{k: v for k, v in vars(entry).items() if k != "history"} for entry in entries]
+        )
         print(f"table: {config.json}")
 
 
@@ -271,10 +265,8 @@ def _remarks(entry: Entry) -> str:
         return f"[red]damaged:[/] {escape(entry.error)}"
     differs = entry.differs or {}
     short = [name.rpartition(".")[2] for name in differs]
-    words = [
-        _setting(brief if short.count(brief) == 1 else name, value)
-        for (name, value), brief in zip(differs.items(), short, strict=True)
-    ]
+    brief = [name if short.count(last) > 1 else last for name, last in zip(differs, short, strict=True)]
+    words = list(map(_setting, brief, differs.values()))
     more = [f"and {len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
     return escape("  ".join([*words[:_SHOWN], *more]))
 

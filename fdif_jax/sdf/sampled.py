@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -46,9 +47,8 @@ class Sampled(Shape):
         return cls(samples, matrix, *inside_box(samples, matrix))
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        depth, height, width = self.values.shape
-        grid = depth, height, width
-        return _distance(jnp.ravel(self.values), grid, 0, self.inverse, Box(self.lower, self.upper), p)
+        box = Box(self.lower, self.upper)
+        return _distance(jnp.ravel(self.values), self.values.shape, 0, self.inverse, box, p)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         return Box(self.lower - margin, self.upper + margin)
@@ -90,15 +90,11 @@ class Library:
 
 @node
 class Member(Shape):
-    """One grid of a library; the distance is that of a `Sampled` with the same samples.
+    """One grid of a library; the distance is that of a `Sampled` with the same samples."""
 
-    Attributes:
-        index: which one, counted from 0; a number as any parameter, so that a table's row can hold it.
-        library: where it is kept.
-    """
-
+    # which one, counted from 0; a number as any parameter, so that a table's row can hold it
     index: Scalar | Int[Array, ""]
-    library: Library = static()
+    library: Library = static()  # where it is kept
 
     @property
     def _which(self) -> Int[Array, ""]:
@@ -106,11 +102,9 @@ class Member(Shape):
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         i, library = self._which, self.library
-        _, depth, height, width = library.stack.shape
-        start = i * (depth * height * width)
+        size = library.stack.shape[1:]
         box = Box(library.lower[i], library.upper[i])
-        grid = depth, height, width
-        return _distance(jnp.ravel(library.stack), grid, start, library.inverse[i], box, p)
+        return _distance(jnp.ravel(library.stack), size, i * math.prod(size), library.inverse[i], box, p)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         i = self._which
@@ -134,7 +128,7 @@ def inside_box(values: Array | np.ndarray, inverse: Array | np.ndarray) -> Box:
 
 def _distance(
     flat: Num[Array, " N"],
-    size: tuple[int, int, int],
+    size: tuple[int, ...],
     start: Int[Array, ""] | int,
     inverse: Float[Array, "3 4"],
     box: Box,
@@ -153,7 +147,7 @@ def _distance(
 
 
 def _trilinear(
-    flat: Num[Array, " N"], size: tuple[int, int, int], start: Int[Array, ""] | int, index: Point
+    flat: Num[Array, " N"], size: tuple[int, ...], start: Int[Array, ""] | int, index: Point
 ) -> Distance:
     """The value at fractional indices into the grid of ``size`` at position ``start`` of ``flat``.
 

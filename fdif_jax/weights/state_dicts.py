@@ -38,10 +38,8 @@ def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
         axes = variable.get_metadata().get("torch_axes")
         value = np.asarray(variable[...])
         dtype = np.int64 if np.issubdtype(value.dtype, np.integer) else value.dtype
-        value = np.array(
-            value if axes is None else value.transpose(axes), dtype, order="C"
-        )  # a writable copy
-        state |= dict.fromkeys(names, value)
+        value = value if axes is None else value.transpose(axes)
+        state |= dict.fromkeys(names, np.array(value, dtype, order="C"))  # a writable copy
     return state
 
 

@@ -75,12 +75,7 @@ class Peaks(NamedTuple):
 
 
 class Steps:
-    """Training as `fit` runs it, a turn at a time.
-
-    Attributes:
-        compile_seconds: of the step; what the cache of compiled programs saved is added.
-        first_loss: the loss of the very first batch, once there was a turn.
-    """
+    """Training as `fit` runs it, a turn at a time; ``compile_seconds`` are as if no program had been kept."""
 
     def __init__(self, training: Training):
         source, devices = training.source, training.devices
@@ -90,7 +85,7 @@ class Steps:
         update, data = training.update(training.plan), self._data(0)
         build = partial(compiled, update, self._state, data, self._per_call, devices)
         self._advance, self.compile_seconds = _timed_compilation(build)
-        self.first_loss: float | None = None
+        self.first_loss: float | None = None  # of the very first batch, once there was a turn
 
     def __call__(self, turn: int) -> float:
         """A turn; the batch of its first step is read before the clock starts, those that follow are not."""

@@ -102,9 +102,8 @@ def run(config: Config) -> None:
         if getattr(config, name) is not None:
             raise FdifError(f"preset {config.preset}: {name} is not measured; scenes are, in one process")
     if "torch" in config.rivals:
-        os.environ.setdefault(
-            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
-        )  # JAX would take most of a GPU's memory
+        # JAX would take most of a GPU's memory.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     training = _prepared(config)
     figures, console = _conditions(config, training), Console(width=118)
     with contextlib.ExitStack() as stack:

@@ -91,9 +91,8 @@ def _check_agrees(options: NetworkOptions, init: str, pretrained: Mapping[str, A
     asked |= {"dtype": options.dtype} if options.dtype != NetworkOptions.dtype else {}
     for name, value in asked.items():
         if value != pretrained.get(name):
-            option = {"name": "--network", "preset": f"--size {value}", "dtype": "--dtype"}.get(
-                name, f"--size {name}"
-            )
+            said = {"name": "--network", "preset": f"--size {value}", "dtype": "--dtype"}
+            option = said.get(name, f"--size {name}")
             option = f"--plans ({name})" if like and name in like.network else option
             raise FdifError(
                 f"{option} contradicts {init}, whose network is {dict(pretrained)}; leave it out, "

@@ -134,9 +134,8 @@ class Conductor:
             raise failure
         for init, pairs in self._tuning.items():
             self._tune(init, pairs)
-        best = {
-            init: Pair(chosen["lr"], chosen["warmup"]) for init, chosen in load_tuned(self._folder).items()
-        }
+        tuned = load_tuned(self._folder).items()
+        best = {init: Pair(chosen["lr"], chosen["warmup"]) for init, chosen in tuned}
         only = self._study.pairs[0]
         cells = [self._jobs.cell(cell, best.get(cell.init, only)) for cell in self._study.cells]
         finished = [job for job in cells if is_finished(job.directory)]

@@ -149,11 +149,8 @@ def _markdown(report: StudyReport) -> str:
 
     text = [_title(report.study) + ".", "", *lines(*_table(report)), "", _note(report), ""]
     if report.tuned:
-        text += [
-            "Learning rate and warm-up (a part of the steps), and the Dice that they reached in tuning:",
-            "",
-        ]
-        text += [*lines(*_tuning(report.tuned)), ""]
+        said = "Learning rate and warm-up (a part of the steps), and the Dice that they reached in tuning:"
+        text += [said, "", *lines(*_tuning(report.tuned)), ""]
     return "\n".join(text)
 
 
@@ -246,13 +243,8 @@ def _curves_figure(report: StudyReport) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("mean validation Dice")
     names = [init for init in report.study.inits if init in shown]
-    figure.legend(
-        [shown[init] for init in names],
-        names,
-        loc="outside upper center",
-        ncols=min(len(names), 6),
-        frameon=False,
-    )
+    handles, columns = [shown[init] for init in names], min(len(names), 6)
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 

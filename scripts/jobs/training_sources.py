@@ -47,9 +47,8 @@ class TrainingSource:
 
     def describe(self) -> str:
         """Its classes, for a person."""
-        counts = [
-            f"{len(task.class_names)} class{'es' * (len(task.class_names) != 1)}" for task in self.tasks
-        ]
+        numbers = [len(task.class_names) for task in self.tasks]
+        counts = [f"{number} class{'es' * (number != 1)}" for number in numbers]
         if len(self.tasks) == 1:
             return counts[0]
         return ", ".join(f"{task.name} {count}" for task, count in zip(self.tasks, counts, strict=True))
