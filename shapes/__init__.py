@@ -61,13 +61,13 @@ def __getattr__(name: str) -> Any:
 
 
 def _vocabulary(*, is_exact: bool) -> Vocabulary:
-    catalogue = families(exact=is_exact)
     factor = OCTAHEDRON_FACTOR if is_exact else PUBLISHED_OCTAHEDRON_FACTOR
 
     def build_named(name: str, params: Mapping[str, Any]) -> Shape:
         return documents.build(params, name, octahedron_factor=factor)
 
-    return Vocabulary(catalogue, DISPLACEMENTS, MAPPERS, build_named, lambda name, shape: describe(shape))
+    own = families(exact=is_exact)
+    return Vocabulary(own, DISPLACEMENTS, MAPPERS, build_named, lambda name, shape: describe(shape))
 
 
 published = _vocabulary(is_exact=False)

@@ -119,7 +119,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
 
 
 def describe(shape: Shape) -> dict[str, Any]:
-    """The parameters of a catalogue shape, plain numbers; the inverse of `build`."""
+    """The parameters of a shape of FDIF's classes, plain numbers; the inverse of `build`."""
     if type(shape) not in _DESCRIPTIONS:
-        raise FdifError(f"a {type(shape).__name__} has no scene-document form; catalogue shapes have")
+        raise FdifError(f"a {type(shape).__name__} has no scene-document form; those of FDIF's classes have")
     return _DESCRIPTIONS[type(shape)](shape)

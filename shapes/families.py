@@ -54,7 +54,7 @@ _SLIPS = (
 
 
 def families(*, exact: bool) -> tuple[Family, ...]:
-    """The catalogue, as meant (``exact``) or as the published code draws: 109 families; class id = position + 1."""
+    """All classes, as meant (``exact``) or as the published code draws: 109 families; class id = position + 1."""
     basic = [
         _family("sphere", _sphere, "basic", radius=RADIUS),
         _prism("{}cylinder", _circle, "basic", "", SOLID, exact),

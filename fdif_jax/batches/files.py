@@ -94,7 +94,7 @@ class FileSource:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The foreground classes of the first label map; label id = position + 1."""
+        """The foreground classes of the first label map; class id = position + 1."""
         return self.tasks[0].class_names
 
     def __len__(self) -> int:

@@ -65,7 +65,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
         count = len(document[key])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FdifError(
-            f'{path}: needs "{key}", a table of label ids and names, as {{"background": 0, "liver": 1}}'
+            f'{path}: needs "{key}", a table of class ids and names, as {{"background": 0, "liver": 1}}'
         ) from None
     ignored = {i for i, name in labels.items() if name.lower() == "ignore" or i == IGNORE}
     ids = sorted(labels.keys() - ignored)

@@ -361,7 +361,7 @@ def _task_names(plan: DatasetPlan) -> dict[str, list[str]]:
 
 
 def _labels_by_key(plan: DatasetPlan) -> dict[str, dict[str, int]]:
-    """Under ``labels``, and ``labels_<task>`` for further tasks: label ids by name, background first."""
+    """Under ``labels``, and ``labels_<task>`` for further tasks: class ids by name, background first."""
     keys = ("labels", *(f"labels_{task}" for task in plan.further_tasks))
     return {
         key: {"background": 0} | {name: i for i, name in enumerate(names, 1)}

@@ -2,7 +2,7 @@
 
 - `Sampled` carries its grid as parameters: one shape, as a user makes it from a mask or a mesh.
 - `Member` names one of many equally sized grids in a `Library`. Its only parameter is a number, so that a whole
-  catalogue of organs shares one structure, that is, one branch of a renderer.
+  vocabulary of organs shares one structure, that is, one branch of a renderer.
 """
 
 import dataclasses

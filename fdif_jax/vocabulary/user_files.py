@@ -1,4 +1,4 @@
-"""A catalogue in a file: a user's Python file of families, displacements and mappers (`fdif_jax.vocabulary.authoring`).
+"""A vocabulary in a file: a user's Python file of families, displacements and mappers (`vocabulary.authoring`).
 
 `load_catalogue` runs the file and tries what it defines without computing anything: everything is traced, twice, and
 what would go wrong later in a compiled program (no shape comes back, the result hangs on something other than the

@@ -101,9 +101,9 @@ def views_of(target: str, choice: Choice) -> list[View]:
             for family in vocabulary.families
             for view in _members(target, vocabulary, family, choice, count)
         ]
-    catalogue = list(map(str, choice.catalogue))
-    vocabulary, family = find_family(target, catalogue)
-    owners = [file for file in catalogue if family in vocabulary_of(file).families]
+    files = list(map(str, choice.catalogue))
+    vocabulary, family = find_family(target, files)
+    owners = [file for file in files if family in vocabulary_of(file).families]
     source = target.rpartition(":")[0] or next(iter(owners), "exact")
     return list(_members(source, vocabulary, family, choice, choice.members or 1))
 
