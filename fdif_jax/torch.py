@@ -126,10 +126,8 @@ class VolumeDataset(IterableDataset):
         return compile(self.recipe)
 
     def __len__(self) -> int:
-        """Batches that this rank draws in an epoch (samples, where ``batch_size`` is None).
-
-        Raises:
-            TypeError: there is no end.
+        """Batches that this rank draws in an epoch (samples, where ``batch_size`` is None); TypeError if there is no
+        end.
         """
         if self._endless:
             raise TypeError("this VolumeDataset has no end; give it a length")

@@ -46,8 +46,7 @@ class Classifier(nnx.Module):
     def __call__(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B O"]:
         """Scores (float32) of an image batch, label after label; a key makes it training, as for the network.
 
-        Raises:
-            FdifError: the input's rank, channels or edges do not fit the network.
+        FdifError if the input's rank, channels or edges do not fit the network.
         """
         features = self.encode(x, key=key).astype(jnp.float32)
         return self.classification_head(features.mean((1, 2, 3)))

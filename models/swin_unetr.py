@@ -69,8 +69,7 @@ class SwinUNETR(nnx.Module):
     ) -> Float[Array, "B D H W O"]:
         """Logits (float32) of an image batch; a key drops what the config's rates say, as training does.
 
-        Raises:
-            FdifError: the input's rank, channels or edges do not fit the network.
+        FdifError if the input's rank, channels or edges do not fit the network.
         """
         self._check(x.shape)
         tokens = self.swinViT(x, key)

@@ -68,8 +68,7 @@ class Subject:
 def load_names(path: str | Path, section: str | None = None) -> dict[int, str]:
     """Label → organ name from a JSON file ``{"1": "spleen", …}``, or a section of one ``{"ct": {…}, "mr": {…}}``.
 
-    Raises:
-        FdifError: naming the file, if it is missing, is not such a table, or the section is not there.
+    FdifError, naming the file, if it is missing, is not such a table, or the section is not there.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -75,8 +75,7 @@ class FreeParameters:
     def of(cls, family: Family, grid: Grid, seed: int = 0) -> "FreeParameters":
         """Learn them from the random members of a seed, sized for a grid.
 
-        Raises:
-            FdifError: a member has a number that is not finite, or nothing can change.
+        FdifError if a member has a number that is not finite, or nothing can change.
         """
         abstract = jax.eval_shape(lambda key: family.sample(key, grid), jax.random.key(0))
         structure = Structure.of(abstract)

@@ -22,11 +22,7 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """A grid in the patient.
-
-    Raises:
-        FdifError: the affine cannot be inverted.
-    """
+    """A grid in the patient; FdifError if its affine cannot be inverted."""
 
     shape: GridShape  # voxels along each axis
     affine: np.ndarray  # ``(4, 4)``, voxel index → millimetres, to the right, front and top

@@ -125,9 +125,8 @@ class Conductor:
     def conduct(self) -> dict[Job, FdifError]:
         """Everything that is not done yet; gives what went wrong with cells.
 
-        Raises:
-            FdifError: a pre-training, or all that tunes an initialisation, has failed.
-            KeyboardInterrupt: asked to stop.
+        FdifError if a pre-training, or all that tunes an initialisation, has failed; KeyboardInterrupt if asked to
+        stop.
         """
         pretrained = [job for job in self._pretraining if job.steps in checkpoints(job.directory)]
         for failure in self._do(self._pretraining, pretrained).values():

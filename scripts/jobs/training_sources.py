@@ -158,8 +158,7 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSo
 def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """What the options ask to train on; ``like`` is a planned network, whose patch is the grid if none is given.
 
-    Raises:
-        FdifError: options exclude each other, or see `recipe_of` and `FileSource`.
+    FdifError if options exclude each other; see `recipe_of` and `FileSource`.
     """
     elsewhere = config.data is not None or config.task != "segmentation"
     if elsewhere and parse_objective(config.objective) != {"class": 1.0}:
