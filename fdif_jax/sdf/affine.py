@@ -50,9 +50,10 @@ def turns(angles: Float[Array, "3"]) -> list[Float[Array, "3 3"]]:
 def quaternion_rotation(turn: Float[Array, "3"]) -> Float[Array, "3 3"]:
     """The rotation of the quaternion (1, turn/2), normalised; smooth everywhere, also at zero."""
     x, y, z = turn / 2
+    n = 1 + x * x + y * y + z * z
     rows = [
         [1 + x * x - y * y - z * z, 2 * (x * y - z), 2 * (x * z + y)],
         [2 * (x * y + z), 1 - x * x + y * y - z * z, 2 * (y * z - x)],
         [2 * (x * z - y), 2 * (y * z + x), 1 - x * x - y * y + z * z],
     ]
-    return jnp.array(rows) / (1 + x * x + y * y + z * z)
+    return jnp.array(rows) / n
