@@ -12,13 +12,7 @@ class FdifError(Exception):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> FdifError:
-    """The error for a name that is in no list, with the nearest known name.
-
-    Args:
-        kind: what the name stands for, e.g. ``"mapper"``.
-        name: the name that was given.
-        known: the names that would be right.
-    """
+    """The error for a name of some kind (``"mapper"``) that is in no list, with the nearest known name."""
     options = sorted(set(known))
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(options[:12])

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pkgutil
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from fdif_jax.errors import FdifError, unknown
@@ -15,9 +15,7 @@ class Plain:
     """Base of settings. Fields are whole numbers, numbers, truth values, strings, lists of names, triples, or `Plain`.
 
     Whole numbers are accepted where numbers are wanted, lists become tuples, and tables become what the field holds.
-
-    Raises:
-        FdifError: a value of the wrong type; the message names the key.
+    FdifError, naming the key, for a value of the wrong type.
     """
 
     def __post_init__(self) -> None:
@@ -55,13 +53,10 @@ class Choice(Plain):
 
 
 def read_choice(data: Any, kinds: Mapping[str, Any], what: str, default: str | None = None) -> Any:
-    """Settings of the kind that a table names by its key ``kind``.
+    """Settings of the kind that a table names by its key ``kind``, or of the ``default`` where it names none.
 
-    Args:
-        data: the table.
-        kinds: classes of settings by kind, or where one is: ``"package.module:Class"``.
-        what: what errors call the settings.
-        default: the kind of a table that names none.
+    ``kinds`` has classes of settings by kind, or where one is: ``"package.module:Class"``; ``what`` is what errors call
+    the settings.
 
     Raises:
         FdifError: it is no table, names no kind or an unknown one, or has a key that is unknown or impossible.
@@ -113,10 +108,10 @@ def flattened(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def first_few(items: Sequence[Any], most: int = 4) -> str:
-    """The first few items in words, and how many more there are."""
-    more = [f"and {len(items) - most} more"] if len(items) > most else []
-    return ", ".join([*map(str, items[:most]), *more])
+def first_few(items: Sequence[Any]) -> str:
+    """The first four items in words, and how many more there are."""
+    more = [f"and {len(items) - 4} more"] if len(items) > 4 else []
+    return ", ".join([*map(str, items[:4]), *more])
 
 
 def _short(flat: Mapping[str, Any], key: str) -> str:
@@ -138,18 +133,12 @@ def _plain(value: Any) -> Any:
 def _checked(key: str, kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Plain):
         return value if isinstance(value, kind) else kind.from_dict(value, key)
-    if kind == tuple[int, int, int]:
-        if isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_integer, value)):
-            return tuple(map(int, value))
-        raise FdifError(f"{key} must be three whole numbers (D, H, W), not {value!r}")
-    if kind == tuple[float, float]:
-        if isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value)):
-            return tuple(map(float, value))
-        raise FdifError(f"{key} must be two numbers, not {value!r}")
-    if kind == tuple[str, ...]:
-        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise FdifError(f"{key} must be a list of names, not {value!r}")
+    if kind in _SEQUENCES:
+        words, length, is_entry, entry = _SEQUENCES[kind]
+        fits = isinstance(value, (list, tuple)) and length in (None, len(value)) and all(map(is_entry, value))
+        if not fits:
+            raise FdifError(f"{key} must be {words}, not {value!r}")
+        return tuple(map(entry, value))
     if kind is int and _is_integer(value):
         return int(value)
     if kind is float and _is_number(value):
@@ -168,3 +157,10 @@ def _is_integer(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return _is_integer(value) or isinstance(value, float)
+
+
+_SEQUENCES: dict[Any, tuple[str, int | None, Callable[[Any], bool], type]] = {
+    tuple[int, int, int]: ("three whole numbers (D, H, W)", 3, _is_integer, int),
+    tuple[float, float]: ("two numbers", 2, _is_number, float),
+    tuple[str, ...]: ("a list of names", None, lambda value: isinstance(value, str), str),
+}

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """One label map: what it tells apart, and its foreground classes; label id = position + 1."""
+    """One label map: what it tells apart, and its foreground classes; class id = position + 1."""
 
     name: str
     class_names: tuple[str, ...]

@@ -126,10 +126,8 @@ class VolumeDataset(IterableDataset):
         return compile(self.recipe)
 
     def __len__(self) -> int:
-        """Batches that this rank draws in an epoch (samples, where ``batch_size`` is None).
-
-        Raises:
-            TypeError: there is no end.
+        """Batches that this rank draws in an epoch (samples, where ``batch_size`` is None); TypeError if there is no
+        end.
         """
         if self._endless:
             raise TypeError("this VolumeDataset has no end; give it a length")
@@ -190,11 +188,7 @@ class VolumeDataset(IterableDataset):
                 return samples[0] if self._batch_size is None else _stack(samples)
 
     def _placed(self) -> jax.Device:
-        """Where to draw.
-
-        Raises:
-            FdifError: this process cannot draw, or not there.
-        """
+        """Where to draw; FdifError if this process cannot draw, or not there."""
         if os.getpid() != _IMPORTED_IN:
             raise FdifError(
                 "JAX cannot draw in a forked process; give the DataLoader num_workers=0 "

@@ -27,28 +27,20 @@ from fdif_jax.models.resenc_unet import ResEncConfig, ResEncUNet
 
 
 class Kind(NamedTuple):
-    """How a network is made.
+    """How a network is made."""
 
-    Attributes:
-        module: its class.
-        config: the class of its config, whose fields are its options.
-        presets: fields by the name of a size; a field that is given goes before the preset's.
-        usual: the preset where none is asked for.
-        unless: but not where this field is given.
-    """
-
-    module: Callable[..., nnx.Module]
-    config: type
+    module: Callable[..., nnx.Module]  # its class
+    config: type  # the class of its config, whose fields are its options
+    # fields by the name of a size; a field that is given goes before the preset's
     presets: Mapping[str, Mapping[str, Any]] = {}
-    usual: str | None = None
-    unless: str | None = None
+    usual: str | None = None  # the preset where none is asked for
+    unless: str | None = None  # but not where this field is given
 
 
-_SWIN_PRESETS = {name: {"feature_size": size} for name, size in swin_unetr.PRESETS.items()}
 NETWORKS: dict[str, Kind] = {
     "primus": Kind(primus.Primus, primus.PrimusConfig, primus.PRESETS, "M"),
     "resenc_unet": Kind(ResEncUNet, ResEncConfig, resenc_unet.PRESETS, "base", unless="features"),
-    "swin_unetr": Kind(swin_unetr.SwinUNETR, swin_unetr.SwinUNETRConfig, _SWIN_PRESETS, "small"),
+    "swin_unetr": Kind(swin_unetr.SwinUNETR, swin_unetr.SwinUNETRConfig, swin_unetr.PRESETS, "small"),
     "unetr": Kind(unetr.UNETR, unetr.UNETRConfig),
     "vnet": Kind(vnet.VNet, vnet.VNetConfig),
 }
@@ -57,10 +49,8 @@ __all__ = ["NETWORKS", "Classifier", "ResEncConfig", "ResEncUNet", "create", "se
 
 
 def takes_grid(name: str) -> bool:
-    """Whether a network's weights depend on the grid it is trained on, which `create` then takes as ``grid``.
-
-    Raises:
-        FdifError: unknown network.
+    """Whether a network's weights depend on the grid it is trained on (`create`'s ``grid``); FdifError for an unknown
+    one.
     """
     return "grid" in _options(name)
 
@@ -110,12 +100,7 @@ def create(
 
 
 def segmenting(network: Mapping[str, Any], out_channels: int) -> dict[str, Any]:
-    """What `create` takes for the segmentation network that shares this one's encoder, with other logits.
-
-    Args:
-        network: plain data, of a classifier or of a segmentation network.
-        out_channels: channels of the logits; the foreground classes and the background.
-    """
+    """What `create` takes for the segmentation network that shares this one's encoder, with other logits."""
     kept = {option: value for option, value in network.items() if option != "outputs"}
     return kept | {"out_channels": out_channels}
 

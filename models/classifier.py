@@ -46,23 +46,17 @@ class Classifier(nnx.Module):
     def __call__(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B O"]:
         """Scores (float32) of an image batch, label after label; a key makes it training, as for the network.
 
-        Raises:
-            FdifError: the input's rank, channels or edges do not fit the network.
+        FdifError if the input's rank, channels or edges do not fit the network.
         """
         features = self.encode(x, key=key).astype(jnp.float32)
         return self.classification_head(features.mean((1, 2, 3)))
 
 
 def of(network: nnx.Module, outputs: Sequence[int], *, rngs: nnx.Rngs) -> Classifier:
-    """A classifier with a segmentation network's encoder and a fresh head.
+    """A classifier with a segmentation network's encoder, whose weights the two share, and a fresh head.
 
-    Args:
-        network: one of ours; the two share the encoder's weights.
-        outputs: the number of classes of every label.
-        rngs: draws the head's weights (stream ``params``), as PyTorch starts a linear layer.
-
-    Raises:
-        FdifError: no labels, or one of no classes.
+    ``outputs`` has the number of classes of every label; ``rngs`` draws the head's weights, as PyTorch starts a linear
+    layer. FdifError for no labels, or one of no classes.
     """
     if not outputs or not all(isinstance(number, int) and number >= 1 for number in outputs):
         raise FdifError(f"outputs are the numbers of classes of one or more labels, got {list(outputs)}")

@@ -3,49 +3,12 @@
 All are channels last, ``(B, D, H, W, C)``, hold float32 parameters and compute in ``dtype``. A parameter
 whose axes are ordered otherwise than PyTorch's carries ``torch_axes``, the permutation to PyTorch's order.
 
-XLA's 3D convolution on CPU is slow, its strided gradients above all; its 2D convolution is fast. So on CPU
-the depth taps are laid side by side as channels and one 2D convolution does the rest: the same sum in another
-order. Milliseconds forward / forward and backward, float32, two cores, 3x3x3 kernel:
-
-========  ============  ========  ==============  ===================  ===========
-grid      features      stride    ``lax`` in 3D   nine matmuls of 3C   folded
-========  ============  ========  ==============  ===================  ===========
-40³       8 → 8         1         16 / 61         14 / 34              2.1 / 6.6
-40³       16 → 16       1         31 / 121        37 / 88              5.7 / 17
-40³       32 → 32       1         64 / 251        84 / 169             18 / 64
-40³       64 → 64       1         145 / 549       207 / 785            92 / 230
-20³       128 → 128     1         43 / 182        53 / 146             19 / 92
-40³       16 → 32       2         4.7 / 304       3.0 / 21             1.6 / 7.2
-20³       64 → 128      2         3.4 / 164       1.8 / 9.2            1.6 / 5.9
-========  ============  ========  ==============  ===================  ===========
-
-(For stride 2 the middle column is 27 strided matmuls.) With half as many outputs as inputs or fewer it is faster
-to lay the depth taps of the outputs side by side, and to shift and sum them after the 2D convolution. Milliseconds
-of processor time, forward / forward and backward, stride 1:
-
-========  ============  ========  ===========  ==========
-grid      features      kernel    folded       spread
-========  ============  ========  ===========  ==========
-40³       32 → 16       3x3x3     14 / 72      12 / 71
-20³       128 → 64      3x3x3     18 / 67      17 / 65
-40³       32 → 8        3x3x3     11 / 60      6.1 / 30
-40³       32 → 32       5x5x5     128 / 322    90 / 427
-40³       32 → 16       5x5x5     107 / 221    43 / 193
-40³       32 → 4        5x5x5     71 / 160     15 / 46
-========  ============  ========  ===========  ==========
-
-Where a slice is smaller than the kernel XLA leaves its fast convolution, and where there are few voxels and many
-channels one matmul is faster. Milliseconds, one core:
-
-========  ============  ========  =============  ==========  ===========
-grid      features      kernel    folded         gathered    PyTorch
-========  ============  ========  =============  ==========  ===========
-8×4×4     256 → 256     5x5x5     1009 / 2123    16 / 58     15 / 74
-16×4×4    256 → 256     5x5x5     2006 / 4318    54 / 113    25 / 69
-6³        320 → 320     3x3x3     9.8 / 28       7.2 / 19    14 / 43
-========  ============  ========  =============  ==========  ===========
-
-On a GPU layers take the folded or the spread form (figures in docs/performance.md).
+XLA's 3D convolution on CPU is slow, its strided gradients above all; its 2D convolution is fast. So on CPU the depth
+taps are laid side by side as channels and one 2D convolution does the rest (`conv_folded`): the same sum in another
+order. With half as many outputs as inputs or fewer it is faster to lay the depth taps of the outputs side by side, and
+to shift and sum them after the 2D convolution (`conv_spread`). Where a slice is smaller than the kernel XLA leaves its
+fast convolution, and where there are few voxels and many channels one matmul is faster (`conv_gathered`). On a GPU
+layers take the folded or the spread form. All figures are in docs/performance.md.
 """
 
 import math

@@ -94,16 +94,10 @@ def whole(value: object, least: int) -> bool:
 def rotation(tokens: Triple, channels: int, unrotated: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines that rotate a token's channel pairs by angles in proportion to its position.
 
-    A sixth of a head's channels many frequencies 10000^(-k/number), each along D, H and W in turn, the position
-    counted in tokens: what timm's `RotaryEmbeddingCat` gives for a 3D grid.
-
-    Args:
-        tokens: the grid of tokens.
-        channels: of a head, a multiple of 6.
-        unrotated: tokens before those of the grid, which keep their channels as they are.
-
-    Returns:
-        Cosines, sines: ``(unrotated + tokens, 1, channels / 2)`` float32, a column for every pair of channels.
+    A sixth of a head's channels (a multiple of 6) many frequencies 10000^(-k/number), each along D, H and W in turn,
+    the position counted in tokens: what timm's `RotaryEmbeddingCat` gives for a 3D grid. So many ``unrotated`` tokens
+    before those of the grid keep their channels as they are. Both are ``(unrotated + tokens, 1, channels / 2)``
+    float32.
     """
     number = channels // 6
     bands = 1 / np.float32(10000) ** (np.arange(number, dtype=np.float32) / np.float32(number))

@@ -181,9 +181,7 @@ def dropout(
 ) -> Float[Array, "..."]:
     """Put 0 where a draw of probability ``rate`` says so and divide the rest by ``1 - rate``; nothing without a key.
 
-    Args:
-        axes: the axes of ``x`` along which draws are independent, all if not given; along the others one draw holds
-            for all.
+    Draws are independent along ``axes``, all if not given; along the others one draw holds for all.
     """
     if key is None or rate == 0:
         return x

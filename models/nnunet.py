@@ -46,27 +46,19 @@ _RESENC_L = {
 
 
 class PlannedNetwork(NamedTuple):
-    """What a configuration of a plans file asks for.
+    """What a configuration of a plans file asks for."""
 
-    Attributes:
-        network: our network as plain data, but for ``in_channels`` and ``out_channels``, which a plan does not say.
-        patch: voxels of a training patch, ``(D, H, W)``.
-        spacing: millimetres between the voxels that nnU-Net resamples to, along the same axes.
-    """
-
+    # our network as plain data, but for ``in_channels`` and ``out_channels``, which a plan does not say
     network: dict[str, Any]
-    patch: tuple[int, int, int]
+    patch: tuple[int, int, int]  # voxels of a training patch, ``(D, H, W)``
+    # millimetres between the voxels that nnU-Net resamples to, along the same axes
     spacing: tuple[float, float, float]
 
 
 def from_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> PlannedNetwork:
-    """The ResEnc U-Net that nnU-Net would build from a plans file.
+    """The ResEnc U-Net that nnU-Net would build from a configuration of a plans file (``nnUNetResEncUNetLPlans.json``).
 
     ``models.create(**from_plans(path).network, in_channels=1, out_channels=3)`` is that network.
-
-    Args:
-        path: a plans file, e.g. ``nnUNetResEncUNetLPlans.json``.
-        configuration: one of its configurations, of three dimensions.
 
     Raises:
         FdifError: no plans file, no such configuration, or one of another network than a 3D residual encoder U-Net.
@@ -128,11 +120,7 @@ def _configuration(path: Path, name: str) -> dict[str, Any]:
 
 
 def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration of a plan with what it inherits from others.
-
-    Raises:
-        KeyError: it, or one that it inherits from, is not there.
-    """
+    """A configuration of a plan with what it inherits from others; KeyError where one is not there."""
     plan = dict(configurations[name])
     for _ in configurations:  # no chain is longer, if it is none in a circle
         if "inherits_from" in plan:

@@ -141,8 +141,7 @@ class Primus(nnx.Module):
     ) -> Float[Array, "B D H W O"]:
         """Logits (float32) of an image batch; a ``key`` makes blocks be left out at random, as in training.
 
-        Raises:
-            FdifError: the input's rank, channels or grid are not the network's.
+        FdifError if the input's rank, channels or grid are not the network's.
         """
         return self.up_projection(self.encode(x, key=key)).astype(jnp.float32)
 

@@ -18,31 +18,21 @@ from fdif_jax.weights.state_dicts import some
 
 
 class Recognised(NamedTuple):
-    """A network in a file.
+    """A network in a file."""
 
-    Attributes:
-        network: as plain data, for `fdif_jax.models.create`; ``out_channels`` is None where the file has no head.
-        state: the weights under the names that the network has in PyTorch.
-        assumed: options that no shape tells, as the original has them by default.
-    """
-
+    # as plain data, for `fdif_jax.models.create`; ``out_channels`` is None where the file has no head
     network: dict[str, Any]
-    state: dict[str, np.ndarray]
-    assumed: dict[str, Any]
+    state: dict[str, np.ndarray]  # the weights under the names that the network has in PyTorch
+    assumed: dict[str, Any]  # options that no shape tells, as the original has them by default
 
 
 class _Layout(NamedTuple):
-    """Names that give a network away.
+    """Names that give a network away."""
 
-    Attributes:
-        network: its registry name.
-        mark: a weight that every file of it has; what stands before it stands before all of the network's names.
-        inside: what the names lack in front, for the mark is of a part of the network.
-    """
-
-    network: str
+    network: str  # its registry name
+    # a weight that every file of it has; what stands before it stands before all of the network's names
     mark: str
-    inside: str = ""
+    inside: str = ""  # what the names lack in front, for the mark is of a part of the network
 
 
 # Whole networks before the encoders alone, whose names are shorter.
@@ -113,13 +103,10 @@ class _File:
 def recognise(
     checkpoint: Checkpoint, *, source: str, network: str | None = None, size: Mapping[str, Any] | None = None
 ) -> Recognised:
-    """The network that a file's weights are of.
+    """The network that the weights of a file (``source``, for errors) are of.
 
-    Args:
-        checkpoint: what `fdif_jax.weights.files.read_checkpoint` gave.
-        source: the file, for errors.
-        network: registry name, if it is known.
-        size: options that are known; they go before what the file tells.
+    ``network``, a registry name, and options of ``size`` are given if they are known, and go before what the file
+    tells.
 
     Raises:
         FdifError: it is of none of our networks, or of another than ``network``, or does not tell an option.
@@ -136,7 +123,7 @@ def recognise(
         ValueError,
         TypeError,
         AttributeError,
-    ) as error:  # other shapes, or a plan of another form
+    ) as error:  # other shapes, or another form of plan
         raise FdifError(f"{file.what}, but its size cannot be read off: {error!r}") from None
     hidden = [option for option in _NEEDED & seen.keys() if seen[option] is None]
     if hidden:
@@ -178,8 +165,6 @@ def _renamed(name: str, prefix: str, layout: _Layout) -> str:
         name = name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
     return name
 
-
-# ------------------------------------------------------------------- a reader a network: its options off the shapes
 
 # nnssl's names of ResEnc U-Nets, which stride by 2 along every axis.
 _ALWAYS_HALVED = ("ResEncL", "NoSkipResEncL")

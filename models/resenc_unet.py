@@ -258,10 +258,8 @@ class ResEncUNet(nnx.Module):
     ) -> Float[Array, "B D H W O"] | list[Float[Array, "B d h w O"]]:
         """Logits (float32) of an image batch; with deep supervision a list of them, finest first.
 
-        Training and inference are the same here, so ``key`` changes nothing.
-
-        Raises:
-            FdifError: the input's rank, channels or edges do not fit the network.
+        Training and inference are the same here, so ``key`` changes nothing. FdifError if the input's rank, channels or
+        edges do not fit the network.
         """
         return self.scores(self.features(x, key=key))
 

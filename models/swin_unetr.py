@@ -20,7 +20,7 @@ from fdif_jax.models.swin import STAGES, SwinTransformer, SwinUNETRConfig
 from fdif_jax.models.unetr_blocks import TORCH_NAMES, UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 
 # Feature sizes that MONAI's authors published weights for, under their names.
-PRESETS: dict[str, int] = {"tiny": 12, "small": 24, "base": 48}
+PRESETS = {"tiny": {"feature_size": 12}, "small": {"feature_size": 24}, "base": {"feature_size": 48}}
 MULTIPLE = 32
 
 
@@ -69,8 +69,7 @@ class SwinUNETR(nnx.Module):
     ) -> Float[Array, "B D H W O"]:
         """Logits (float32) of an image batch; a key drops what the config's rates say, as training does.
 
-        Raises:
-            FdifError: the input's rank, channels or edges do not fit the network.
+        FdifError if the input's rank, channels or edges do not fit the network.
         """
         self._check(x.shape)
         tokens = self.swinViT(x, key)

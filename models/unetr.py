@@ -66,8 +66,7 @@ class UNETR(nnx.Module):
     ) -> Float[Array, "B D H W O"]:
         """Logits (float32) of an image batch; a key drops what ``dropout_rate`` says, as training does.
 
-        Raises:
-            FdifError: the input's rank, channels or grid are not the network's.
+        FdifError if the input's rank, channels or grid are not the network's.
         """
         self._check(x.shape)
         states = self.vit(x, key)

@@ -212,13 +212,9 @@ class VNet(nnx.Module):
     ) -> Float[Array, "B D H W O"]:
         """Logits (float32) of an image batch.
 
-        Args:
-            x: the images.
-            key: given in training: draws the dropped channels; batch norms then use the batch's statistics and
-                update the running ones.
-
-        Raises:
-            FdifError: the input's rank, channels or edges do not fit the network, or it is too small for training.
+        A ``key``, given in training, draws the dropped channels; batch norms then use the batch's statistics and update
+        the running ones. FdifError if the input's rank, channels or edges do not fit the network, or it is too small
+        for training.
         """
         *skips, y = self._encode(x, key)
         keys = iter(split(key, 10)[5:])

@@ -104,12 +104,8 @@ class Cases:
     def describe(self, number: int) -> dict[str, Any]:
         """A case's shape, spacing (mm), channels, and for each label map the classes it shows, with their voxels.
 
-        Under ``ignored`` is how many voxels of each map are ignored.
-
-        What is wrong with its labels is under ``error``; then there are none.
-
-        Raises:
-            FdifError: its image cannot be read.
+        Under ``ignored`` is how many voxels of each map are ignored, under ``error`` what is wrong with its labels;
+        then there are none. FdifError if its image cannot be read.
         """
         case = self._cases[number]
         image = read_volume(case.image, allow_4d=True)
@@ -158,18 +154,13 @@ def _channels(case: Case) -> list[tuple[Path, int | None]]:
 
 
 class _Map(NamedTuple):
-    """A label map to be shown.
+    """A label map to be shown."""
 
-    Attributes:
-        ranks: ``(D, H, W)``, its classes renumbered 1, 2, … as a viewer's table of colours is short; 0 for background
-            and where voxels are ignored.
-        classes: of each of these numbers the id, name and voxels.
-        ignored: ignored voxels.
-    """
-
+    # ``(D, H, W)``, its classes renumbered 1, 2, … as a viewer's table of colours is short; 0 for background
+    # and where voxels are ignored
     ranks: np.ndarray
-    classes: list[dict[str, Any]]
-    ignored: int
+    classes: list[dict[str, Any]]  # of each of these numbers the id, name and voxels
+    ignored: int  # ignored voxels
 
 
 def _ranked(label: np.ndarray, names: tuple[str, ...]) -> _Map:
@@ -184,11 +175,7 @@ def _ranked(label: np.ndarray, names: tuple[str, ...]) -> _Map:
 
 
 def server_of(cases: Cases, port: int) -> ThreadingHTTPServer:
-    """A server of the page, listening on this machine's own address only.
-
-    Raises:
-        FdifError: the port cannot be had.
-    """
+    """A server of the page, listening on this machine's own address only; FdifError if the port cannot be had."""
     if not 0 <= port <= 65535:
         raise FdifError(f"--port is {port}; ports are 1 to 65535, and 0 takes any that is free")
     try:

@@ -42,17 +42,14 @@ COMMANDS = {
 _UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.ENOTDIR)
 
 
-def _help() -> str:
-    lines = [
-        "usage: fdif COMMAND [OPTIONS]",
-        "",
-        "Formula-driven pre-training for 3D segmentation.",
-        "",
-        "commands:",
-    ]
-    lines += [f"  {name:<12}{summary}" for name, summary in COMMANDS.items()]
-    lines += ["", "`fdif COMMAND --help` lists a command's options and shows an example."]
-    return "\n".join(lines)
+_HELP = """usage: fdif COMMAND [OPTIONS]
+
+Formula-driven pre-training for 3D segmentation.
+
+commands:
+{}
+
+`fdif COMMAND --help` lists a command's options and shows an example."""
 
 
 def module_of(command: str) -> ModuleType:
@@ -122,7 +119,7 @@ def main() -> None:
     """Entry point of the ``fdif`` console command."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        print(_HELP.format("\n".join(f"  {name:<12}{summary}" for name, summary in COMMANDS.items())))
         return
     command = arguments[0]
     if command not in COMMANDS:

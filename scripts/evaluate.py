@@ -104,9 +104,6 @@ def run(config: Config) -> None:
     print(f"{config.out}: {len(scored)} cases" + (f"; worst cases in {pictures}" if pictures else ""))
 
 
-# --------------------------------------------------------------------------------------------------- the files
-
-
 def _conventions(config: Config) -> Conventions | None:
     if config.dataset is not None:
         return load_conventions(config.dataset)
@@ -136,19 +133,10 @@ def _pairs(config: Config) -> list[_Pair]:
     return pairs
 
 
-# -------------------------------------------------------------------------------------------------- the scores
-
-
 def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:
     def score(pair: _Pair) -> np.ndarray:
-        maps = _read(pair, conventions)
-        return score_case(
-            maps.prediction,
-            maps.label,
-            maps.num_classes,
-            spacing=maps.space.spacing,
-            tolerance=config.tolerance,
-        )
+        prediction, label, space, classes = _read(pair, conventions)
+        return score_case(prediction, label, classes, spacing=space.spacing, tolerance=config.tolerance)
 
     return list(each_good(pairs, score, "comparing", skip_bad=config.skip_bad))
 
@@ -164,9 +152,6 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
     prediction = checked_label(pair.prediction, guess.array, labels)
     label = checked_label(pair.label, truth.array, labels)
     return _Maps(np.maximum(prediction, 0), label, space, 1 + len(labels.class_names))
-
-
-# --------------------------------------------------------------------------------------------------- what is told
 
 
 def _rows(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) -> Iterator[Sequence[str]]:

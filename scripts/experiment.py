@@ -122,15 +122,8 @@ def run(config: Config) -> None:
         raise FdifError(f"{failure}{more}")
 
 
-# ------------------------------------------------------------------------------------------------ what is asked
-
-
 def planned(config: Config) -> Study:
-    """The study that the options ask for.
-
-    Raises:
-        FdifError: it is impossible.
-    """
+    """The study that the options ask for; FdifError if it is impossible."""
     _check_numbers(config)
     if config.dataset is None:
         raise FdifError("give the dataset: fdif experiment DATASET --out DIR")
@@ -186,11 +179,7 @@ def _check_numbers(config: Config) -> None:
 
 
 def _sources(inits: Sequence[str]) -> dict[str, str]:
-    """Names of initialisations and what they are, as `Study` has them.
-
-    Raises:
-        FdifError: one is unknown, or two have one name.
-    """
+    """Names of initialisations and what they are, as `Study` has them; FdifError if one is unknown or comes twice."""
     sources: dict[str, str] = {}
     for text in inits:
         name, equals, source = text.partition("=")
@@ -225,11 +214,7 @@ def _path(text: str, source: str) -> str:
 
 
 def _further(name: str, options: str) -> list[str]:
-    """Further options of a command, as a list.
-
-    Raises:
-        FdifError: a quote is not closed, or one of them is the study's own.
-    """
+    """Further options of a command, as a list; FdifError for an open quote, or one of the study's own."""
     try:
         words = shlex.split(options)
     except ValueError as error:

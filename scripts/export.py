@@ -136,12 +136,8 @@ def _nnssl(
     config: Config, training_run: Run, state: dict[str, np.ndarray], nnunet: NnunetNetwork
 ) -> dict[str, Any]:
     document = training_run.document
-    patch = (
-        config.patch
-        or (document.recipe or {}).get("grid")
-        or (document.training or {}).get("patch")
-        or training_run.network.get("grid")
-    )
+    grid, trained = (document.recipe or {}).get("grid"), (document.training or {}).get("patch")
+    patch = config.patch or grid or trained or training_run.network.get("grid")
     if patch is None:
         raise FdifError(
             f"{training_run.path} does not say what patches it was trained on; give --patch D H W"

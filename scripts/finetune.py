@@ -61,25 +61,15 @@ _GRID = (96, 96, 96)  # that a network of position embeddings is made for until 
 
 
 class _Ready(NamedTuple):
-    """Everything that is decided before the first step.
+    """Everything that is decided before the first step."""
 
-    Attributes:
-        chosen: the cases' files.
-        plan: how they are prepared.
-        mirror_axes: along which patches and predictions are mirrored.
-        spec: the network as plain data.
-        network: itself, with the weights it starts from.
-        trained_on: the training cases.
-        validated_on: the validation cases.
-    """
-
-    chosen: Chosen
-    plan: CasePlan
-    mirror_axes: tuple[int, ...]
-    spec: dict[str, Any]
-    network: Network
-    trained_on: list[Prepared]
-    validated_on: list[Prepared]
+    chosen: Chosen  # the cases' files
+    plan: CasePlan  # how they are prepared
+    mirror_axes: tuple[int, ...]  # along which patches and predictions are mirrored
+    spec: dict[str, Any]  # the network as plain data
+    network: Network  # itself, with the weights it starts from
+    trained_on: list[Prepared]  # the training cases
+    validated_on: list[Prepared]  # the validation cases
 
 
 def run(config: Config) -> None:

@@ -68,29 +68,17 @@ class Config:
 
 @dataclass(frozen=True)
 class Entry:
-    """One card of the page.
+    """One card of the page."""
 
-    Attributes:
-        name: what recipes call it.
-        kind: class, displacement or mapper, and whose.
-        category: what the filter calls its group.
-        formula: in words and signs.
-        parameters: names and values.
-        code: the line of Python that makes it.
-        draw: makes its picture, a WebP file.
-        program: entries of one program are drawn one after another, so that it is compiled once.
-        aliases: other names.
-    """
-
-    name: str
-    kind: str
-    category: str
-    formula: str
-    parameters: Sequence[tuple[str, str]]
-    code: str
-    draw: Callable[[], bytes]
-    program: object
-    aliases: Sequence[str] = ()
+    name: str  # what recipes call it
+    kind: str  # class, displacement or mapper, and whose
+    category: str  # what the filter calls its group
+    formula: str  # in words and signs
+    parameters: Sequence[tuple[str, str]]  # names and values
+    code: str  # the line of Python that makes it
+    draw: Callable[[], bytes]  # makes its picture, a WebP file
+    program: object  # entries of one program are drawn one after another, so that it is compiled once
+    aliases: Sequence[str] = ()  # other names
 
 
 def run(config: Config) -> None:

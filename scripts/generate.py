@@ -29,8 +29,7 @@ import numpy as np
 
 import fdif_jax as fd
 from fdif_jax.datasets import classification
-from fdif_jax.datasets.classification import ClassificationLayout
-from fdif_jax.datasets.layouts import DatasetPlan
+from fdif_jax.datasets.layouts import ClassificationLayout, DatasetPlan
 from fdif_jax.datasets.reader import read_volume
 from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.datasets.writer import Report, write_dataset

@@ -79,13 +79,10 @@ def run(config: Config) -> None:
         _check_complete(config.file, network["name"], report)
     with open(config.file, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    document = RunDocument(
-        kind=IMPORTED,
-        network=network,
-        source=ImportedFile(config.file.name, digest),
-        left_fresh=report.fresh,
+    origin = ImportedFile(config.file.name, digest)
+    _write(
+        config.out, RunDocument(kind=IMPORTED, network=network, source=origin, left_fresh=report.fresh), model
     )
-    _write(config.out, document, model)
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     print(f"{config.file}: {network['name']}, {parameters:,} parameters; " + _listed(network))
@@ -130,9 +127,8 @@ def _write(out: Path, document: RunDocument, model: nnx.Module) -> None:
 
 
 def _listed(options: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{option}={str(value).replace(' ', '')}" for option, value in options.items() if option != "name"
-    )
+    told = ((option, str(value).replace(" ", "")) for option, value in options.items() if option != "name")
+    return ", ".join(f"{option}={value}" for option, value in told)
 
 
 if __name__ == "__main__":

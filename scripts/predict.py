@@ -16,8 +16,8 @@ Example:
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ import tyro
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
+from fdif_jax.evaluation.evaluator import ahead
 from fdif_jax.inference.prediction import (
     Ensemble,
     ToPredict,
@@ -124,13 +125,14 @@ def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config) -> 
     """Predict and write; how many were skipped."""
     network, skipped = _tiled(ensemble, config), 0
     make_folder(config.out)
-    with progress_bar() as bar:
+    with ThreadPoolExecutor(1) as reader, progress_bar() as bar:
         task = bar.add_task("predicting", total=len(cases), measured="")
+        read = ahead(reader.submit(_read, case, ensemble) for case in cases)
 
         def show(number: int, name: str, done: int, tiles: int) -> None:
             bar.update(task, completed=number + done / tiles, measured=f"{name}, window {done} of {tiles}")
 
-        for number, (case, coming) in enumerate(_read_ahead(lambda case: _read(case, ensemble), cases)):
+        for number, (case, coming) in enumerate(zip(cases, read, strict=True)):
             bar.update(task, measured=case.id)
             try:
                 labels = predict_case(network, coming.result(), partial(show, number, case.id))
@@ -151,19 +153,6 @@ def _read(case: ToPredict, ensemble: Ensemble) -> Prepared:
             if not path.is_file():
                 raise FdifError(f"{path}: no such file; it would be the channel {name} of case {case.id}")
     return prepare(read_image(case.id, case.images, ensemble.conventions), ensemble.plan)
-
-
-def _read_ahead(
-    read: Callable[[ToPredict], Prepared], cases: Sequence[ToPredict]
-) -> Iterator[tuple[ToPredict, "Future[Prepared]"]]:
-    """Every case and what was read of it; the next one is read while the caller is at this."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, cases[0])
-        for case, following in zip(cases, (*cases[1:], None), strict=True):
-            now = coming
-            if following is not None:
-                coming = reader.submit(read, following)
-            yield case, now
 
 
 if __name__ == "__main__":

@@ -33,13 +33,8 @@ from fdif_jax.training.runs import METRICS, load_run
 from fdif_jax.viewing import viz
 
 _SCORES = ("dice", "nsd", "accuracy")
-_OWN_COLUMNS = (
-    "kind",
-    "network.name",
-    "network.preset",
-    "training.steps",
-)  # and these say where a run was begun:
-_NO_SETTINGS = (*ORIGIN, "source", "left_fresh")
+_OWN_COLUMNS = ("kind", "network.name", "network.preset", "training.steps")
+_NO_SETTINGS = (*ORIGIN, "source", "left_fresh")  # they say where a run was begun
 _NUMBERS = ("step", "loss", *_SCORES, "speed")
 _TITLES = {"data": "trained on", "dice": "Dice", "nsd": "NSD", "accuracy": "acc.", "speed": "vol/s"}
 _PIPED_WIDTH = 160
@@ -62,43 +57,24 @@ class Config:
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a few words and numbers; None for what is not known.
+    """A run in a few words and numbers; None for what is not known."""
 
-    Attributes:
-        name: its folder, from the one that was given.
-        path: the directory.
-        kind: pretraining, fine-tuning, imported, …
-        network: its name and size.
-        data: the recipe or the dataset.
-        step: the last that was measured.
-        steps: of the whole run.
-        loss: the last.
-        dice: the best; so are the following two.
-        nsd: surface Dice.
-        accuracy: of a classification.
-        speed: volumes a second.
-        settings: ``run.json`` by dotted names.
-        differs: those of the settings in which the runs differ.
-        error: what is damaged.
-        history: the measurements.
-    """
-
-    name: str
-    path: str
-    kind: str | None = None
-    network: str | None = None
-    data: str | None = None
-    step: int | None = None
-    steps: int | None = None
-    loss: float | None = None
-    dice: float | None = None
-    nsd: float | None = None
-    accuracy: float | None = None
-    speed: float | None = None
-    settings: Mapping[str, Any] | None = None
-    differs: Mapping[str, Any] | None = None
-    error: str | None = None
-    history: Sequence[Mapping[str, float]] = ()
+    name: str  # its folder, from the one that was given
+    path: str  # the directory
+    kind: str | None = None  # pretraining, fine-tuning, imported, …
+    network: str | None = None  # its name and size
+    data: str | None = None  # the recipe or the dataset
+    step: int | None = None  # the last that was measured
+    steps: int | None = None  # of the whole run
+    loss: float | None = None  # the last
+    dice: float | None = None  # the best; so are the following two
+    nsd: float | None = None  # surface Dice
+    accuracy: float | None = None  # of a classification
+    speed: float | None = None  # volumes a second
+    settings: Mapping[str, Any] | None = None  # ``run.json`` by dotted names
+    differs: Mapping[str, Any] | None = None  # those of the settings in which the runs differ
+    error: str | None = None  # what is damaged
+    history: Sequence[Mapping[str, float]] = ()  # the measurements
 
 
 def run(config: Config) -> None:
@@ -117,22 +93,14 @@ def run(config: Config) -> None:
         write_plot(entries, config.out)
         print(f"curves: {config.out}")
     if config.json is not None:
-        rows = [
-            {name: value for name, value in vars(entry).items() if name != "history"} for entry in entries
-        ]
-        write_json(config.json, rows)
+        write_json(
+            config.json, [{k: v for k, v in vars(entry).items() if k != "history"} for entry in entries]
+        )
         print(f"table: {config.json}")
 
 
-# ------------------------------------------------------------------------------------------------- the runs
-
-
 def find(folders: Sequence[Path]) -> list[tuple[str, Path]]:
-    """The names and directories of all runs, each once.
-
-    Raises:
-        FdifError: a folder is not there, or there is no run in any of them.
-    """
+    """The names and directories of all runs, each once; FdifError if there is none, or no such folder."""
     found: dict[Path, tuple[str, Path]] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -255,9 +223,6 @@ def ordered(entries: Sequence[Entry], column: str) -> list[Entry]:
     return sorted(entries, key=rank)
 
 
-# ------------------------------------------------------------------------------------------------ the result
-
-
 def _show(entries: Sequence[Entry], console: Console) -> None:
     """Print the table, what all runs have in common, and what they differ in or is wrong with them."""
     words = [c for c in ("kind", "network", "data") if len({getattr(entry, c) for entry in entries}) > 1]
@@ -300,20 +265,14 @@ def _remarks(entry: Entry) -> str:
         return f"[red]damaged:[/] {escape(entry.error)}"
     differs = entry.differs or {}
     short = [name.rpartition(".")[2] for name in differs]
-    words = [
-        _setting(brief if short.count(brief) == 1 else name, value)
-        for (name, value), brief in zip(differs.items(), short, strict=True)
-    ]
+    brief = [name if short.count(last) > 1 else last for name, last in zip(differs, short, strict=True)]
+    words = list(map(_setting, brief, differs.values()))
     more = [f"and {len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
     return escape("  ".join([*words[:_SHOWN], *more]))
 
 
 def write_plot(entries: Sequence[Entry], path: Path) -> None:
-    """Draw loss and score of all runs that measured them: the Dice, or the accuracy of a classification.
-
-    Raises:
-        FdifError: none has measured anything.
-    """
+    """Draw loss and score (Dice, or a classification's accuracy) of all runs; FdifError if none has measured any."""
     panels: dict[str, dict[str, viz.Curve]] = {"loss": {}, "score": {}}
     for entry in entries:
         score = next((name for name in ("dice", "accuracy") if getattr(entry, name) is not None), "score")

@@ -61,13 +61,13 @@ def __getattr__(name: str) -> Any:
 
 
 def _vocabulary(*, is_exact: bool) -> Vocabulary:
-    catalogue = families(exact=is_exact)
     factor = OCTAHEDRON_FACTOR if is_exact else PUBLISHED_OCTAHEDRON_FACTOR
 
     def build_named(name: str, params: Mapping[str, Any]) -> Shape:
         return documents.build(params, name, octahedron_factor=factor)
 
-    return Vocabulary(catalogue, DISPLACEMENTS, MAPPERS, build_named, lambda name, shape: describe(shape))
+    own = families(exact=is_exact)
+    return Vocabulary(own, DISPLACEMENTS, MAPPERS, build_named, lambda name, shape: describe(shape))
 
 
 published = _vocabulary(is_exact=False)
@@ -75,14 +75,10 @@ exact = _vocabulary(is_exact=True)
 
 
 def build(class_name: str, params: Mapping[str, Any]) -> Shape:
-    """The shape of a class from a scene document's parameters, with the published formulas.
+    """The shape of a class, by its name or its published name, from a scene document's parameters, lengths in voxels.
 
-    Args:
-        class_name: a class of the catalogue, by its name or its published name.
-        params: the layout of a scene document, lengths in voxels.
-
-    Raises:
-        FdifError: unknown class, or a parameter that is missing, unknown or impossible.
+    Formulas are the published ones. FdifError for an unknown class, or a parameter that is missing, unknown or
+    impossible.
     """
     family = published.family(class_name)
     return published.build(family.name, params)

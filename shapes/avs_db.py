@@ -250,11 +250,7 @@ def _profile(reader: Reader) -> Ellipse | PaddedPolygon:
             raise FdifError(f"{reader.where}: semi_axes must be above 0, not {axes.tolist()}")
         made = Ellipse(float(axes[0]), float(axes[1]), reader.number("degrees"))
     elif kind == "polygon":
-        vertices = np.asarray(reader.get("vertices"), np.float32)
-        if vertices.ndim != 2 or vertices.shape[1] != 2 or not 3 <= len(vertices) <= MOST_VERTICES:
-            raise FdifError(
-                f"{reader.where}: vertices must be three to {MOST_VERTICES} pairs, not shape {vertices.shape}"
-            )
+        vertices = reader.vertices(f"three to {MOST_VERTICES}", MOST_VERTICES)
         made = PaddedPolygon(np.pad(vertices, ((0, MOST_VERTICES - len(vertices)), (0, 0)), mode="edge"))
     else:
         raise unknown(f"section kind of {reader.where}", str(kind), ("ellipse", "polygon"))
@@ -263,11 +259,7 @@ def _profile(reader: Reader) -> Ellipse | PaddedPolygon:
 
 
 def build(name: str, params: Mapping[str, Any]) -> Shape:
-    """The shape that a scene document's parameters describe; lengths in voxels.
-
-    Raises:
-        FdifError: a parameter is missing, unknown or impossible.
-    """
+    """The shape that a scene document's parameters describe; FdifError if one is missing, unknown or impossible."""
     reader = Reader(params, name)
     scales = reader.inner("ratio")
     bottom, middle, top = (scales.number(n) for n in ("bottom", "middle", "top"))

@@ -42,10 +42,6 @@ def _sharpmax(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:
     return jnp.maximum(jnp.maximum(jnp.abs(jnp.sin(x)), jnp.abs(jnp.sin(y))), jnp.abs(jnp.sin(z)))
 
 
-def _twisted_x(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:
-    return jnp.abs(jnp.sin(x)) + 0 * (y + z)
-
-
 def _sawtooth(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:
     def tooth(c: Coordinate) -> Distance:
         return c - jnp.floor(0.5 + c)
@@ -67,7 +63,7 @@ DISPLACEMENTS = (
     _displacement("ridge_coarse", 0.05, 10, _ridge, _RIDGE),
     _displacement("sharpmax", 0.05, 20, _sharpmax, _SHARPMAX),
     _displacement("sharpmax_fine", 0.03, 40, _sharpmax, _SHARPMAX),
-    _displacement("twisted_x", 0.04, 20, _twisted_x, "|sin kx'|"),
+    _displacement("twisted_x", 0.04, 20, lambda x, y, z: jnp.abs(jnp.sin(x)) + 0 * (y + z), "|sin kx'|"),
     _displacement("sawtooth", 0.03, 15, _sawtooth, _SAWTOOTH),
     _displacement("sawtooth_fine", 0.02, 30, _sawtooth, _SAWTOOTH),
 )

@@ -23,12 +23,7 @@ def _profile(reader: Reader) -> Profile:
     elif kind == "star":
         made = star(int(reader.number("points")), reader.positive("radius"), reader.number("ratio"))
     elif kind == "polygon":
-        vertices = np.asarray(reader.get("vertices"), np.float32)
-        if vertices.ndim != 2 or vertices.shape[1] != 2 or len(vertices) < 3:
-            raise FdifError(
-                f"{reader.where}: vertices must be at least three pairs, not shape {vertices.shape}"
-            )
-        made = polygon(vertices)
+        made = polygon(reader.vertices("at least three"))
     else:
         raise unknown(f"profile kind of {reader.where}", str(kind), ("circle", "star", "polygon"))
     reader.finish()
@@ -50,15 +45,9 @@ def _taper(reader: Reader, half_height: float) -> Taper:
 
 
 def build(params: Params, where: str, octahedron_factor: float) -> Shape:
-    """The shape that ``params`` describe; which one is plain from the parameters' names.
+    """The shape that ``params`` describe (``{"radius": 20.0}``); which one is plain from the parameters' names.
 
-    Args:
-        params: the layout of the fixtures, e.g. ``{"radius": 20.0}`` or ``{"profile": …, "half_height": …}``.
-        where: what to call the object in an error.
-        octahedron_factor: scale of an octahedron's distance.
-
-    Raises:
-        FdifError: a parameter is missing, unknown or impossible.
+    ``where`` is what errors call the object. FdifError for a parameter that is missing, unknown or impossible.
     """
     reader = Reader(params, where)
     shape: Shape
@@ -90,12 +79,8 @@ def _describe_profile(profile: Profile) -> dict[str, Any]:
     if isinstance(profile, Circle):
         return {"kind": "circle", "radius": float(profile.radius_)}
     if isinstance(profile, Star):
-        return {
-            "kind": "star",
-            "points": int(profile.points),
-            "radius": float(profile.radius_),
-            "ratio": float(profile.ratio),
-        }
+        radius, ratio = float(profile.radius_), float(profile.ratio)
+        return {"kind": "star", "points": int(profile.points), "radius": radius, "ratio": ratio}
     if isinstance(profile, Polygon):
         return {"kind": "polygon", "vertices": np.asarray(profile.vertices).tolist()}
     raise FdifError(
@@ -111,12 +96,9 @@ def _describe_taper(taper: Taper) -> dict[str, Any]:
 
 
 def _describe_extruded(shape: Extruded) -> dict[str, Any]:
-    params = {
-        "profile": _describe_profile(shape.profile),
-        "half_height": float(shape.half_height),
-        "taper": _describe_taper(shape.taper),
-    }
-    thickness = float(shape.thickness)
+    half, thickness = float(shape.half_height), float(shape.thickness)
+    profile, taper = _describe_profile(shape.profile), _describe_taper(shape.taper)
+    params = {"profile": profile, "half_height": half, "taper": taper}
     return params | ({"onion_thickness": thickness} if thickness > 0 else {})
 
 
@@ -137,7 +119,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
 
 
 def describe(shape: Shape) -> dict[str, Any]:
-    """The parameters of a catalogue shape, plain numbers; the inverse of `build`."""
+    """The parameters of a shape of FDIF's classes, plain numbers; the inverse of `build`."""
     if type(shape) not in _DESCRIPTIONS:
-        raise FdifError(f"a {type(shape).__name__} has no scene-document form; catalogue shapes have")
+        raise FdifError(f"a {type(shape).__name__} has no scene-document form; those of FDIF's classes have")
     return _DESCRIPTIONS[type(shape)](shape)

@@ -18,15 +18,8 @@ from fdif_jax.shapes.profiles import Circle, Polygon, Star
 from fdif_jax.shapes.solids import OCTAHEDRON_FACTOR, PUBLISHED_OCTAHEDRON_FACTOR, Cone, Octahedron, Sphere
 from fdif_jax.vocabulary.vocabulary import Draw, Family, Range
 
-POLYGONS = {
-    3: "triangle",
-    4: "square",
-    5: "pentagon",
-    6: "hexagon",
-    7: "heptagon",
-    8: "octagon",
-    9: "nonagon",
-}
+_SIDES = ("triangle", "square", "pentagon", "hexagon", "heptagon", "octagon", "nonagon")
+POLYGONS = dict(enumerate(_SIDES, 3))
 STARS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"}
 PRISM_STARS = (5, 6, 7, 8)
 
@@ -61,11 +54,7 @@ _SLIPS = (
 
 
 def families(*, exact: bool) -> tuple[Family, ...]:
-    """The catalogue: 109 families; class id = position + 1.
-
-    Args:
-        exact: True for the distribution as meant, False for the one the published code draws.
-    """
+    """All classes, as meant (``exact``) or as the published code draws: 109 families; class id = position + 1."""
     basic = [
         _family("sphere", _sphere, "basic", radius=RADIUS),
         _prism("{}cylinder", _circle, "basic", "", SOLID, exact),
@@ -74,39 +63,19 @@ def families(*, exact: bool) -> tuple[Family, ...]:
         _family("octahedron", _octahedron_exact if exact else _octahedron, "basic", size=RADIUS),
         *(_prism("{}cylinder", _circle, "basic", t, SOLID, exact) for t in TAPERS if t),
     ]
+    turned = {"radius": RADIUS, "distance": Range(0.0, 0.5), "ratio": Range(0.1, 0.7)}
     revolutions = [
-        _family(
-            f"{STARS[n]}_star_revolution",
-            _star_revolution,
-            "revolution",
-            points=Range(n, n),
-            radius=RADIUS,
-            distance=Range(0.0, 0.5),
-            ratio=Range(0.1, 0.7),
-        )
+        _family(f"{STARS[n]}_star_revolution", _star_revolution, "revolution", points=Range(n, n), **turned)
         for n in (3, 4, 5)
     ]
+    radii, ratio = {"major_radius": RADIUS, "minor": Range(0.4, 0.8)}, Range(0.1, 0.7)
     tori = [
-        _family(
-            f"{POLYGONS[n]}_torus",
-            _POLYGON_TORUS[n],
-            "sector_polygon_torus",
-            major_radius=RADIUS,
-            minor=_MINOR,
-        )
-        for n in range(4, 10)
-    ] + [
-        _family(
-            f"{STARS[n]}_star_torus",
-            _star_torus,
-            "star_torus",
-            points=Range(n, n),
-            major_radius=RADIUS,
-            minor=_MINOR,
-            ratio=Range(0.1, 0.7),
-        )
-        for n in PRISM_STARS
+        _family(f"{POLYGONS[n]}_torus", draw, "sector_polygon_torus", **radii)
+        for n, draw in _POLYGON_TORUS.items()
     ]
+    for n in PRISM_STARS:
+        ranges = {"points": Range(n, n), **radii, "ratio": ratio}
+        tori.append(_family(f"{STARS[n]}_star_torus", _star_torus, "star_torus", **ranges))
     return (
         *basic,
         *revolutions,
@@ -118,9 +87,6 @@ def families(*, exact: bool) -> tuple[Family, ...]:
     )
 
 
-_MINOR = Range(0.4, 0.8)
-
-
 def _polygon_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
     return [
         _prism(f"{prefix}{side}_{{}}prism", draw, f"{prefix}{taper}sector_polygon_prism", taper, onion, exact)
@@ -130,20 +96,13 @@ def _polygon_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
 
 
 def _star_prisms(prefix: str, onion: Range, exact: bool) -> list[Family]:
-    return [
-        _prism(
-            f"{prefix}{STARS[n]}_star_{{}}prism",
-            _star,
-            f"{prefix}star_{taper or 'polygon_'}prism",
-            taper,
-            onion,
-            exact,
-            points=Range(n, n),
-            ratio=Range(0.2, 0.7),
-        )
-        for taper in TAPERS
-        for n in PRISM_STARS
-    ]
+    made, ratio = [], Range(0.2, 0.7)
+    for taper in TAPERS:
+        category = f"{prefix}star_{taper or 'polygon_'}prism"
+        for n in PRISM_STARS:
+            name = f"{prefix}{STARS[n]}_star_{{}}prism"
+            made.append(_prism(name, _star, category, taper, onion, exact, points=Range(n, n), ratio=ratio))
+    return made
 
 
 def _family(name: str, draw: Draw, category: str, **ranges: Range) -> Family:
@@ -159,13 +118,8 @@ def _prism(
     taper_ranges = dict(TAPERS[taper])
     if exact and taper_ranges["neck"] is not TOP:
         taper_ranges["neck"] = Range(-0.4, 0.4)
-    draw = _PRISMS[section, exact]
-    return _family(
-        name.format(taper), draw, category, height=Range(0.1, 0.5), onion=onion, **taper_ranges, **ranges
-    )
-
-
-# ---- how members are drawn: one function for all families of the same structure ----
+    own = {"height": Range(0.1, 0.5), "onion": onion, **taper_ranges, **ranges}
+    return _family(name.format(taper), _PRISMS[section, exact], category, **own)
 
 
 def _uniform(key: jax.Array, ranges: Ranges, *names: str) -> list[Float[Array, ""]]:
@@ -174,13 +128,9 @@ def _uniform(key: jax.Array, ranges: Ranges, *names: str) -> list[Float[Array, "
     return [ranges[name].draw(fraction) for name, fraction in zip(names, fractions, strict=True)]
 
 
-def _shortest(grid: Grid) -> float:
-    return float(min(grid))
-
-
 def _sphere(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     (radius,) = _uniform(key, ranges, "radius")
-    return Sphere(radius * _shortest(grid))
+    return Sphere(radius * min(grid))
 
 
 def _torus(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
@@ -196,7 +146,7 @@ def _cone(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
 
 def _draw_octahedron(factor: float, key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     (size,) = _uniform(key, ranges, "size")
-    return Octahedron(size * _shortest(grid), factor)
+    return Octahedron(size * min(grid), factor)
 
 
 _octahedron = partial(_draw_octahedron, PUBLISHED_OCTAHEDRON_FACTOR)
@@ -205,7 +155,7 @@ _octahedron_exact = partial(_draw_octahedron, OCTAHEDRON_FACTOR)
 
 def _star_revolution(key: jax.Array, ranges: Ranges, grid: Grid) -> Shape:
     points, radius, distance, ratio = _uniform(key, ranges, "points", "radius", "distance", "ratio")
-    radius = radius * _shortest(grid)
+    radius = radius * min(grid)
     return Revolved(Star(points, radius, ratio), distance * radius)
 
 
@@ -219,7 +169,7 @@ def _polygon_torus(count: int, key: jax.Array, ranges: Ranges, grid: Grid) -> Sh
     radii_key, vertices_key = jax.random.split(key)
     major, minor = _uniform(radii_key, ranges, "major_radius", "minor")
     major = major * min(grid[:2])
-    return Revolved(_sector_polygon(vertices_key, count, major * minor, 0.03 * _shortest(grid)), major)
+    return Revolved(_sector_polygon(vertices_key, count, major * minor, 0.03 * min(grid)), major)
 
 
 def _sector_polygon(key: jax.Array, count: int, first: Scalar, second: Scalar) -> Polygon:

@@ -33,20 +33,13 @@ CLOSE = 3  # voxels
 
 
 class Outline(NamedTuple):
-    """A closed surface that distances can be asked of.
+    """A closed surface that distances can be asked of."""
 
-    Attributes:
-        lower: least coordinates of a box around the inside, ``(3,)``, in the outline's own x, y, z.
-        upper: greatest coordinates.
-        finest: the least step that samples may have along each axis, ``(3,)``.
-        frame: own coordinates → local coordinates, ``(3, 4)``.
-        distance: signed distances, local units, ``(n,)`` float64, of points ``(n, 3)`` in own coordinates.
-    """
-
-    lower: np.ndarray
-    upper: np.ndarray
-    finest: np.ndarray
-    frame: np.ndarray
+    lower: np.ndarray  # least coordinates of a box around the inside, ``(3,)``, in the outline's own x, y, z
+    upper: np.ndarray  # greatest coordinates
+    finest: np.ndarray  # the least step that samples may have along each axis, ``(3,)``
+    frame: np.ndarray  # own coordinates → local coordinates, ``(3, 4)``
+    # signed distances, local units, ``(n,)`` float64, of points ``(n, 3)`` in own coordinates
     distance: Callable[[np.ndarray], np.ndarray]
 
     def centred(self) -> "Outline":
@@ -58,8 +51,7 @@ class Outline(NamedTuple):
     def sample(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Signed distances ``(D, H, W)`` float32 on a grid of about ``size`` samples along the longest edge.
 
-        Returns:
-            The samples and the matrix ``(3, 4)`` from local point (x, y, z) to index (x, y, z).
+        And the matrix ``(3, 4)`` from local point (x, y, z) to index (x, y, z).
         """
         scale = np.linalg.norm(self.frame[:, :3], axis=0)
         edges = self.upper - self.lower

@@ -339,5 +339,4 @@ def _vocabulary(library: Library, families: Sequence[str], digest: str) -> Vocab
         ranges = {"first": Range(first, first), "count": Range(count, count), "radius": RADIUS}
         return Family(name, draw, ranges, category="sampled")
 
-    catalogue = tuple(family(name) for name in dict.fromkeys(families))
-    return Vocabulary(catalogue, (), (), build, describe, digest)
+    return Vocabulary(tuple(map(family, dict.fromkeys(families))), (), (), build, describe, digest)

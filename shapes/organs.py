@@ -47,20 +47,13 @@ class Organ(Shape):
 
     The distance is the grid's, linear between samples; beyond the grid the way to it is added. Waves and anisotropic
     poses stretch it a little.
-
-    Attributes:
-        member: number of the bank's grid.
-        scale: voxels a millimetre.
-        centre: the body point (right, anterior, superior; mm) at the local origin.
-        waves: the deformation, in body coordinates.
-        library: the grids.
     """
 
-    member: Scalar
-    scale: Scalar
-    centre: Float[Array, "3"]
-    waves: Waves
-    library: Organs = static()
+    member: Scalar  # number of the bank's grid
+    scale: Scalar  # voxels a millimetre
+    centre: Float[Array, "3"]  # the body point (right, anterior, superior; mm) at the local origin
+    waves: Waves  # the deformation, in body coordinates
+    library: Organs = static()  # the grids
 
     @property
     def _which(self) -> Array:
@@ -126,8 +119,7 @@ def _sample(flat: Array, start: Array, size: Array, index: list[Array]) -> Dista
 def vocabulary_of(path: str | Path) -> Vocabulary:
     """The organs of a bank (``.npz``) as classes, with all displacements and mappers, and the atlas of where they lie.
 
-    Raises:
-        FdifError: the file is missing, damaged or no bank.
+    FdifError if the file is missing, damaged or no bank.
     """
     return _vocabulary(Bank.load(path))
 

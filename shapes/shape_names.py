@@ -9,13 +9,10 @@ from fdif_jax.vocabulary.vocabulary import Family, Vocabulary, resolve
 _SHORT = ("published", "exact", "avs_db")  # vocabularies of the package, by one word
 
 
-def find_family(shape: str, catalogue: Sequence[str] = ()) -> tuple[Vocabulary, Family]:
-    """The vocabulary and family that ``torus``, ``published:torus``, or ``FILE.py:NAME`` names.
+def find_family(shape: str, files: Sequence[str] = ()) -> tuple[Vocabulary, Family]:
+    """The vocabulary, with more Python files, and family of ``torus``, ``published:torus``, or ``FILE.py:NAME``.
 
-    Files of a ``catalogue`` are added to the vocabulary.
-
-    Raises:
-        FdifError: there is none, or the file has a mistake.
+    FdifError if there is none, or the file has a mistake.
     """
     source, _, name = shape.rpartition(":")
     if not name or (source == "" and ":" in shape):
@@ -23,7 +20,7 @@ def find_family(shape: str, catalogue: Sequence[str] = ()) -> tuple[Vocabulary, 
     if name.endswith(".py"):
         names = ", ".join(f.name for f in vocabulary_of(name).families)
         raise FdifError(f"shape {shape!r}: say which family, as in {name}:NAME; the file has {names}")
-    vocabulary = find_vocabulary(source or "exact", *catalogue)
+    vocabulary = find_vocabulary(source or "exact", *files)
     return vocabulary, vocabulary.family(name)
 
 

@@ -157,16 +157,10 @@ def build_bank(
     min_voxels: int = 8,
     progress: Callable[[list[str]], None] = lambda warnings: None,
 ) -> Bank:
-    """The bank of these label maps.
+    """The bank of label maps, one a subject; ``names`` has label → organ of each, ``min_voxels`` is as in
+    `read_subject`.
 
-    Args:
-        paths: label maps, one a subject.
-        names: label → organ of each.
-        min_voxels: see `read_subject`.
-        progress: called after each subject with its warnings.
-
-    Raises:
-        FdifError: as `read_subject`, or no label map at all.
+    ``progress`` is called after each subject with its warnings. FdifError as of `read_subject`, or without a label map.
     """
     if not paths:
         raise FdifError("no label map given; a bank needs at least one")

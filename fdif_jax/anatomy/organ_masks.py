@@ -68,8 +68,7 @@ class Subject:
 def load_names(path: str | Path, section: str | None = None) -> dict[int, str]:
     """Label → organ name from a JSON file ``{"1": "spleen", …}``, or a section of one ``{"ct": {…}, "mr": {…}}``.
 
-    Raises:
-        FdifError: naming the file, if it is missing, is not such a table, or the section is not there.
+    FdifError, naming the file, if it is missing, is not such a table, or the section is not there.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -97,12 +96,9 @@ def load_names(path: str | Path, section: str | None = None) -> dict[int, str]:
 def read_subject(
     path: str | Path, names: Mapping[int, str], min_voxels: int = 8
 ) -> tuple[Subject, list[str]]:
-    """The organs of a label map (NIfTI), and warnings about those that are left out.
+    """The organs of a label map (NIfTI), and warnings about those of fewer than ``min_voxels``, which are left out.
 
-    Args:
-        path: the file; values are labels, 0 is background; gaps in their numbers are fine.
-        names: label → organ. Labels that share a name are one organ.
-        min_voxels: organs of fewer voxels are left out with a warning.
+    Values are labels, 0 is background, gaps in their numbers are fine; labels that share a name are one organ.
 
     Raises:
         FdifError: naming the file and what is wrong: not readable, not 3D, labels that are no whole numbers or have no

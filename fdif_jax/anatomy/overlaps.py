@@ -25,18 +25,12 @@ class Check:
 
     Planes are uint32 ``(2 or 3, words, D, H, W)``: inside; deeper inside than `LAYER`; and, where the bank has
     containers, within `LAYER` of a container's closed outline.
-
-    Attributes:
-        bank: of which the organs are, and whose graph rules.
-        grid: that of the scene.
-        plan: how the grid is cut into tiles.
-        words: that hold a bit for every object.
     """
 
-    bank: Bank
-    grid: Grid
-    plan: Tiling
-    words: int
+    bank: Bank  # of which the organs are, and whose graph rules
+    grid: Grid  # that of the scene
+    plan: Tiling  # how the grid is cut into tiles
+    words: int  # that hold a bit for every object
 
     @classmethod
     def of(cls, bank: Bank, grid: Grid, objects: int) -> "Check":
@@ -112,7 +106,7 @@ class Check:
         thinned = tuple(-(-edge // every) for edge in self.plan.tile)
         none = jnp.zeros((self.words, *thinned), jnp.uint32)
         *bits, voxels = self._each(tiles, visit, (none, none, none, jnp.int32(0)))
-        reached, pressed, lost = map(_any, bits)
+        reached, pressed, lost = (lax.reduce(b, np.uint32(0), lax.bitwise_or, (1, 2, 3)) for b in bits)
         disjoint, touching, within = self._rules(i, organ)
         return jnp.any((reached & disjoint) | (pressed & touching) | (lost & within) != 0), voxels
 
@@ -144,20 +138,14 @@ class Check:
         box = shape.bounds(LAYER if self.holds else 0.0).mapped(invert(inverse))
         return self.grid.tiles(box, self.plan.tile)
 
-    def _rules(self, i: Array, organ: Int[Array, " n"]) -> tuple[Array, Array, Array]:
+    def _rules(self, i: Array, organ: Int[Array, " n"]) -> list[Array]:
         """Bits of the objects before i that must not overlap it, that must not press into it, that must hold it."""
-        relation = self.bank.relation()
         before = jnp.arange(organ.size) < i
-        kinds = jnp.asarray(relation)[organ[i], organ]
-        return tuple(_bits(before & (kinds == kind)) for kind in (DISJOINT, TOUCHING, INSIDE))  # type: ignore[return-value]
+        kinds = jnp.asarray(self.bank.relation())[organ[i], organ]
+        return [_bits(before & (kinds == kind)) for kind in (DISJOINT, TOUCHING, INSIDE)]
 
 
 def _bits(flags: Array) -> Array:
     """Truth values as words of `BITS` bits."""
     padded = jnp.pad(flags, (0, -flags.size % BITS)).reshape(-1, BITS)
     return jnp.sum(padded.astype(jnp.uint32) << jnp.arange(BITS, dtype=jnp.uint32), axis=1, dtype=jnp.uint32)
-
-
-def _any(words: Array) -> Array:
-    """Bits that are set in any voxel, for each word: ``(words, d, h, w)`` → ``(words,)``."""
-    return lax.reduce(words, np.uint32(0), lax.bitwise_or, (1, 2, 3))

@@ -38,17 +38,11 @@ NEIGHBOURHOOD = 30.0
 
 
 class Waves(NamedTuple):
-    """A smooth deformation of the body: the sum of three waves, added to a point.
+    """A smooth deformation of the body: the sum of three waves, added to a point."""
 
-    Attributes:
-        frequency: of each wave along right, anterior, superior, 1/mm, ``(3, 3)``.
-        phase: of each wave, in turns, ``(3,)``.
-        amplitude: along each axis, of each wave, mm, ``(3, 3)``.
-    """
-
-    frequency: Float[Array, "3 3"]
-    phase: Float[Array, "3"]
-    amplitude: Float[Array, "3 3"]
+    frequency: Float[Array, "3 3"]  # of each wave along right, anterior, superior, 1/mm, ``(3, 3)``
+    phase: Float[Array, "3"]  # of each wave, in turns, ``(3,)``
+    amplitude: Float[Array, "3 3"]  # along each axis, of each wave, mm, ``(3, 3)``
 
     @property
     def reach(self) -> Float[Array, "3"]:
@@ -83,16 +77,12 @@ def draw_waves(key: jax.Array, length: Scalar, amplitude: Scalar) -> Waves:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Atlas:
-    """What anatomical placement needs of a vocabulary of organs.
+    """What anatomical placement needs of a vocabulary of organs."""
 
-    Attributes:
-        bank: where the organs lie, and which may touch.
-        shape: ``shape(grid, scale, centre, waves) -> Shape``: a grid of the bank (its number), ``scale`` voxels a mm,
-            with the body point ``centre`` at the local origin; local z, y, x run to the right, to the front, and up.
-            Its field ``member`` gives the number back.
-    """
-
-    bank: Bank
+    bank: Bank  # where the organs lie, and which may touch
+    # ``shape(grid, scale, centre, waves) -> Shape``: a grid of the bank (its number), ``scale`` voxels a mm,
+    # with the body point ``centre`` at the local origin; local z, y, x run to the right, to the front, and
+    # up. Its field ``member`` gives the number back.
     shape: Callable[[Any, Any, Any, Waves], Shape]
 
     @cached_property
@@ -133,17 +123,12 @@ class Atlas:
 
 
 class Body(NamedTuple):
-    """How a body lies on the grid.
+    """How a body lies on the grid."""
 
-    Attributes:
-        matrix: voxel coordinates (x, y, z) → body millimetres (right, anterior, superior), ``(3, 4)``.
-        scale: voxels a millimetre, on average over directions.
-        waves: the deformation that all organs share.
-    """
-
+    # voxel coordinates (x, y, z) → body millimetres (right, anterior, superior), ``(3, 4)``
     matrix: Float[Array, "3 4"]
-    scale: Float[Array, ""]
-    waves: Waves
+    scale: Float[Array, ""]  # voxels a millimetre, on average over directions
+    waves: Waves  # the deformation that all organs share
 
 
 class Deviation(NamedTuple):
@@ -160,25 +145,19 @@ class Anatomical(Placement):
 
     A scene has at most the recipe's number of objects: organs outside the window, and those that the graph does not let
     in, are not there.
-
-    Attributes:
-        spacing: least and greatest edge of a voxel, mm.
-        subjects: "scene": all organs of a scene from one subject, where it has them; "organ": each from any.
-        turn: the body is turned by at most this about each axis, degrees.
-        stretch: its axes are scaled by 1 ± this.
-        deform: how far waves shift its points along each axis, mm.
-        deviation: how far organs depart from their usual place, turn and size; 1 is as measured, 0 not at all.
-        tries: how often an organ is tried with ever smaller deviations before it goes without, or is left out.
     """
 
     kind: ClassVar[str] = "anatomical"
 
-    spacing: tuple[float, float] = (1.5, 3.0)
+    spacing: tuple[float, float] = (1.5, 3.0)  # least and greatest edge of a voxel, mm
+    # "scene": all organs of a scene from one subject, where it has them; "organ": each from any
     subjects: str = "scene"
-    turn: float = 10.0
-    stretch: float = 0.1
-    deform: float = 4.0
+    turn: float = 10.0  # the body is turned by at most this about each axis, degrees
+    stretch: float = 0.1  # its axes are scaled by 1 ± this
+    deform: float = 4.0  # how far waves shift its points along each axis, mm
+    # how far organs depart from their usual place, turn and size; 1 is as measured, 0 not at all
     deviation: float = 0.3
+    # how often an organ is tried with ever smaller deviations before it goes without, or is left out
     tries: int = 3
 
     def __post_init__(self) -> None:

@@ -1,11 +1,14 @@
 """What happens to an image between its voxels and the network: normalisation and data augmentation."""
 
 from collections.abc import Sequence
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
+
+from fdif_jax.sdf.affine import turns
 
 Image = Float[Array, "D H W *channels"]
 
@@ -38,21 +41,14 @@ def _sometimes(key: jax.Array, low: Any, high: Any) -> Float[Array, ""]:
 def random_turn(key: jax.Array, spacing: Sequence[float], degrees: float, zoom: float) -> Float[Array, "3 3"]:
     """A random rotation and scaling, as the matrix from a patch's voxels to the case's, both from their middles.
 
-    Args:
-        key: of the draw.
-        spacing: millimetres between voxels along each axis; the rotation is one in millimetres.
-        degrees: around each axis, uniform between so much to either side, with probability 1/2 for all three.
-        zoom: things are shown 1/zoom to zoom times as large, evenly in the logarithm, with probability 1/2.
+    The rotation is one in millimetres, ``spacing`` between voxels: around each axis uniform between so many degrees to
+    either side, with probability 1/2 for all three. Things are shown 1/zoom to zoom times as large, evenly in the
+    logarithm, with probability 1/2.
     """
     turn_key, angle_key, zoom_key = jax.random.split(key, 3)
     largest = jnp.where(jax.random.bernoulli(turn_key), jnp.deg2rad(degrees), 0)
     angles = jax.random.uniform(angle_key, (3,), minval=-1, maxval=1) * largest
-    rotation = jnp.eye(3)
-    for axis in range(3):
-        cosine, sine = jnp.cos(angles[axis]), jnp.sin(angles[axis])
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        around = jnp.eye(3).at[a, a].set(cosine).at[b, b].set(cosine).at[a, b].set(-sine).at[b, a].set(sine)
-        rotation = jnp.matmul(rotation, around, precision="highest")
+    rotation = reduce(partial(jnp.matmul, precision="highest"), turns(angles))
     logarithm = _sometimes(zoom_key, -jnp.log(zoom), jnp.log(zoom))
     widths = jnp.asarray(spacing, jnp.float32)
     return rotation * widths / widths[:, None] * jnp.exp(-logarithm)

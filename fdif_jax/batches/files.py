@@ -76,19 +76,25 @@ class FileSource:
         if not self._cases:
             raise FdifError(f"{path}: lists no {split} case")
         types = [_image_type(case) for case in self._cases]
-        self.channels = _channels(self._cases, [shape for shape, _ in types])
-        self.grid = _grid(self._cases, [shape for shape, _ in types], patch)
-        self._image_type = _common_type([dtype for _, dtype in types])
+        shapes = [shape for shape, _ in types]
+        self.channels, self.grid = _channels(self._cases, shapes), _grid(self._cases, shapes, patch)
+        common = np.result_type(*(dtype for _, dtype in types))
+        self._image_type = common if common.kind in "iu" and common.itemsize <= 2 else np.dtype(np.float32)
         self._labels = dataset.labels
         self._label_type = _label_type(self._cases, self._labels)
-        self.digest = _digest(self.tasks, self._labels, self._cases, types)
+        listed = [
+            (case.id, shape, str(dtype)) for case, (shape, dtype) in zip(self._cases, types, strict=True)
+        ]
+        ignored = [meaning.ignore for meaning in self._labels]
+        said = [self.tasks, listed, ignored] if any(ignored) else [self.tasks, listed]
+        self.digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
         self._batch_size, self._seed, self._workers = batch_size, seed, workers
         self._batches: Any = None  # grain's iterator, once it is needed
         self._next: int | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The foreground classes of the first label map; label id = position + 1."""
+        """The foreground classes of the first label map; class id = position + 1."""
         return self.tasks[0].class_names
 
     def __len__(self) -> int:
@@ -201,30 +207,12 @@ def _grid(cases: Sequence[Case], shapes: Sequence[tuple[int, ...]], patch: Seque
     return shapes[0][0], shapes[0][1], shapes[0][2]
 
 
-def _common_type(dtypes: Sequence[np.dtype]) -> np.dtype:
-    """What batches of images hold: integers if 16 bits hold those of all files, else float32."""
-    common = np.result_type(*dtypes)
-    return common if common.kind in "iu" and common.itemsize <= 2 else np.dtype(np.float32)
-
-
 def _label_type(cases: Sequence[Case], labels: Sequence[Labels]) -> np.dtype:
     """What batches of labels hold: signed integers where there may be -1, by the list or by the types of the files."""
     unsigned = all(volume_type(path)[1].kind == "u" for case in cases for path in case.labels)
     if unsigned and all(meaning.ignore is None for meaning in labels):
         return np.min_scalar_type(max(len(meaning.class_names) for meaning in labels))
     return np.result_type(*(np.min_scalar_type(-len(meaning.class_names) - 1) for meaning in labels))
-
-
-def _digest(
-    tasks: Sequence[Task],
-    labels: Sequence[Labels],
-    cases: Sequence[Case],
-    types: Sequence[tuple[tuple[int, ...], np.dtype]],
-) -> str:
-    listed = [(case.id, shape, str(dtype)) for case, (shape, dtype) in zip(cases, types, strict=True)]
-    ignored = [meaning.ignore for meaning in labels]
-    said = [tasks, listed, ignored] if any(ignored) else [tasks, listed]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _start(shape: Sequence[int], patch: GridShape, number: tuple[int, int] | None) -> tuple[int, ...]:

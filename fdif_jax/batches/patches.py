@@ -43,14 +43,9 @@ class Cases(NamedTuple):
 
 
 def lay_out(prepared: Sequence[Prepared], num_classes: int) -> Cases:
-    """Cases side by side.
+    """Labelled cases, each at least a patch, side by side; ``num_classes`` counts the background.
 
-    Args:
-        prepared: labelled cases, each at least a patch.
-        num_classes: background included.
-
-    Raises:
-        FdifError: they are more voxels than can be numbered.
+    FdifError if they are more voxels than can be numbered.
     """
     shapes = np.array([case.image.shape[:3] for case in prepared])
     sizes = shapes.prod(axis=1)

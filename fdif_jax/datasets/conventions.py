@@ -50,16 +50,11 @@ class Conventions(Labels):
 
 
 def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) -> Labels:
-    """What a dataset's JSON list says of a label map.
+    """What a dataset's JSON list at ``path`` says of its first label map, or of that of a further task
+    (``labels_<task>``).
 
-    Args:
-        path: of the list, for errors.
-        document: what it holds; ``labels`` maps ids to names (the Decathlon) or names to ids (nnU-Net). A label that is
-            called "ignore", or -1, is no class.
-        task: the further label map whose ``labels_<task>`` to read; None for the first.
-
-    Raises:
-        FdifError: there is no such table, or its classes are not numbered 1, 2, …
+    The document's table maps ids to names (the Decathlon) or names to ids (nnU-Net). A label that is called "ignore",
+    or -1, is no class. FdifError if there is no such table, or its classes are not numbered 1, 2, …
     """
     key = f"labels_{task}" if task else "labels"
     try:
@@ -70,7 +65,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
         count = len(document[key])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise FdifError(
-            f'{path}: needs "{key}", a table of label ids and names, as {{"background": 0, "liver": 1}}'
+            f'{path}: needs "{key}", a table of class ids and names, as {{"background": 0, "liver": 1}}'
         ) from None
     ignored = {i for i, name in labels.items() if name.lower() == "ignore" or i == IGNORE}
     ids = sorted(labels.keys() - ignored)
@@ -88,10 +83,8 @@ def _is_id(key: str) -> bool:
 def conventions_of(path: Path, document: Mapping[str, Any]) -> Conventions:
     """What a dataset's JSON list says of its first label map and of its images.
 
-    Channels are those of ``channel_names`` (nnU-Net) or ``modality`` (the Decathlon), else one.
-
-    Raises:
-        FdifError: see `labels_of`; or the channels are not numbered 0, 1, …
+    Channels are those of ``channel_names`` (nnU-Net) or ``modality`` (the Decathlon), else one. FdifError if they are
+    not numbered 0, 1, …; see `labels_of`.
     """
     labels = labels_of(path, document)
     names = document.get("channel_names", document.get("modality", {"0": "image"}))
@@ -106,8 +99,7 @@ def conventions_of(path: Path, document: Mapping[str, Any]) -> Conventions:
 def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
     """Class ids of a label map that was read from ``path``: signed integers, `IGNORE` where voxels are ignored.
 
-    Raises:
-        FdifError: it holds what is no whole number, or a label that its dataset does not declare.
+    FdifError if it holds what is no whole number, or a label that its dataset does not declare.
     """
     declared = labels.ids
     if array.min() < min(declared) or array.max() > max(declared):

@@ -1,6 +1,6 @@
-"""Where a dataset's files go and how they are described: a `DatasetPlan`, and MONAI's and nnU-Net v2's layouts.
+"""Where a dataset's files go and how they are described: a `DatasetPlan`, and the layouts.
 
-`fdif_jax.datasets.classification` has a third layout; `fdif_jax.datasets.writer` fills any of them.
+They are MONAI's, nnU-Net v2's, and that of a classification set; `fdif_jax.datasets.writer` fills any of them.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+import yaml
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.b2nd import encode_b2nd
@@ -215,6 +216,134 @@ class NnunetLayout:
         }
 
 
+FOLDER = "nnUNetResEncUNetLPlans_3d_fullres"
+CODEC, LEVEL = "ZSTD", 8
+
+ClassLabel = int | tuple[int, int, int]
+"""What ``labelsTr.json`` says of a class, from 0: its number, or those of its shape, displacement and mapper."""
+
+
+@dataclass(frozen=True)
+class ClassificationLayout:
+    """One object a volume, in the files that the SSL3D_classification trainer reads: arrays, classes, folds,
+    configuration.
+
+    Case i is of class i modulo the number of classes, so that a set with fewer samples a class is the beginning of one
+    with more. The folds are those of a cross-validation, class by class: a class's cases are dealt to the folds in
+    turn; every case validates in one fold and trains in all others. A fold then validates 1/n_splits of a class's
+    samples, rounded up or down, which is ceil(train / (n_splits - 1)) where the division leaves nothing.
+
+    Attributes:
+        labels: of every class, what its cases are labelled.
+        samples_per_class: cases of each class, over all folds.
+        n_splits: folds.
+        dataset_name: what the trainer calls the set.
+    """
+
+    name: ClassVar[str] = "classification"
+    labels: tuple[ClassLabel, ...]
+    samples_per_class: int = 25
+    n_splits: int = 5
+    dataset_name: str = "sdf_classification"
+
+    def __post_init__(self):
+        if self.samples_per_class < 1:
+            raise FdifError(f"samples per class is {self.samples_per_class}; it must be at least 1")
+        if self.n_splits < 2:
+            raise FdifError(f"n_splits is {self.n_splits}; folds that train and validate are at least 2")
+        if self.n_splits > self.samples_per_class:
+            raise FdifError(
+                f"n_splits ({self.n_splits}) exceeds the samples per class ({self.samples_per_class}); "
+                "every fold validates at least one case of each class"
+            )
+        check_name(self.dataset_name)
+
+    @property
+    def num_samples(self) -> int:
+        """Cases in all."""
+        return len(self.labels) * self.samples_per_class
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a case has three labels."""
+        return not isinstance(self.labels[0], int)
+
+    def encode(self, array: np.ndarray) -> bytes:
+        """See `Layout`."""
+        return encode_b2nd(array, CODEC, LEVEL)
+
+    def case_id(self, index: int, plan: DatasetPlan | None = None) -> str:
+        """See `Layout`."""
+        return f"case_{index:05d}"
+
+    def files(self, index: int, plan: DatasetPlan) -> tuple[Path, ...]:
+        """The image alone."""
+        return (Path(FOLDER, f"{self.case_id(index)}.b2nd"),)
+
+    def documents(self, plan: DatasetPlan) -> dict[str, Any]:
+        """Labels, folds and the configuration."""
+        classes = len(self.labels)
+        return {
+            "labelsTr.json": {self.case_id(i): self.labels[i % classes] for i in range(self.num_samples)},
+            "splits_final.json": [self._fold(fold) for fold in range(self.n_splits)],
+            f"{self.dataset_name}.yaml": self._config(plan),
+        }
+
+    def _fold(self, fold: int) -> dict[str, list[str]]:
+        split: dict[str, list[str]] = {"train": [], "val": []}
+        for i in range(self.num_samples):
+            turn, number = divmod(i, len(self.labels))
+            # Class after class, dealt on where the last one ended: folds differ by one case, in a class and in all.
+            validates = (number * self.samples_per_class + turn) % self.n_splits == fold
+            split["val" if validates else "train"].append(self.case_id(i))
+        return split
+
+    def _config(self, plan: DatasetPlan) -> str:
+        """The trainer's settings as published; Hydra fills in what stands in ``${…}``."""
+        patch = "${data.patch_size}"
+        settings = {
+            "data": {
+                "module": {
+                    "_target_": "datasets.sdf_classification.SDFClassificationDataModule",
+                    "name": self.dataset_name,
+                    "data_root_dir": "${data_dir}",
+                    "batch_size": 1,
+                    "train_transforms": {
+                        "_target_": "augmentation.policies.batchgenerators.get_training_transforms",
+                        "patch_size": patch,
+                        "rotation_for_DA": 0.523599,
+                        "mirror_axes": [0, 1, 2],
+                        "do_dummy_2d_data_aug": False,
+                    },
+                    "test_transforms": None,
+                },
+                "cv": {"k": self.n_splits},
+                "num_classes": 3 if self.multilabel else len(self.labels),
+                "patch_size": list(plan.grid),
+            },
+            "model": {
+                "task": "Classification",
+                "subtask": "multilabel" if self.multilabel else "multiclass",
+                "input_channels": 1,
+                "input_dim": 3,
+                "input_shape": patch,
+                "optimizer": "AdamW",
+                "lr": 1e-4,
+                "warmstart": 20,
+                "weight_decay": 1e-2,
+                "label_smoothing": 0.2,
+            },
+            "trainer": {
+                "logger": {"project": self.dataset_name},
+                "accumulate_grad_batches": 48,
+                "max_epochs": 400,
+                "sync_batchnorm": True,
+            },
+            "metrics": ["f1", "balanced_acc", "ap", "auroc"],
+        }
+        return "# @package _global_\n" + yaml.safe_dump(settings, sort_keys=False)
+
+
 def check_name(name: str) -> None:
     """Raise an FdifError unless ``name`` can be a dataset's, in file names everywhere."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -232,7 +361,7 @@ def _task_names(plan: DatasetPlan) -> dict[str, list[str]]:
 
 
 def _labels_by_key(plan: DatasetPlan) -> dict[str, dict[str, int]]:
-    """Under ``labels``, and ``labels_<task>`` for further tasks: label ids by name, background first."""
+    """Under ``labels``, and ``labels_<task>`` for further tasks: class ids by name, background first."""
     keys = ("labels", *(f"labels_{task}" for task in plan.further_tasks))
     return {
         key: {"background": 0} | {name: i for i, name in enumerate(names, 1)}

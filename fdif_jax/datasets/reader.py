@@ -59,7 +59,7 @@ _LISTS = (
     "data/data.json",
     "data.json",
     "dataset.json",
-)  # of MONAI, in either folder, and of the Decathlon or nnU-Net
+)  # MONAI's, in either folder; the Decathlon's, nnU-Net's
 
 
 def load_dataset(path: str | os.PathLike) -> Dataset:
@@ -83,15 +83,16 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
     tasks = tuple(Task(name, map_.class_names) for name, map_ in zip((first, *further), labels, strict=True))
     training, validation = list_cases(path)
     for case in (*training, *validation):
-        _check_files(path, case)
+        for file in (*case.images, *case.labels):
+            if not file.is_file():
+                raise FdifError(f"{path}: case {case.id}: no such file: {file}")
     return Dataset(tasks, labels, training, validation)
 
 
 def load_conventions(path: str | os.PathLike) -> Conventions:
     """What a dataset's JSON list, or that of its directory, says of the first label map and of the images.
 
-    Raises:
-        FdifError: the document is missing or no such list; see `conventions_of`.
+    FdifError if the document is missing or no such list; see `conventions_of`.
     """
     path = find_list(Path(path))
     return conventions_of(path, read_document(path))
@@ -100,8 +101,7 @@ def load_conventions(path: str | os.PathLike) -> Conventions:
 def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
     """The training and the validation cases of a dataset as it lists them, their files looked for or not.
 
-    Raises:
-        FdifError: there is no list (`load_dataset`), or no training case in it.
+    FdifError if there is no list (`load_dataset`), or no training case in it.
     """
     path = find_list(Path(path))
     document = read_document(path)
@@ -114,12 +114,6 @@ def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
     if not training:
         raise FdifError(f"{path}: lists no training case")
     return training, validation
-
-
-def _check_files(path: Path, case: Case) -> None:
-    for file in (*case.images, *case.labels):
-        if not file.is_file():
-            raise FdifError(f"{path}: case {case.id}: no such file: {file}")
 
 
 def find_list(path: Path) -> Path:
@@ -214,8 +208,7 @@ def _case(path: Path, entry: Any, tasks: Sequence[str], where: str) -> Case:
 def find_volumes(folder: Path) -> dict[str, str]:
     """Names, in order, and suffixes of the volumes in a folder.
 
-    Raises:
-        FdifError: there is no such folder, or two volumes differ in their suffixes only.
+    FdifError if there is no such folder, or two volumes differ in their suffixes only.
     """
     if not folder.is_dir():
         raise FdifError(f"{folder}: no such folder")
@@ -234,8 +227,7 @@ def find_volumes(folder: Path) -> dict[str, str]:
 def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
     """A NIfTI volume, or a Blosc2 array (``.b2nd``), whose voxels are taken to be 1 mm wide, along the axes.
 
-    Raises:
-        FdifError: naming the file, as `read_nifti` and `read_b2nd` do, or if it has not 3 axes (or 4 if allowed).
+    Errors are as of `read_nifti` and `read_b2nd`; FdifError, too, if it has not 3 axes (or 4 if allowed).
     """
     if not os.fspath(path).endswith(".b2nd"):
         return read_nifti(path, allow_4d=allow_4d)
@@ -250,8 +242,7 @@ def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
 def volume_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a volume of 3 or 4 axes as `read_volume` gives it, from the file's header.
 
-    Raises:
-        FdifError: see `read_volume`; what is wrong after the header shows when the volume is read.
+    Errors are as of `read_volume`; what is wrong after the header shows when the volume is read.
     """
     with contextlib.suppress(Exception):  # what is wrong with a file `read_volume` says
         shape, dtype = _header(os.fspath(path))
@@ -278,8 +269,7 @@ def _header(path: str) -> tuple[tuple[int, ...], np.dtype]:
 def load_channels(case: Case) -> np.ndarray:
     """Read a case's image with all its channels, ``(D, H, W, C)``; it may be read-only.
 
-    Raises:
-        FdifError: naming the file, if one cannot be read (see `read_volume`) or their shapes differ.
+    Errors are as of `read_volume`; FdifError, naming the file, if shapes differ.
     """
     arrays = [read_volume(path, allow_4d=True).array for path in case.images]
     for path, array in zip(case.images, arrays, strict=True):
@@ -292,13 +282,8 @@ def load_channels(case: Case) -> np.ndarray:
 def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) -> list[np.ndarray]:
     """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)``, as `read_label` does.
 
-    Args:
-        case: the files.
-        shape: of the image.
-        labels: what the numbers of each map mean, as `Dataset` has it.
-
-    Raises:
-        FdifError: see `read_label`; or naming the file whose shape is another.
+    ``labels`` say what the numbers of each map mean, as `Dataset` has it. FdifError, naming the file, if its shape is
+    another.
     """
     arrays = []
     for path, meaning in zip(case.labels, labels, strict=True):
@@ -310,11 +295,6 @@ def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) ->
 
 
 def read_label(path: Path, labels: Labels) -> Volume:
-    """Read a label map: class ids, signed integers, -1 where voxels are ignored.
-
-    Raises:
-        FdifError: naming the file, if it cannot be read (see `read_volume`), or holds what its dataset does not declare
-            (see `checked_label`).
-    """
+    """Read a label map: class ids, signed integers, -1 where voxels are ignored; see `read_volume`, `checked_label`."""
     volume = read_volume(path)
     return Volume(checked_label(path, volume.array, labels), volume.affine, volume.spacing)

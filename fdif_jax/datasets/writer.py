@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from fdif_jax.datasets.layouts import DatasetPlan, Layout
+from fdif_jax.datasets.layouts import DatasetPlan
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import make_folder, whole_json_lines, write_atomic
 from fdif_jax.io.locks import hold
@@ -194,27 +194,19 @@ def _rendered(
 ) -> Generator[dict[str, Record]]:
     """Render, compress and write every run of samples; yields each sample's files once they are in place."""
 
-    def write(run: list[int]) -> list[dict[str, Record]]:
-        return [
-            _write_case(out, plan.layout, plan.layout.files(i, plan), arrays)
-            for i, arrays in zip(run, source(run), strict=True)
-        ]
+    def write(index: int, arrays: Sequence[np.ndarray]) -> dict[str, Record]:
+        pairs = zip(plan.layout.files(index, plan), arrays, strict=True)
+        return {path.as_posix(): _write(out / path, plan.layout.encode(array)) for path, array in pairs}
+
+    def write_run(run: list[int]) -> list[dict[str, Record]]:
+        return [write(index, arrays) for index, arrays in zip(run, source(run), strict=True)]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sample")
     try:
-        for future in as_completed([pool.submit(write, run) for run in runs]):
+        for future in as_completed([pool.submit(write_run, run) for run in runs]):
             yield from future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _write_case(
-    out: Path, layout: Layout, paths: Sequence[Path], arrays: Sequence[np.ndarray]
-) -> dict[str, Record]:
-    return {
-        path.as_posix(): _write(out / path, layout.encode(array))
-        for path, array in zip(paths, arrays, strict=True)
-    }
 
 
 def _write(path: Path, data: bytes | memoryview) -> Record:

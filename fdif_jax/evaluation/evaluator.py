@@ -91,11 +91,7 @@ class Evaluation:
 
 
 def reserved_volumes(program: World, val_seed: int = 0) -> DrawHeldOut:
-    """Volumes and label maps of a recipe by number, which no run trains on; for `Evaluator`.
-
-    Raises:
-        FdifError: there is no such seed.
-    """
+    """Volumes and label maps of a recipe by number, which no run trains on; errors as of `reserved`."""
     seed = reserved(val_seed)
     return lambda index: program.sample(sample_key(seed, index))
 
@@ -103,25 +99,15 @@ def reserved_volumes(program: World, val_seed: int = 0) -> DrawHeldOut:
 def reserved_images(program: Program, multilabel: bool, val_seed: int = 0) -> DrawHeldOut:
     """Images of one object and its class ids by number, which no run trains on; for `Evaluator`.
 
-    Classes take turns. The program's recipe is `classification.centred`.
-
-    Raises:
-        FdifError: there is no such seed, or see `classification.classes_of`.
+    Classes take turns. The program's recipe is `classification.centred`. Errors are as of `reserved` and `classes_of`.
     """
     seed, render = reserved(val_seed), images(program)
     ids = np.array(classes_of(program, multilabel)[0], np.int32).reshape(len(program.classes), -1)
-    return lambda index: (
-        render(sample_key(seed, index), index)[0][0],
-        jnp.asarray(ids)[index % len(ids)],
-    )
+    return lambda i: (render(sample_key(seed, i), i)[0][0], jnp.asarray(ids)[i % len(ids)])
 
 
 def reserved(val_seed: int) -> np.uint32:
-    """The seed of a number among those that training never draws from.
-
-    Raises:
-        FdifError: there is no such seed.
-    """
+    """The seed of a number among those that training never draws from; FdifError if there is none."""
     if not 0 <= val_seed < RESERVED_SEEDS:
         raise FdifError(f"val_seed must be from 0 to {RESERVED_SEEDS - 1}, not {val_seed}")
     return np.uint32(RESERVED_SEEDS + val_seed)
@@ -137,7 +123,6 @@ class Evaluator:
         tasks: Sequence[Task],
         samples: int,
         *,
-        tolerance: float = 1.0,
         spread: Callable[[PerSample], ManySamples] = OneAtATime,
     ):
         """Prepare; XLA compiles at the first call.
@@ -149,7 +134,6 @@ class Evaluator:
                 1; jittable. Images are normalised.
             tasks: what each label map, or class id, tells apart.
             samples: n.
-            tolerance: of the surface Dice, in voxels.
             spread: how a function of one sample is computed for several.
 
         Raises:
@@ -157,7 +141,7 @@ class Evaluator:
         """
         if samples < 1:
             raise FdifError(f"an evaluation needs at least 1 volume, not {samples}")
-        self.tasks, self.samples, self.tolerance = tuple(tasks), samples, tolerance
+        self.tasks, self.samples = tuple(tasks), samples
         label = jax.eval_shape(sample, np.uint32(0))[1]
         self._maps = label.ndim > 1
 
@@ -201,7 +185,7 @@ class Evaluator:
             self._judge(weights, ((start + np.arange(size)) % self.samples).astype(np.uint32))
             for start in starts
         )
-        for start, several in zip(starts, _ahead(calls), strict=True):
+        for start, several in zip(starts, ahead(calls), strict=True):
             there = {name: np.asarray(values) for name, values in several.items()}
             for row in range(min(size, self.samples - start)):
                 yield {name: values[row] for name, values in there.items()}
@@ -210,10 +194,7 @@ class Evaluator:
         """Of one volume: Dice and surface Dice of every class, or whether its own class was recognised."""
         maps = zip(judged["prediction"], judged["label"], self._num_classes, strict=True)
         if self._maps:
-            nsd = [
-                surface_dice(*where_labelled(p, label), number, tolerance=self.tolerance)
-                for p, label, number in maps
-            ]
+            nsd = [surface_dice(*where_labelled(p, label), number) for p, label, number in maps]
             return {"dice": judged["dice"].astype(np.float64), "nsd": np.concatenate(nsd)}
         hits = [np.where(np.arange(number) == label, p == label, np.nan) for p, label, number in maps]
         return {"accuracy": np.concatenate(hits)}
@@ -243,7 +224,7 @@ class Evaluator:
         }
 
 
-def _ahead(results: Iterable[Any]) -> Iterator[Any]:
+def ahead(results: Iterable[Any]) -> Iterator[Any]:
     """Results, each when the next one has been asked for: the device computes it while the host is at this one."""
     waiting = []
     for result in results:

@@ -54,19 +54,8 @@ def hausdorff95(
 ) -> np.ndarray:
     """95th percentile Hausdorff distance (HD95) of every foreground class: of the two directions the larger one.
 
-    The value of MONAI's ``compute_hausdorff_distance(percentile=95)``: NaN for a class that is not in both.
-
-    Args:
-        prediction: class ids ``(D, H, W)``.
-        label: class ids, the same grid.
-        num_classes: C, background included; other ids count as background.
-        spacing: of voxels along each axis; 1 if not given.
-
-    Returns:
-        float64 ``(C - 1,)``, in the units of ``spacing``.
-
-    Raises:
-        FdifError: the volumes or their spacing do not agree.
+    The value of MONAI's ``compute_hausdorff_distance(percentile=95)``: NaN for a class that is not in both. Arguments
+    and errors are as of `surface_dice`; gives float64 ``(C - 1,)``, in the units of ``spacing``.
     """
     return np.array(
         [

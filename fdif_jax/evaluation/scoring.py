@@ -9,6 +9,7 @@ from fdif_jax.evaluation.metrics import hausdorff95, surface_dice
 from fdif_jax.sdf.masks import dice_of, extent
 
 MEASURES = ("dice", "nsd", "hd95")
+LEVEL, RESAMPLES = 0.95, 10_000  # of a bootstrap
 
 
 def score_case(
@@ -22,16 +23,8 @@ def score_case(
     """`MEASURES` of every foreground class, float64 ``(num_classes - 1, 3)``.
 
     Dice and surface Dice are NaN for a class in neither map and 0 for one in only one of them; HD95 is NaN for both.
-
-    Args:
-        prediction: class ids ``(D, H, W)``, integers.
-        label: class ids, the same grid; what is below 0 is left out of the comparison.
-        num_classes: background included.
-        spacing: millimetres between voxels along each axis.
-        tolerance: of the surface Dice, in millimetres.
-
-    Raises:
-        FdifError: see `fdif_jax.evaluation.metrics`.
+    What is below 0 in ``label`` is left out of the comparison; else arguments and errors are as of `surface_dice`, in
+    mm.
     """
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
@@ -40,15 +33,12 @@ def score_case(
     first, stop = extent((prediction > 0) | (label > 0))
     box = tuple(map(slice, np.maximum(first - 1, 0), stop + 1))
     prediction, label = prediction[box], label[box]
-    surfaces = {"spacing": spacing}
-    return np.stack(
-        [
-            dice(prediction, label, num_classes),
-            surface_dice(prediction, label, num_classes, tolerance=tolerance, **surfaces),
-            hausdorff95(prediction, label, num_classes, **surfaces),
-        ],
-        axis=1,
+    measures = (
+        dice(prediction, label, num_classes),
+        surface_dice(prediction, label, num_classes, tolerance=tolerance, spacing=spacing),
+        hausdorff95(prediction, label, num_classes, spacing=spacing),
     )
+    return np.stack(measures, axis=1)
 
 
 def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,18 +63,21 @@ def mean_defined(values: np.ndarray, axis: int = 0) -> np.ndarray:
         return np.where(defined, values, 0).sum(axis) / defined.sum(axis)
 
 
-def bootstrap_interval(
-    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of what is defined among values ``(n,)``.
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of what is defined among values ``(n,)``.
 
     A lower and an upper bound; both are the value itself where there is one, and NaN where there is none. Source: Efron
     and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     values = values[~np.isnan(values)]
-    if not values.size:
-        return np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(0, values.size, values.size)].mean() for _ in range(resamples)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    rng = np.random.default_rng(0)
+    means = [
+        values[rng.integers(0, values.size, values.size)].mean() for _ in range(RESAMPLES * bool(values.size))
+    ]
+    return middle(np.array(means))
+
+
+def middle(means: np.ndarray) -> tuple[float, float]:
+    """The bounds between which `LEVEL` of the resampled means are; NaN of none."""
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if means.size else (np.nan, np.nan)
     return float(low), float(high)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fdif_jax.evaluation.scoring import mean_defined
+from fdif_jax.evaluation.scoring import RESAMPLES, mean_defined, middle
 
 
 def mean_of_cases(dice: Mapping[str, float]) -> float:
@@ -15,21 +15,14 @@ def mean_of_cases(dice: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """What one fine-tuning came to.
+    """What one fine-tuning came to."""
 
-    Attributes:
-        init: what it began with.
-        cases: labelled cases it was trained on.
-        seed: what drew those cases and everything else.
-        dice: mean foreground Dice of each validation case by its name; NaN where a case has no foreground.
-        curve: the learning curve: step and mean validation Dice.
-    """
-
-    init: str
-    cases: int
-    seed: int
+    init: str  # what it began with
+    cases: int  # labelled cases it was trained on
+    seed: int  # what drew those cases and everything else
+    # mean foreground Dice of each validation case by its name; NaN where a case has no foreground
     dice: Mapping[str, float]
-    curve: Sequence[tuple[int, float]] = ()
+    curve: Sequence[tuple[int, float]] = ()  # the learning curve: step and mean validation Dice
 
     @property
     def mean(self) -> float:
@@ -39,48 +32,30 @@ class Result:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference in mean Dice, over the seeds that both sides have.
+    """A paired difference in mean Dice, over the seeds that both sides have."""
 
-    Attributes:
-        mean: the difference.
-        interval: its 95 % interval over seeds and validation cases, `paired_interval`.
-        over_cases: the same for these very seeds: only the validation cases are drawn anew.
-        seeds: how many there are.
-    """
-
-    mean: float
-    interval: tuple[float, float]
-    over_cases: tuple[float, float]
-    seeds: int
+    mean: float  # the difference
+    interval: tuple[float, float]  # its 95 % interval over seeds and validation cases, `paired_interval`
+    over_cases: tuple[float, float]  # the same for these very seeds: only the validation cases are drawn anew
+    seeds: int  # how many there are
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The results of one initialisation at one number of labelled cases.
+    """The results of one initialisation at one number of labelled cases."""
 
-    Attributes:
-        init: the initialisation.
-        cases: labelled cases.
-        dice: mean Dice by seed.
-        mean: over the seeds.
-        deviation: standard deviation over the seeds (of a sample: n - 1); NaN for one.
-        difference: to the baseline; None for the baseline itself and where no seed is common.
-    """
-
-    init: str
-    cases: int
-    dice: Mapping[int, float]
-    mean: float
-    deviation: float
-    difference: Difference | None
+    init: str  # the initialisation
+    cases: int  # labelled cases
+    dice: Mapping[int, float]  # mean Dice by seed
+    mean: float  # over the seeds
+    deviation: float  # standard deviation over the seeds (of a sample: n - 1); NaN for one
+    difference: Difference | None  # to the baseline; None for the baseline itself and where no seed is common
 
 
 def summarise(results: Sequence[Result], baseline: str) -> list[Summary]:
     """A summary for every number of cases and initialisation that there are results of, in this order.
 
-    Args:
-        results: in any order; initialisations are in that of their first results.
-        baseline: the initialisation that the others are compared with.
+    Initialisations are in that of their first results; all are compared with the ``baseline``.
     """
     groups: dict[tuple[int, str], list[Result]] = {}
     inits = list(dict.fromkeys(result.init for result in results))
@@ -127,35 +102,22 @@ def compare(group: Sequence[Result], baseline: Sequence[Result]) -> Difference |
     )
 
 
-def paired_interval(
-    differences: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of paired differences, over seeds and cases at once.
+def paired_interval(differences: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of paired differences ``(seeds, cases)``, over both at once.
 
     The same validation cases are judged for every seed, and what one seed's run does well it may do well in all of
     them: the differences are not independent, and drawing them one by one would give too narrow an interval. So rows
-    and columns are each drawn with replacement, and a resample's mean is that of the sub-matrix they make. Source:
-    Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), arXiv 0712.1111. Of few seeds no resampling
-    can tell how much further ones would differ: of three, the interval is still rather too narrow than too wide.
+    and columns are each drawn with replacement, and a resample's mean is that of the sub-matrix they make. Source: Owen
+    2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), arXiv 0712.1111. Of few seeds no resampling can
+    tell how much further ones would differ: of three, the interval is still rather too narrow than too wide.
 
-    Args:
-        differences: ``(seeds, cases)``; NaN where one is not defined, which is left out.
-        level: part of the resamples within the interval.
-        resamples: how many are drawn.
-        seed: of the draw.
-
-    Returns:
-        A lower and an upper bound; NaN where nothing is defined.
+    NaN, where a difference is not defined, is left out; both bounds are NaN where nothing is defined.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # How often each row and each column is drawn, (resamples, n): the same as drawing them, without the copies.
     rows, columns = (rng.multinomial(n, np.full(n, 1 / n), resamples) for n in differences.shape)
     defined = ~np.isnan(differences)
     total, count = (
         ((rows @ values) * columns).sum(1) for values in (np.where(defined, differences, 0.0), defined)
     )
-    means = total[count > 0] / count[count > 0]
-    if not means.size:
-        return np.nan, np.nan
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return middle(total[count > 0] / count[count > 0])

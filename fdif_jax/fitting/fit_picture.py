@@ -15,19 +15,14 @@ from fdif_jax.viewing.viz import save_figure
 
 _FINE = 200  # points of the outline's mesh along each side of a panel
 _MASK, _SHAPE = "0.72", "tab:red"
-_AXES = ("first", "second", "third")
+_AXES, _ACROSS = ("first", "second", "third"), ((1, 2), (0, 2), (0, 1))
 
 
 def save_fits(fits: Sequence[Fit], path: str | os.PathLike, titles: Sequence[str] = ()) -> None:
     """Write a PNG with a row a fit: across each axis of the volume the slice with most of the mask, and the outline.
 
-    Panels are in millimetres, so that voxels have their true form; the outline is that of the shape itself, not of
-    its voxels. ``path`` is complete or not there.
-
-    Args:
-        fits: one or more.
-        path: the PNG file.
-        titles: of the rows; by default the family, its Dice and the mask's name.
+    Panels are in millimetres, so that voxels have their true form; the outline is that of the shape itself, not of its
+    voxels. Titles are the family, its Dice and the mask's name if not given.
     """
     titles = titles or [f"{fit.family.name}   Dice {fit.dice:.3f}   {fit.mask.name}" for fit in fits]
     figure = Figure(figsize=(9.6, 3.5 * len(fits) + 0.3), layout="constrained")
@@ -44,19 +39,13 @@ def save_fits(fits: Sequence[Fit], path: str | os.PathLike, titles: Sequence[str
 def _draw(panel: Axes, fit: Fit, axis: int) -> None:
     """The slice across an axis that holds most of the mask."""
     inside, affine = fit.mask.inside, fit.mask.affine
-    rows, columns = across = _others(axis)
+    rows, columns = across = _ACROSS[axis]
     cut = int(np.count_nonzero(inside, axis=across).argmax())
     height, width = np.linalg.norm(affine[:3, across], axis=0)
-    extent = (
-        -0.5 * width,
-        (inside.shape[columns] - 0.5) * width,
-        -0.5 * height,
-        (inside.shape[rows] - 0.5) * height,
-    )
+    right, top = (inside.shape[columns] - 0.5) * width, (inside.shape[rows] - 0.5) * height
+    where = (-0.5 * width, right, -0.5 * height, top)
     plane = np.where(inside.take(cut, axis), 1.0, np.nan)
-    panel.imshow(
-        plane, cmap="gray", vmin=0, vmax=1.39, extent=extent, origin="lower", interpolation="nearest"
-    )
+    panel.imshow(plane, "gray", vmin=0, vmax=1.39, extent=where, origin="lower", interpolation="nearest")
     ends = [_ends(inside, k) for k in across]
     u, v = (np.linspace(first, last, _FINE) for first, last in ends)
     index = np.empty((_FINE, _FINE, 3))
@@ -69,11 +58,6 @@ def _draw(panel: Axes, fit: Fit, axis: int) -> None:
     panel.set_title(f"{_AXES[axis]} axis, slice {cut}", fontsize=9)
     panel.set_xlabel("mm", fontsize=8)
     panel.tick_params(labelsize=8)
-
-
-def _others(axis: int) -> tuple[int, int]:
-    first, second = (k for k in range(3) if k != axis)
-    return first, second
 
 
 def _ends(inside: np.ndarray, axis: int) -> tuple[float, float]:

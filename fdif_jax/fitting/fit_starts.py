@@ -1,4 +1,4 @@
-"""What a fit starts from: random members of a family, measured, and the rotations in which they are laid on a mask."""
+"""What a fit starts from: random members of a family, measured, and the quarter turns that lay them on a mask."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from fdif_jax.errors import FdifError
 from fdif_jax.fitting.free_parameters import FreeParameters
@@ -83,24 +83,3 @@ def _quarter_turns() -> np.ndarray:
 
 
 QUARTER_TURNS = _quarter_turns()
-
-
-def quaternion_rotation(turn: Float[Array, "3"]) -> Float[Array, "3 3"]:
-    """The rotation of the quaternion (1, turn/2), normalised; smooth everywhere, also at zero."""
-    x, y, z = turn / 2
-    n = 1 + x * x + y * y + z * z
-    return (
-        jnp.array(
-            [
-                [1 + x * x - y * y - z * z, 2 * (x * y - z), 2 * (x * z + y)],
-                [2 * (x * y + z), 1 - x * x + y * y - z * z, 2 * (y * z - x)],
-                [2 * (x * z - y), 2 * (y * z + x), 1 - x * x - y * y + z * z],
-            ]
-        )
-        / n
-    )
-
-
-def rotations(turns: np.ndarray) -> np.ndarray:
-    """`quaternion_rotation` of several, ``(n, 3)`` → ``(n, 3, 3)``."""
-    return np.asarray(jax.vmap(quaternion_rotation)(jnp.asarray(turns, jnp.float32)))

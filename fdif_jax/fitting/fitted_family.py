@@ -18,6 +18,7 @@ import numpy as np
 from fdif_jax.errors import FdifError
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.io.files import write_atomic
+from fdif_jax.sdf.masks import extent
 from fdif_jax.sdf.shape import Point
 from fdif_jax.vocabulary.spread import Rows
 from fdif_jax.vocabulary.user_files import load_catalogue
@@ -32,11 +33,7 @@ _MIRRORED = [
 
 
 def spread_of(fits: Sequence[Fit]) -> Rows:
-    """The table of `Spread` from fits of one family; ``growth`` is the scale over the fits' geometric mean.
-
-    Raises:
-        FdifError: fewer than two fits.
-    """
+    """The table of `Spread` from two fits or more of a family; ``growth`` is scale over the fits' geometric mean."""
     if len(fits) < 2:
         raise FdifError(f"a family is learned from two good fits or more, not {len(fits)}")
     free = fits[0].free
@@ -59,14 +56,9 @@ def spread_of(fits: Sequence[Fit]) -> Rows:
 
 
 def write_family(fits: Sequence[Fit], name: str, path: str | os.PathLike) -> None:
-    """Write the family that the fits spread over as a Python file that stands by itself.
+    """Write the family that two fits or more spread over as a Python file that stands by itself.
 
     The file is loaded and its family tried before it gets its name.
-
-    Args:
-        fits: two or more, of one family.
-        name: of the new family, a Python name.
-        path: the file, ``.py``.
 
     Raises:
         FdifError: fewer than two fits, or the shape holds something that cannot be written as text (a grid of
@@ -91,14 +83,9 @@ def _text(fits: Sequence[Fit], name: str) -> str:
     drawn = np.array(
         [collections.Counter(column).most_common(1)[0][0] for column in np.stack([f.row for f in fits]).T]
     )
-    writer = _Writer(
-        iter(
-            repr(_short(drawn[i]))
-            if free.whole[i]
-            else _affine(free.offset[i], free.ties[i], free.free_names)
-            for i in range(len(free.names))
-        )
-    )
+    affine = (_affine(*of, free.free_names) for of in zip(free.offset, free.ties, strict=True))
+    numbers = zip(drawn, free.whole, affine, strict=True)
+    writer = _Writer(repr(_short(number)) if whole else formula for number, whole, formula in numbers)
     leaves = jax.tree.unflatten(free.structure.treedef, list(map(_Leaf, free.structure.sizes)))
     body = writer.expression(leaves, 1)
     middle = jnp.asarray(np.mean([fit.u for fit in fits], axis=0), jnp.float32)
@@ -133,13 +120,7 @@ def _text(fits: Sequence[Fit], name: str) -> str:
 
 def _head(writer: "_Writer") -> list[str]:
     """Imports, and what the shape needs of the user's own file."""
-    head = [
-        "import jax",
-        "import jax.numpy as jnp",
-        "",
-        *sorted(writer.imports),
-        "import fdif_jax as fd",
-    ]
+    head = ["import jax", "import jax.numpy as jnp", "", *sorted(writer.imports), "import fdif_jax as fd"]
     copied = [part for part in _definitions(writer.own) if part not in head]
     return [*head, *copied, *([""] * (2 if copied else 1))]
 
@@ -268,7 +249,9 @@ def _affine(offset: float, ties: np.ndarray, names: Sequence[str]) -> str:
 
 def _half_extent(shape: Any, fit: Fit) -> float:
     """Half the longest edge of the box around a shape, in its own units, on a mesh as wide as the fitted mask."""
-    reach = _reach(fit)
+    first, stop = extent(fit.mask.inside)
+    steps = (stop - first) * np.linalg.norm(fit.mask.affine[:3, :3], axis=0)
+    reach = float(np.linalg.norm(steps) / fit.scale)  # the diagonal of the mask's box
     for _ in range(2):
         axis = jnp.linspace(-reach, reach, _MESH, dtype=jnp.float32)
         d = shape(Point(axis[None, None, :], axis[None, :, None], axis[:, None, None]))
@@ -281,13 +264,6 @@ def _half_extent(shape: Any, fit: Fit) -> float:
         half = float(edges.max() * reach / (_MESH - 1))
         reach = min(reach, 1.2 * float(np.abs(np.asarray(axis)[held]).max()))
     return half
-
-
-def _reach(fit: Fit) -> float:
-    """The diagonal of the mask's box in the shape's units."""
-    held = np.argwhere(fit.mask.inside)
-    steps = (held.max(axis=0) + 1 - held.min(axis=0)) * np.linalg.norm(fit.mask.affine[:3, :3], axis=0)
-    return float(np.linalg.norm(steps) / fit.scale)
 
 
 def _short(value: float) -> float:

@@ -22,29 +22,18 @@ from fdif_jax.vocabulary.vocabulary import NONE, Family, Vocabulary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted member of a family.
+    """A fitted member of a family."""
 
-    Attributes:
-        family: which family.
-        free: its free parameters.
-        u: their fitted unbounded values, ``(F,)``.
-        row: all numbers of the shape, ``(W,)``.
-        rotation: shape → scanner, orthogonal ``(3, 3)``; its determinant is -1 where the shape is mirrored.
-        centre: where the shape's origin lies, ``(3,)``, millimetres.
-        scale: millimetres a unit of the shape.
-        scale_is_free: whether the scale was fitted, too.
-        mask: what was fitted.
-    """
-
-    family: Family
-    free: FreeParameters
-    u: np.ndarray
-    row: np.ndarray
+    family: Family  # which family
+    free: FreeParameters  # its free parameters
+    u: np.ndarray  # their fitted unbounded values, ``(F,)``
+    row: np.ndarray  # all numbers of the shape, ``(W,)``
+    # shape → scanner, orthogonal ``(3, 3)``; its determinant is -1 where the shape is mirrored
     rotation: np.ndarray
-    centre: np.ndarray
-    scale: float
-    scale_is_free: bool
-    mask: Mask
+    centre: np.ndarray  # where the shape's origin lies, ``(3,)``, millimetres
+    scale: float  # millimetres a unit of the shape
+    scale_is_free: bool  # whether the scale was fitted, too
+    mask: Mask  # what was fitted
 
     @functools.cached_property
     def dice(self) -> float:
@@ -80,23 +69,16 @@ class Fit:
         local = points @ self.to_local[:, :3].T + self.to_local[:, 3]
         return np.asarray(_evaluated(self.shape, Point(*local.T.astype(np.float32)))) * self.scale
 
-    def scene(self, vocabulary: Vocabulary, mapper: str | None = None) -> Scene:
+    def scene(self, vocabulary: Vocabulary) -> Scene:
         """The fitted shape as a scene on the mask's own voxels; rendered, its label lies voxel on voxel on the mask.
 
-        Args:
-            vocabulary: what knows the family.
-            mapper: name of a mapper; the vocabulary's first by default.
+        ``vocabulary`` is one that knows the family; its first mapper draws the image.
         """
         to_mm = np.vstack([self.mask.grid_to_mm, [0, 0, 0, 1]])
         inverse = np.vstack([self.to_local, [0, 0, 0, 1]]) @ to_mm
-        made = SceneObject(
-            (1,),
-            self.family.name,
-            vocabulary.describe(self.family.name, self.shape),
-            inverse.tolist(),
-            NONE,
-            mapper or vocabulary.mappers[0].name,
-        )
+        name, mapper = self.family.name, vocabulary.mappers[0].name
+        params = vocabulary.describe(name, self.shape)
+        made = SceneObject((1,), name, params, inverse.tolist(), NONE, mapper)
         return Scene(Grid(*self.mask.inside.shape), (made,))
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,10 +27,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
-from fdif_jax.fitting.fit_starts import QUARTER_TURNS, Forms, quaternion_rotation, rotations
+from fdif_jax.fitting.fit_starts import QUARTER_TURNS, Forms
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.fitting.free_parameters import FreeParameters
 from fdif_jax.fitting.mask_targets import Mask, Points, Target
+from fdif_jax.sdf.affine import quaternion_rotation
 from fdif_jax.sdf.algebra import Affine, Scaled
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Point
@@ -53,19 +54,13 @@ Progress = Callable[[int, int, str], None]
 
 
 class Variables(NamedTuple):
-    """What the optimiser changes.
+    """What the optimiser changes."""
 
-    Attributes:
-        u: unbounded parameters of the shape, ``(F,)``.
-        shift: of the centre, in radii of the mask, ``(3,)``.
-        turn: twice the vector part of a quaternion with real part 1, ``(3,)``: radians where small.
-        growth: logarithm of a factor to the start's scale.
-    """
-
-    u: Float[Array, " F"]
-    shift: Float[Array, "3"]
+    u: Float[Array, " F"]  # unbounded parameters of the shape, ``(F,)``
+    shift: Float[Array, "3"]  # of the centre, in radii of the mask, ``(3,)``
+    # twice the vector part of a quaternion with real part 1, ``(3,)``: radians where small
     turn: Float[Array, "3"]
-    growth: Float[Array, ""]
+    growth: Float[Array, ""]  # logarithm of a factor to the start's scale
 
 
 class Sharpness(NamedTuple):
@@ -76,64 +71,39 @@ class Sharpness(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What stays as a start has it.
+    """What stays as a start has it."""
 
-    Attributes:
-        drawn: all numbers of its member, ``(W,)``; the whole ones among them are kept.
-        rotation: shape → scanner, orthogonal ``(3, 3)``.
-        centre: of the shape, ``(3,)``, mm from the mask's centroid.
-        scale: millimetres a unit of the shape.
-    """
-
-    drawn: Float[Array, " W"]
-    rotation: Float[Array, "3 3"]
-    centre: Float[Array, "3"]
-    scale: Float[Array, ""]
+    drawn: Float[Array, " W"]  # all numbers of its member, ``(W,)``; the whole ones among them are kept
+    rotation: Float[Array, "3 3"]  # shape → scanner, orthogonal ``(3, 3)``
+    centre: Float[Array, "3"]  # of the shape, ``(3,)``, mm from the mask's centroid
+    scale: Float[Array, ""]  # millimetres a unit of the shape
 
 
 class Aim(NamedTuple):
-    """What a descent is measured against.
+    """What a descent is measured against."""
 
-    Attributes:
-        points: of the mask and around it.
-        surface: points of the mask's surface, mm from its centroid.
-        radius: of the ball of the mask's volume, mm.
-        middle: unbounded parameters ``(F,)`` that those of a start are drawn to.
-        pull: how strongly.
-    """
-
-    points: Points
-    surface: Point
-    radius: Float[Array, ""] | float
+    points: Points  # of the mask and around it
+    surface: Point  # points of the mask's surface, mm from its centroid
+    radius: Float[Array, ""] | float  # of the ball of the mask's volume, mm
+    # unbounded parameters ``(F,)`` that those of a start are drawn to
     middle: Float[Array | np.ndarray, " F"]
-    pull: float
+    pull: float  # how strongly
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitter:
-    """Fits members of one family; compiles once, however many masks it is given.
+    """Fits members of one family; compiles once, however many masks it is given."""
 
-    Attributes:
-        family: which family.
-        grid: voxels ``(D, H, W)`` that its random members are sized for; matters where the scale is fixed.
-        scale: millimetres a unit of the shape; None to fit it.
-        starts: how many starts descend side by side.
-        finalists: how many of them go on.
-        steps: steps of each of the two descents.
-        points: numbers of points of each.
-        mirror: whether the pose may be a mirror image.
-        seed: of members, starts and points.
-    """
-
-    family: Family
+    family: Family  # which family
+    # voxels ``(D, H, W)`` that its random members are sized for; matters where the scale is fixed
     grid: Grid = TRIAL
-    scale: float | None = None
-    starts: int = 24
-    finalists: int = 6
-    steps: tuple[int, int] = (160, 400)
-    points: tuple[int, int] = (2048, 8192)
-    mirror: bool = False
-    seed: int = 0
+    scale: float | None = None  # millimetres a unit of the shape; None to fit it
+    starts: int = 24  # how many starts descend side by side
+    finalists: int = 6  # how many of them go on
+    steps: tuple[int, int] = (160, 400)  # steps of each of the two descents
+    points: tuple[int, int] = (2048, 8192)  # numbers of points of each
+    mirror: bool = False  # whether the pose may be a mirror image
+    seed: int = 0  # of members, starts and points
     free: FreeParameters = dataclasses.field(init=False)
     forms: Forms = dataclasses.field(init=False)
     optimisers: tuple[optax.GradientTransformation, ...] = dataclasses.field(init=False)
@@ -152,15 +122,10 @@ class Fitter:
         object.__setattr__(self, "forms", Forms.of(self.family, free, self.grid))
 
     def fit(self, mask: Mask, progress: Progress | None = None, like: Fit | None = None) -> Fit:
-        """The member and pose that fit ``mask`` best.
+        """The member and pose that fit ``mask`` best; ``progress`` is told about every 20 steps.
 
-        Args:
-            mask: what to fit.
-            progress: told about every 20 steps.
-            like: another fit of this family, whose member is the start and is kept as far as the mask lets it.
-
-        Raises:
-            FdifError: the gradient of all starts is not finite.
+        Of another fit that this is to be ``like`` the member is the start, and is kept as far as the mask lets it.
+        FdifError if the gradient of all starts is not finite.
         """
         target, rng = Target.of(mask), np.random.default_rng(self.seed)
         variables, start = self._lay(target, self.forms if like is None else _forms_of(like), rng)
@@ -193,12 +158,9 @@ class Fitter:
     def _schedule(self, stage: int, target: Target) -> Sharpness:
         """How sharp each step of a descent looks."""
         middle = _MIDDLE * target.voxel
-        ends = (
-            (max(_SOFTEST * target.radius, middle), middle)
-            if stage == 0
-            else (middle, _SHARPEST * target.voxel)
-        )
-        softness = np.geomspace(*ends, self.steps[stage]).astype(np.float32)
+        first = max(_SOFTEST * target.radius, middle) if stage == 0 else middle
+        last = middle if stage == 0 else _SHARPEST * target.voxel
+        softness = np.geomspace(first, last, self.steps[stage]).astype(np.float32)
         return Sharpness(softness, np.minimum(softness / np.float32(middle), 1))
 
     def _lay(self, target: Target, forms: Forms, rng: np.random.Generator) -> tuple[Variables, Start]:
@@ -211,8 +173,10 @@ class Fitter:
         poses = len(matched) + len(authored)
         rotation = np.empty((len(forms.rows), poses, 3, 3), np.float32)
         for member, axes in enumerate(forms.axes):
-            wobble = rotations(0.2 * rng.standard_normal((poses, 3)))
-            rotation[member] = wobble @ np.concatenate([matched @ axes.T, authored])
+            wobble = jax.vmap(quaternion_rotation)(
+                jnp.asarray(0.2 * rng.standard_normal((poses, 3)), jnp.float32)
+            )
+            rotation[member] = np.asarray(wobble) @ np.concatenate([matched @ axes.T, authored])
         centre = -scale[:, None, None] * np.einsum("mtij,mj->mti", rotation, forms.centroid)
         candidates = Start(*(jnp.asarray(a, jnp.float32) for a in (forms.rows, rotation, centre, scale)))
         u = self.free.unbounded(forms.rows).astype(np.float32)
@@ -232,13 +196,12 @@ class Fitter:
         def of_member(given: tuple[Array, Start]) -> Array:
             u, start = given
             zero = Variables(u, jnp.zeros(3), jnp.zeros(3), jnp.zeros(()))
-            return jax.vmap(
-                lambda rotation, centre: _overlap_loss(
-                    self._distance(zero, Start(start.drawn, rotation, centre, start.scale), 1.0, points.at),
-                    points,
-                    softness,
-                )
-            )(start.rotation, start.centre)
+
+            def of_pose(rotation: Array, centre: Array) -> Array:
+                posed = start._replace(rotation=rotation, centre=centre)
+                return _overlap_loss(self._distance(zero, posed, 1.0, points.at), points, softness)
+
+            return jax.vmap(of_pose)(start.rotation, start.centre)
 
         return lax.map(of_member, (u, candidates))
 

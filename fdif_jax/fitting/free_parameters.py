@@ -38,29 +38,18 @@ _TIED = 1e-3  # what is left of a number's spread when others explain it
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FreeParameters:
-    """The free numbers of a family's members; W numbers a member, F of them free.
+    """The free numbers of a family's members; W numbers a member, F of them free."""
 
-    Attributes:
-        structure: the structure of all members.
-        names: of all W numbers, ``"first.radius"`` or, of an array's entry, ``"first.inverse.0.3"``.
-        free: positions of the free ones, ``(F,)``.
-        lower: their lower bounds, ``(F,)``.
-        upper: their upper bounds, ``(F,)``.
-        ties: ``(W, F)``: what a free number adds to each.
-        offset: ``(W,)``: constants.
-        whole: ``(W,)`` bool: numbers that are as they were drawn.
-        members: the numbers of random members, ``(n, W)``.
-    """
-
-    structure: Structure
+    structure: Structure  # the structure of all members
+    # of all W numbers, ``"first.radius"`` or, of an array's entry, ``"first.inverse.0.3"``
     names: tuple[str, ...]
-    free: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    ties: np.ndarray
-    offset: np.ndarray
-    whole: np.ndarray
-    members: np.ndarray
+    free: np.ndarray  # positions of the free ones, ``(F,)``
+    lower: np.ndarray  # their lower bounds, ``(F,)``
+    upper: np.ndarray  # their upper bounds, ``(F,)``
+    ties: np.ndarray  # ``(W, F)``: what a free number adds to each
+    offset: np.ndarray  # ``(W,)``: constants
+    whole: np.ndarray  # ``(W,)`` bool: numbers that are as they were drawn
+    members: np.ndarray  # the numbers of random members, ``(n, W)``
 
     @property
     def free_names(self) -> tuple[str, ...]:
@@ -84,15 +73,9 @@ class FreeParameters:
 
     @classmethod
     def of(cls, family: Family, grid: Grid, seed: int = 0) -> "FreeParameters":
-        """Learn them from random members.
+        """Learn them from the random members of a seed, sized for a grid.
 
-        Args:
-            family: any family.
-            grid: voxels ``(D, H, W)`` that members are sized for.
-            seed: which random members.
-
-        Raises:
-            FdifError: a member has a number that is not finite, or nothing can change.
+        FdifError if a member has a number that is not finite, or nothing can change.
         """
         abstract = jax.eval_shape(lambda key: family.sample(key, grid), jax.random.key(0))
         structure = Structure.of(abstract)

@@ -18,20 +18,11 @@ _BAND = 3.0  # voxels from the surface within which points are most dense
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mask:
-    """A binary mask in space.
+    """A binary mask in space; FdifError if nothing is inside, or nothing outside."""
 
-    Attributes:
-        inside: bool ``(D, H, W)``, in the file's axis order.
-        affine: ``(4, 4)``, voxel index → millimetres.
-        name: what errors call it.
-
-    Raises:
-        FdifError: nothing is inside, or nothing outside.
-    """
-
-    inside: np.ndarray
-    affine: np.ndarray
-    name: str = "the mask"
+    inside: np.ndarray  # bool ``(D, H, W)``, in the file's axis order
+    affine: np.ndarray  # ``(4, 4)``, voxel index → millimetres
+    name: str = "the mask"  # what errors call it
 
     def __post_init__(self) -> None:
         if self.inside.ndim != 3:
@@ -60,41 +51,27 @@ class Mask:
 
 
 class Points(NamedTuple):
-    """Points of a mask; all arrays float32 of one length.
+    """Points of a mask; all arrays float32 of one length."""
 
-    Attributes:
-        at: coordinates, millimetres from the mask's centroid.
-        depth: signed distance to the mask's surface, millimetres, negative inside.
-        weight: how much of the volume each stands for; sums to 1.
-    """
-
-    at: Point
+    at: Point  # coordinates, millimetres from the mask's centroid
+    # signed distance to the mask's surface, millimetres, negative inside
     depth: Float[Array | np.ndarray, " N"]
-    weight: Float[Array | np.ndarray, " N"]
+    weight: Float[Array | np.ndarray, " N"]  # how much of the volume each stands for; sums to 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """A mask as a fit needs it, millimetres from its centroid.
+    """A mask as a fit needs it, millimetres from its centroid."""
 
-    Attributes:
-        centroid: of the mask, ``(3,)``, millimetres.
-        axes: columns are its principal axes, longest first, a proper rotation ``(3, 3)``.
-        volume: mm³.
-        voxel: edge of a cube of a voxel's volume, mm.
-        points: ``(N, 3)``, voxel centres in a box around it that the volume's own edges cut: what lies beyond them is
-            not known and not asked for.
-        depth: ``(N,)``, signed distance there, negative inside.
-        surface: ``(M, 3)``, midpoints between neighbours of which one is inside.
-    """
-
-    centroid: np.ndarray
-    axes: np.ndarray
-    volume: float
-    voxel: float
+    centroid: np.ndarray  # of the mask, ``(3,)``, millimetres
+    axes: np.ndarray  # columns are its principal axes, longest first, a proper rotation ``(3, 3)``
+    volume: float  # mm³
+    voxel: float  # edge of a cube of a voxel's volume, mm
+    # ``(N, 3)``, voxel centres in a box around it that the volume's own edges cut: what lies beyond them is
+    # not known and not asked for
     points: np.ndarray
-    depth: np.ndarray
-    surface: np.ndarray
+    depth: np.ndarray  # ``(N,)``, signed distance there, negative inside
+    surface: np.ndarray  # ``(M, 3)``, midpoints between neighbours of which one is inside
 
     @property
     def radius(self) -> float:
@@ -163,11 +140,7 @@ def _crop(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _between(crop: np.ndarray) -> np.ndarray:
     """Midpoints, in indices, of neighbours of which one is inside."""
-    found = []
-    for axis in range(3):
-        step = np.eye(3)[axis] / 2
-        found.append(np.argwhere(np.diff(crop, axis=axis)) + step)
-    return np.concatenate(found)
+    return np.concatenate([np.argwhere(np.diff(crop, axis=axis)) + np.eye(3)[axis] / 2 for axis in range(3)])
 
 
 def principal_axes(covariance: np.ndarray) -> np.ndarray:

@@ -31,9 +31,6 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 
 
-# ------------------------------------------------------------------------------------------------ what predicts
-
-
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """Fine-tuning runs of one network on one kind of cases.
@@ -106,9 +103,6 @@ def _check_same(first: Run, first_plan: CasePlan, other: Run, plan: CasePlan) ->
     if found:
         key, one, two = found[0]
         raise FdifError(f"{first.path} and {other.path} are no ensemble: {key} is {one} and {two}")
-
-
-# ------------------------------------------------------------------------------------------- what is predicted
 
 
 class ToPredict(NamedTuple):
@@ -186,19 +180,11 @@ def _has_one_channel(path: Path) -> bool:
         return True  # what is wrong with it is told when it is read
 
 
-# ------------------------------------------------------------------------------------------ what is written
-
-
 def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
     """Class ids ``(D, H, W)`` on the grid of the case's file, as few bytes each as the classes need.
 
-    Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the
-    whole volume are never in memory.
-
-    Args:
-        network: with the patch that the case was prepared for.
-        prepared: the case.
-        progress: see `TiledNetwork.logits`.
+    Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the whole
+    volume are never in memory. The network's patch is the one that the case was prepared for.
     """
     way = prepared.way
     if way.keeps_grid:
@@ -214,13 +200,7 @@ def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress |
 
 
 def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: GridShape) -> np.ndarray:
-    """What `fdif_jax.preprocessing.spaces.labels_of_scores` gives for scores ``(D, H, W, C)`` that come plane by plane.
-
-    Args:
-        planes: of scores, ``(H, W, C)``.
-        depth: how many.
-        shape: of the new grid, over the same extent.
-    """
+    """What `labels_of_scores` gives on a grid of another shape for scores ``(D, H, W, C)`` that come plane by plane."""
     coming = iter(planes)
     before = after = next(coming)
     number = 0  # of the plane that comes after
@@ -238,13 +218,11 @@ def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: GridShape)
 
 
 def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
-    """The bytes of a ``.nii.gz`` file of a label map with the header of the image that it is of.
+    """The bytes of a ``.nii.gz`` file of a label map, unsigned ``(D, H, W)``, with the header of the image that it is
+    of.
 
     Affine, codes, units, and texts stay as they are; what describes intensities (slope, window, intent) does not.
-
-    Args:
-        source: NIfTI, or Blosc2, which has no header.
-        labels: unsigned ``(D, H, W)`` on its grid.
+    Blosc2 has no header.
     """
     if source.name.endswith(".b2nd"):
         return encode_nifti(labels)

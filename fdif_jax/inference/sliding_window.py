@@ -12,7 +12,7 @@ known a slab at a time. Of C channels and K classes a volume of N voxels, D deep
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, groupby, product, zip_longest
+from itertools import combinations, groupby, product
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.evaluation.evaluator import ahead
 from fdif_jax.preprocessing.spaces import GridShape
 from fdif_jax.training.network import Apply, Weights
 
@@ -127,19 +128,15 @@ class TiledNetwork:
         subsets = [axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)]
         self._flips = [np.isin(range(3), axes) for axes in subsets]
 
-    def logits(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """Averaged logits ``(D, H, W, K)``, float32.
-
-        Args:
-            image: float32 ``(D, H, W, C)``, at least a patch.
-            progress: is called after every batch of tiles.
+    def logits(self, image: np.ndarray) -> np.ndarray:
+        """Averaged logits ``(D, H, W, K)``, float32, of an image ``(D, H, W, C)``, float32, at least a patch.
 
         Raises:
             FdifError: the image is smaller than a patch along some axis (`preprocessing.spaces.pad_to`), or has other
                 channels than the network.
         """
         result = np.empty((*image.shape[:3], self.num_classes), np.float32)
-        for start, planes in self.slabs(image, progress):
+        for start, planes in self.slabs(image):
             result[start : start + len(planes)] = planes
         return result
 
@@ -154,6 +151,7 @@ class TiledNetwork:
     def slabs(self, image: np.ndarray, progress: Progress | None = None) -> Iterator[Slab]:
         """Averaged logits from the first plane to the last, each slab when its tiles are done; see `logits`.
 
+        ``progress`` is called after every batch of tiles.
         A slab is there until the next one is asked for, which goes to the same memory.
         """
         if any(n < p for n, p in zip(image.shape[:3], self.patch, strict=True)):
@@ -188,12 +186,8 @@ class TiledNetwork:
         """Every tile's corner and its weighted logits, in order; the device is at the next batch meanwhile."""
         depth, height, width = image.shape[:3]
         corners = tile_starts((depth, height, width), self.patch, self.overlap)
-        batches = [corners[i : i + self.tile_batch] for i in range(0, len(corners), self.tile_batch)]
-        coming, done = self._call(image, batches[0]), 0
-        for batch, following in zip_longest(batches, batches[1:]):
-            scores = coming
-            if following is not None:
-                coming = self._call(image, following)
+        batches, done = np.split(corners, range(self.tile_batch, len(corners), self.tile_batch)), 0
+        for batch, scores in zip(batches, ahead(self._call(image, batch) for batch in batches), strict=True):
             yield from zip(batch, np.asarray(scores), strict=False)  # the last batch may be filled up
             done += len(batch)
             if progress is not None:

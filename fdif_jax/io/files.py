@@ -54,10 +54,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
 def read_json_lines(path: str | os.PathLike) -> list[Any]:
     """The values of a file of JSON lines, but of half a line at its end, which a killed process may have left.
 
-    None are where there is no file.
-
-    Raises:
-        FdifError: naming the line, if one before the end is damaged.
+    None are where there is no file. FdifError, naming the line, if one before the end is damaged.
     """
     data = Path(path).read_bytes() if Path(path).is_file() else b""
     values, length = whole_json_lines(data)

@@ -42,15 +42,10 @@ class Volume:
 def encode_nifti(
     array: np.ndarray, affine: np.ndarray | None = None, *, compress: bool = True
 ) -> bytes | memoryview:
-    """The bytes of a NIfTI-1 file of ``array``; equal arguments give equal bytes.
+    """The bytes of a NIfTI-1 file of a 3D (or 4D) array; equal arguments give equal bytes.
 
-    Args:
-        array: 3D (or 4D) array; axis order and dtype are kept (bool becomes uint8).
-        affine: ``(4, 4)`` voxel → millimetre matrix; identity by default.
-        compress: deflate into one gzip member, as a ``.nii.gz`` is.
-
-    Raises:
-        FdifError: NIfTI-1 has no such dtype or shape.
+    Axis order and dtype are kept (bool becomes uint8); ``affine`` is the ``(4, 4)`` voxel → millimetre matrix, identity
+    by default. Compressed it is one gzip member, as a ``.nii.gz`` is. FdifError if NIfTI-1 has no such dtype or shape.
     """
     array = np.asarray(array)
     if array.dtype == bool:
@@ -77,14 +72,10 @@ def encode_nifti(
 
 
 def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray | None = None) -> None:
-    """Write ``array`` to ``path`` (``.nii.gz`` deflated, ``.nii`` as it is), complete or not at all.
+    """Write ``array`` to ``path`` (``.nii.gz`` deflated, ``.nii`` as it is), complete or not at all, as of
+    `encode_nifti`.
 
-    ``nibabel.load(path)`` gives the same shape, values and dtype back; the arguments are those of
-    :func:`encode_nifti`.
-
-    Raises:
-        FdifError: the name ends neither way, or NIfTI cannot hold the array.
-        OSError: the folder cannot be written; nothing is left behind.
+    ``nibabel.load(path)`` gives the same shape, values and dtype back. FdifError if the name ends neither way.
     """
     name = os.fspath(path)
     if not name.endswith((".nii.gz", ".nii")):
@@ -95,9 +86,7 @@ def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray |
 def read_nifti(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
     """Read a single-file NIfTI-1 or NIfTI-2 volume, deflated or not (its first bytes tell).
 
-    Args:
-        path: the file.
-        allow_4d: accept a fourth axis; without it only trailing axes of length 1 are dropped.
+    Trailing axes of length 1 are dropped; a fourth axis is accepted where that is allowed.
 
     Raises:
         FdifError: naming the file, if it is missing, truncated, corrupt, no NIfTI, not 3D, or holds NaN,

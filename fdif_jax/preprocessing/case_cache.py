@@ -28,11 +28,7 @@ class CaseCache:
         make_folder(folder)
 
     def get(self, case: Case, prepare: Callable[[], Prepared]) -> Prepared:
-        """The case from its file; where there is none, or it is damaged, prepared anew and kept.
-
-        Raises:
-            FdifError: what ``prepare`` raises.
-        """
+        """The case from its file; where there is none, or it is damaged, prepared anew and kept."""
         path = self._path(case)
         if path is None:
             return prepare()  # which says what is missing

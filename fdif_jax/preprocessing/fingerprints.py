@@ -109,15 +109,9 @@ class Measurement(NamedTuple):
 
 
 def measure(scan: Scan, number: int, num_classes: int) -> Measurement:
-    """Measure a labelled case.
+    """Measure a labelled case, not cropped; ``num_classes`` is K, without the background.
 
-    Args:
-        scan: the whole of it, not cropped.
-        number: of the case, which draws the foreground voxels whose intensities are kept.
-        num_classes: K, without the background.
-
-    Raises:
-        FdifError: it has no label.
+    Its ``number`` draws the foreground voxels whose intensities are kept. FdifError if it has no label.
     """
     if scan.label is None:
         raise FdifError(f"case {scan.id}: a fingerprint needs its label")
@@ -136,11 +130,7 @@ def measure(scan: Scan, number: int, num_classes: int) -> Measurement:
 
 
 def fingerprint(measurements: Iterable[Measurement], conventions: Conventions) -> Fingerprint:
-    """What was measured of a dataset's cases.
-
-    Raises:
-        FdifError: there is no case.
-    """
+    """What was measured of a dataset's cases; FdifError if there is none."""
     measured = list(measurements)
     if not measured:
         raise FdifError("a fingerprint needs at least one labelled case")
@@ -163,7 +153,6 @@ def plan_cases(
     spacing: Spacing | None = None,
     patch: tuple[int, int, int] | None = None,
     window: tuple[float, float] | None = None,
-    budget: int = VOXEL_BUDGET,
     order: int = 3,
 ) -> CasePlan:
     """What follows from a fingerprint, but for what is given.
@@ -172,9 +161,8 @@ def plan_cases(
         measured: of the training cases.
         multiple: what the network divides the patch by along each axis.
         spacing: to resample to, instead of what the cases say.
-        patch: instead of what spacing, cases and budget say.
+        patch: instead of what spacing, cases and `VOXEL_BUDGET` say.
         window: clip all channels to these intensities.
-        budget: voxels of a patch at most.
         order: of the splines that images are resampled with.
 
     Raises:
@@ -188,7 +176,7 @@ def plan_cases(
     why = "as given"
     if patch is None:
         shapes = [shape_at(n, s, spacing) for n, s in zip(measured.shapes, measured.spacings, strict=True)]
-        patch, why = choose_patch(np.median(shapes, axis=0).tolist(), spacing, multiple, budget)
+        patch, why = choose_patch(np.median(shapes, axis=0).tolist(), spacing, multiple)
     reasons.append(f"patch {' × '.join(map(str, patch))}: {why}")
     channels = []
     for channel, name in enumerate(measured.channel_names):
@@ -229,14 +217,8 @@ def choose_patch(
 ) -> tuple[tuple[int, int, int], str]:
     """The median case as far as the budget goes, and why; what is too much is cut where it is longest in millimetres.
 
-    Args:
-        shape: of the median case at ``spacing``.
-        spacing: millimetres between voxels.
-        multiple: what the network divides the patch by; a patch has at least two of it along each axis.
-        budget: voxels at most.
-
-    Raises:
-        FdifError: no patch is within the budget.
+    ``shape`` is the median case's at ``spacing``; a patch has at least two of what the network divides it by
+    (``multiple``) along each axis. FdifError if no patch is within the ``budget`` of voxels.
     """
     steps = np.asarray(multiple)
     counts = np.maximum(np.ceil(np.asarray(shape) / steps), 2).astype(int)

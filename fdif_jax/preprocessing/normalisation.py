@@ -45,14 +45,10 @@ class Window(Normalisation):
 
 @dataclass(frozen=True)
 class ZScore(Normalisation):
-    """Zero mean and unit variance in every image.
-
-    Attributes:
-        nonzero: over voxels that are not 0; those that are stay 0.
-    """
+    """Zero mean and unit variance in every image."""
 
     kind: ClassVar[str] = "zscore"
-    nonzero: bool = False
+    nonzero: bool = False  # over voxels that are not 0; those that are stay 0
 
     def __call__(self, channel: np.ndarray) -> np.ndarray:
         """See `Normalisation`."""
@@ -94,9 +90,5 @@ _KINDS = {kind.kind: kind for kind in (Window, ZScore, UnitRange, AsItIs)}
 
 
 def read_normalisation(data: Any) -> Normalisation:
-    """A normalisation from plain data; its key ``kind`` says which.
-
-    Raises:
-        FdifError: there is no such kind, or it has other keys.
-    """
+    """A normalisation from plain data; FdifError for an unknown ``kind``, or keys that it has not."""
     return data if isinstance(data, Normalisation) else read_choice(data, _KINDS, "normalisation")

@@ -75,11 +75,7 @@ class Prepared:
 
 
 def prepare(scan: Scan, plan: CasePlan) -> Prepared:
-    """Prepare a case, cropped or not, by a plan.
-
-    Raises:
-        FdifError: the case has other channels than the plan.
-    """
+    """Prepare a case, cropped or not, by a plan; FdifError if it has other channels."""
     if scan.image.shape[3] != len(plan.channels):
         raise FdifError(
             f"case {scan.id}: {scan.image.shape[3]} channels, but the plan is for {len(plan.channels)}"

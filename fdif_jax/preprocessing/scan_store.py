@@ -32,11 +32,7 @@ class ScanStore:
         self._folder.cleanup()
 
     def measure(self, case: Case, number: int) -> Measurement:
-        """See `fdif_jax.preprocessing.fingerprints.measure`; a case is measured once, and its scan kept.
-
-        Raises:
-            FdifError: see `read_scan`.
-        """
+        """`fingerprints.measure` of a case, once, and its scan kept; errors as of `read_scan`."""
         if case not in self._measurements:
             scan = read_scan(case, self._conventions)
             self._measurements[case] = measure(scan, number, len(self._conventions.class_names))
@@ -50,11 +46,7 @@ class ScanStore:
         return self._measurements[case]
 
     def read(self, case: Case) -> Scan:
-        """The scan, cropped: as it was kept, or else from its files.
-
-        Raises:
-            FdifError: see `read_scan`.
-        """
+        """The scan, cropped: as it was kept, or else from its files; errors as of `read_scan`."""
         if case in self._kept:
             with self._kept[case].open("rb") as file:
                 return pickle.load(file)

@@ -61,11 +61,7 @@ class Scan:
 
 
 def read_scan(case: Case, conventions: Conventions) -> Scan:
-    """Read a labelled case and check it.
-
-    Args:
-        case: its files.
-        conventions: of its dataset.
+    """Read a labelled case and check it by what its dataset says.
 
     Raises:
         FdifError: see `read_image`; or if the label map has another grid, or holds what its dataset does not declare,
@@ -81,19 +77,24 @@ def read_scan(case: Case, conventions: Conventions) -> Scan:
 
 
 def read_image(name: str, paths: Sequence[Path], conventions: Conventions) -> Scan:
-    """Read a case without a label and check it.
-
-    Args:
-        name: of the case.
-        paths: the files of its image: one of 3 or 4 axes, or one for each channel.
-        conventions: of the dataset that its channels are like.
+    """Read a case called ``name`` without a label and check it; its image is one file of 3 or 4 axes, or one a channel.
 
     Raises:
         FdifError: naming the file, if one is missing, damaged, no volume, holds NaN or infinity (see `read_volume`);
-            if the grids of the files differ; or if the image has other channels.
+            if the grids of the files differ; or if the image has other channels than the dataset.
     """
-    image, space = _read_channels(paths, conventions.channel_names)
-    return Scan(name, np.ascontiguousarray(space.to_canonical(image)), None, space)
+    volumes, names = [read_volume(path, allow_4d=True) for path in paths], conventions.channel_names
+    spaces = [space_of(path, volume) for path, volume in zip(paths, volumes, strict=True)]
+    for path, space in zip(paths, spaces, strict=True):
+        check_same_grid(path, space, paths[0], spaces[0])
+    arrays = [v.array if v.array.ndim == 4 else v.array[..., None] for v in volumes]
+    found = sum(array.shape[3] for array in arrays)
+    if found != len(names):
+        raise FdifError(
+            f"{paths[0]}: {found} channels, but its dataset has {len(names)} ({', '.join(names)})"
+        )
+    image = np.concatenate(arrays, axis=3, dtype=np.float32)
+    return Scan(name, np.ascontiguousarray(spaces[0].to_canonical(image)), None, spaces[0])
 
 
 def space_of(path: Path, volume: Volume) -> Space:
@@ -116,17 +117,3 @@ def check_same_grid(path: Path, space: Space, other_path: Path, other: Space) ->
         raise FdifError(
             f"{path}: its affine lays voxels up to {apart:.3g} voxels from where that of {other_path} lays them"
         )
-
-
-def _read_channels(paths: Sequence[Path], names: Sequence[str]) -> tuple[np.ndarray, Space]:
-    volumes = [read_volume(path, allow_4d=True) for path in paths]
-    spaces = [space_of(path, volume) for path, volume in zip(paths, volumes, strict=True)]
-    for path, space in zip(paths, spaces, strict=True):
-        check_same_grid(path, space, paths[0], spaces[0])
-    arrays = [v.array if v.array.ndim == 4 else v.array[..., None] for v in volumes]
-    found = sum(array.shape[3] for array in arrays)
-    if found != len(names):
-        raise FdifError(
-            f"{paths[0]}: {found} channels, but its dataset has {len(names)} ({', '.join(names)})"
-        )
-    return np.concatenate(arrays, axis=3, dtype=np.float32), spaces[0]

@@ -22,18 +22,10 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """A grid in the patient.
+    """A grid in the patient; FdifError if its affine cannot be inverted."""
 
-    Attributes:
-        shape: voxels along each axis.
-        affine: ``(4, 4)``, voxel index → millimetres, to the right, front and top.
-
-    Raises:
-        FdifError: the affine cannot be inverted.
-    """
-
-    shape: GridShape
-    affine: np.ndarray
+    shape: GridShape  # voxels along each axis
+    affine: np.ndarray  # ``(4, 4)``, voxel index → millimetres, to the right, front and top
 
     def __post_init__(self):
         if np.isnan(self._orientation).any():
@@ -76,15 +68,10 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A box that a case was cropped to.
+    """A box that a case was cropped to."""
 
-    Attributes:
-        source: the grid of its file.
-        box: of the canonical grid.
-    """
-
-    source: Space
-    box: Box
+    source: Space  # the grid of its file
+    box: Box  # of the canonical grid
 
     @property
     def shape(self) -> GridShape:
@@ -118,23 +105,12 @@ def shape_at(shape: Sequence[int], spacing: Sequence[float], target: Sequence[fl
 
 
 def resample(image: np.ndarray, shape: GridShape, order: int = 3) -> np.ndarray:
-    """An image on a grid of another shape over the same extent; an image of that shape is returned as it is.
+    """An image ``(D, H, W)`` on a grid of another shape over the same extent, float32; of that shape as it is.
 
-    Args:
-        image: ``(D, H, W)``, or ``(D, H, W, C)``, whose channels are resampled one by one.
-        shape: of the new grid.
-        order: of the splines: 1 is linear, 3 cubic (with values that may lie beyond the image's own).
-
-    Returns:
-        float32 if it was resampled.
+    ``order`` is of the splines: 1 is linear, 3 cubic (with values that may lie beyond the image's own).
     """
-    if image.shape[:3] == tuple(shape):
+    if image.shape == tuple(shape):
         return image
-    if image.ndim == 4:
-        result = np.empty((*shape, image.shape[3]), np.float32)
-        for channel in range(image.shape[3]):
-            result[..., channel] = resample(image[..., channel], shape, order)
-        return result
     factors = [new / old for new, old in zip(shape, image.shape, strict=True)]
     return ndimage.zoom(image, factors, np.float32, order=order, mode="nearest", grid_mode=True)
 
@@ -154,19 +130,12 @@ def resample_labels(labels: np.ndarray, shape: GridShape) -> np.ndarray:
 def labels_of_scores(scores: np.ndarray, shape: GridShape) -> np.ndarray:
     """The class of the highest score in every voxel of a grid of another shape over the same extent.
 
-    Scores are interpolated linearly, a class at a time, so that no second copy of them is made.
-
-    Args:
-        scores: ``(D, H, W, C)``.
-        shape: of the new grid.
-
-    Returns:
-        Unsigned integers, as few bytes as C needs.
+    Scores ``(D, H, W, C)`` are interpolated linearly, a class at a time, so that no second copy of them is made. The
+    result is of unsigned integers, as few bytes as C needs.
     """
     num_classes = scores.shape[3]
-    return _greatest((scores[..., c] for c in range(num_classes)), shape).astype(
-        np.min_scalar_type(num_classes - 1), copy=False
-    )
+    winners = _greatest((scores[..., c] for c in range(num_classes)), shape)
+    return winners.astype(np.min_scalar_type(num_classes - 1), copy=False)
 
 
 def _greatest(masks: Iterable[np.ndarray], shape: GridShape) -> np.ndarray:

@@ -15,8 +15,7 @@ HELD_OUT = 5  # a fifth, where nobody says what to validate on
 def fold(cases: Sequence[Case], folds: int, number: int, seed: int) -> tuple[list[Case], list[Case]]:
     """Training and validation cases of one fold of a cross-validation; every case validates in one fold.
 
-    Raises:
-        FdifError: less than 2 folds, more than cases, or no such fold.
+    FdifError for less than 2 folds, more than cases, or no such fold.
     """
     if not 2 <= folds <= len(cases):
         raise FdifError(f"{folds} folds of {len(cases)} cases: there must be from 2 to as many as cases")
@@ -29,11 +28,7 @@ def fold(cases: Sequence[Case], folds: int, number: int, seed: int) -> tuple[lis
 
 
 def few(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
-    """So many random cases, all for 0; of one seed, fewer are among more.
-
-    Raises:
-        FdifError: there are not so many.
-    """
+    """So many random cases, all for 0; of one seed, fewer are among more; FdifError if there are not so many."""
     if number > len(cases):
         raise FdifError(f"{number} cases are asked for, of {len(cases)}")
     return [cases[i] for i in _shuffled(len(cases), seed, "cases")[:number]] if number else list(cases)
@@ -42,8 +37,7 @@ def few(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
 def apart(cases: Sequence[Case], number: int, held_out: int, seed: int) -> tuple[list[Case], list[Case]]:
     """The cases of `few`, or all others for 0, and ``held_out`` that are not among them, both from one list.
 
-    Raises:
-        FdifError: there are not so many.
+    FdifError if there are not so many.
     """
     if held_out < 1 or number + held_out >= len(cases) + bool(number):
         raise FdifError(

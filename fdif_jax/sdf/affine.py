@@ -34,8 +34,26 @@ def rotation(axis: tuple[Scalar, Scalar, Scalar], angle: Scalar) -> Float[Array,
 
 def turned(angles: Float[Array, "3"]) -> Float[Array, "3 3"]:
     """The matrix Rz·Ry·Rx of turns by three angles (radians) about the axes x, y, z."""
+    about_x, about_y, about_z = turns(angles)
+    return about_z @ about_y @ about_x
+
+
+def turns(angles: Float[Array, "3"]) -> list[Float[Array, "3 3"]]:
+    """The matrices Rx, Ry, Rz of turns by three angles (radians), each about one axis."""
     (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles), jnp.sin(angles)
     about_x = jnp.asarray([[1.0, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = jnp.asarray([[cy, 0, sy], [0, 1.0, 0], [-sy, 0, cy]])
     about_z = jnp.asarray([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1.0]])
-    return about_z @ about_y @ about_x
+    return [about_x, about_y, about_z]
+
+
+def quaternion_rotation(turn: Float[Array, "3"]) -> Float[Array, "3 3"]:
+    """The rotation of the quaternion (1, turn/2), normalised; smooth everywhere, also at zero."""
+    x, y, z = turn / 2
+    n = 1 + x * x + y * y + z * z
+    rows = [
+        [1 + x * x - y * y - z * z, 2 * (x * y - z), 2 * (x * z + y)],
+        [2 * (x * y + z), 1 - x * x + y * y - z * z, 2 * (y * z - x)],
+        [2 * (x * z - y), 2 * (y * z + x), 1 - x * x - y * y + z * z],
+    ]
+    return jnp.array(rows) / n

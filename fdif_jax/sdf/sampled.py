@@ -2,10 +2,11 @@
 
 - `Sampled` carries its grid as parameters: one shape, as a user makes it from a mask or a mesh.
 - `Member` names one of many equally sized grids in a `Library`. Its only parameter is a number, so that a whole
-  catalogue of organs shares one structure, that is, one branch of a renderer.
+  vocabulary of organs shares one structure, that is, one branch of a renderer.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -28,18 +29,13 @@ class Sampled(Shape):
     angles) a bound: with v ≥ 0 the distance at the nearest point of the grid and e the way to that point, √(v² + e²),
     or the distance to the box of the inside where that is greater. Source: the angle at the nearest point of a
     convex box is at least a right one.
-
-    Attributes:
-        values: signed distance in local units, ``(D, H, W)``, positive on the grid's faces.
-        inverse: local point (x, y, z) → index (x, y, z), ``(3, 4)``.
-        lower: least x, y, z of the inside, local units, ``(3,)``.
-        upper: greatest x, y, z of the inside.
     """
 
+    # signed distance in local units, ``(D, H, W)``, positive on the grid's faces
     values: Float[Array, "D H W"]
-    inverse: Float[Array, "3 4"]
-    lower: Float[Array, "3"]
-    upper: Float[Array, "3"]
+    inverse: Float[Array, "3 4"]  # local point (x, y, z) → index (x, y, z), ``(3, 4)``
+    lower: Float[Array, "3"]  # least x, y, z of the inside, local units, ``(3,)``
+    upper: Float[Array, "3"]  # greatest x, y, z of the inside
 
     @classmethod
     def of(cls, values: Array | np.ndarray, inverse: Array | np.ndarray) -> "Sampled":
@@ -51,9 +47,8 @@ class Sampled(Shape):
         return cls(samples, matrix, *inside_box(samples, matrix))
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        depth, height, width = self.values.shape
-        grid = depth, height, width
-        return _distance(jnp.ravel(self.values), grid, 0, self.inverse, Box(self.lower, self.upper), p)
+        box = Box(self.lower, self.upper)
+        return _distance(jnp.ravel(self.values), self.values.shape, 0, self.inverse, box, p)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         return Box(self.lower - margin, self.upper + margin)
@@ -61,21 +56,13 @@ class Sampled(Shape):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Library:
-    """Many signed distances on grids of one size; equal only to itself, so that it can be part of a structure.
+    """Many signed distances on grids of one size; equal only to itself, so that it can be part of a structure."""
 
-    Attributes:
-        stack: the grids ``(M, D, H, W)``, float16 or float32, local units.
-        inverse: local point (x, y, z) → index (x, y, z) of each, float32 ``(M, 3, 4)``.
-        lower: least x, y, z of the inside of each, float32 ``(M, 3)``.
-        upper: greatest x, y, z of the inside of each, float32 ``(M, 3)``.
-        names: what each is called.
-    """
-
-    stack: Float[Array, "M D H W"]
-    inverse: Float[Array, "M 3 4"]
-    lower: Float[Array, "M 3"]
-    upper: Float[Array, "M 3"]
-    names: tuple[str, ...]
+    stack: Float[Array, "M D H W"]  # the grids ``(M, D, H, W)``, float16 or float32, local units
+    inverse: Float[Array, "M 3 4"]  # local point (x, y, z) → index (x, y, z) of each, float32 ``(M, 3, 4)``
+    lower: Float[Array, "M 3"]  # least x, y, z of the inside of each, float32 ``(M, 3)``
+    upper: Float[Array, "M 3"]  # greatest x, y, z of the inside of each, float32 ``(M, 3)``
+    names: tuple[str, ...]  # what each is called
 
     @classmethod
     def of(
@@ -83,8 +70,7 @@ class Library:
     ) -> "Library":
         """The library of these grids, kept as ``dtype``, with the boxes of the insides found from them.
 
-        Raises:
-            FdifError: more voxels than a 32-bit index can count.
+        FdifError if there are more voxels than a 32-bit index can count.
         """
         if stack.size > np.iinfo(np.int32).max:
             raise FdifError(
@@ -104,15 +90,11 @@ class Library:
 
 @node
 class Member(Shape):
-    """One grid of a library; the distance is that of a `Sampled` with the same samples.
+    """One grid of a library; the distance is that of a `Sampled` with the same samples."""
 
-    Attributes:
-        index: which one, counted from 0; a number as any parameter, so that a table's row can hold it.
-        library: where it is kept.
-    """
-
+    # which one, counted from 0; a number as any parameter, so that a table's row can hold it
     index: Scalar | Int[Array, ""]
-    library: Library = static()
+    library: Library = static()  # where it is kept
 
     @property
     def _which(self) -> Int[Array, ""]:
@@ -120,11 +102,9 @@ class Member(Shape):
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         i, library = self._which, self.library
-        _, depth, height, width = library.stack.shape
-        start = i * (depth * height * width)
+        size = library.stack.shape[1:]
         box = Box(library.lower[i], library.upper[i])
-        grid = depth, height, width
-        return _distance(jnp.ravel(library.stack), grid, start, library.inverse[i], box, p)
+        return _distance(jnp.ravel(library.stack), size, i * math.prod(size), library.inverse[i], box, p)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         i = self._which
@@ -148,7 +128,7 @@ def inside_box(values: Array | np.ndarray, inverse: Array | np.ndarray) -> Box:
 
 def _distance(
     flat: Num[Array, " N"],
-    size: tuple[int, int, int],
+    size: tuple[int, ...],
     start: Int[Array, ""] | int,
     inverse: Float[Array, "3 4"],
     box: Box,
@@ -167,7 +147,7 @@ def _distance(
 
 
 def _trilinear(
-    flat: Num[Array, " N"], size: tuple[int, int, int], start: Int[Array, ""] | int, index: Point
+    flat: Num[Array, " N"], size: tuple[int, ...], start: Int[Array, ""] | int, index: Point
 ) -> Distance:
     """The value at fractional indices into the grid of ``size`` at position ``start`` of ``flat``.
 

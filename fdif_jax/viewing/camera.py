@@ -10,21 +10,13 @@ AIR = 1.12  # a picture's edge over what it must show
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """The view of a square picture in which z points upwards.
+    """The view of a square picture in which z points upwards."""
 
-    Attributes:
-        target: x, y, z of the picture's middle.
-        half: half the picture's edge at the target, in units of the shapes.
-        azimuth: degrees by which the eye is turned about z, from the -y axis towards the +x axis.
-        elevation: degrees of the eye above the x-y plane, -90 … 90.
-        field_of_view: degrees between opposite edges of the picture; 0 for parallel rays.
-    """
-
-    target: tuple[float, float, float]
-    half: float
-    azimuth: float = 30.0
-    elevation: float = 25.0
-    field_of_view: float = 0.0
+    target: tuple[float, float, float]  # x, y, z of the picture's middle
+    half: float  # half the picture's edge at the target, in units of the shapes
+    azimuth: float = 30.0  # degrees by which the eye is turned about z, from the -y axis towards the +x axis
+    elevation: float = 25.0  # degrees of the eye above the x-y plane, -90 … 90
+    field_of_view: float = 0.0  # degrees between opposite edges of the picture; 0 for parallel rays
 
     @classmethod
     def around(
@@ -58,10 +50,8 @@ class Camera:
     def rays(self, right: np.ndarray, up: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
         """Origins and unit directions, each float32 ``(3, n)``, of rays through points of the picture.
 
-        Args:
-            right: ``(n,)``, -1 at the left edge … 1 at the right one.
-            up: ``(n,)``, -1 at the lower edge … 1 at the upper one.
-            reach: how far before the target parallel rays begin.
+        ``right`` and ``up`` ``(n,)`` are -1 at the left or lower edge … 1 at the other; ``reach`` is how far before the
+        target parallel rays begin.
         """
         axes = self.axes
         plane = np.array(self.target)[:, None] + self.half * (axes[:2].T @ np.stack([right, up]))

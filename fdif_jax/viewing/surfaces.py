@@ -42,32 +42,20 @@ _Y_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  #
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
-    """A shape's distances on a grid around it.
+    """A shape's distances on a grid around it."""
 
-    Attributes:
-        name: what the shape is called.
-        shape: the shape.
-        values: signed distances ``(n, n, n)``, indexed [z, y, x], float32.
-        region: the box whose corners the outermost samples lie on, float32.
-    """
-
-    name: str
-    shape: Shape
-    values: np.ndarray
-    region: Region
+    name: str  # what the shape is called
+    shape: Shape  # the shape
+    values: np.ndarray  # signed distances ``(n, n, n)``, indexed [z, y, x], float32
+    region: Region  # the box whose corners the outermost samples lie on, float32
 
     @classmethod
     def of(cls, shape: Shape, within: Region, resolution: int, name: str) -> "Samples | None":
         """Samples of the part of a shape that lies in a finite box; None where none of it does.
 
         The shape is looked for on a coarse mesh of the box, or of the shape's own bounds where these are smaller: what
-        is thinner than a cell of it is found if its distances do not overestimate.
-
-        Args:
-            shape: the shape.
-            within: where it is looked for.
-            resolution: samples along each edge.
-            name: what errors call the shape.
+        is thinner than a cell of it is found if its distances do not overestimate. ``resolution`` is samples along each
+        edge, ``name`` what errors call the shape.
 
         Raises:
             FdifError: a distance or the shape's bounds are NaN, or the bounds cannot be computed.
@@ -123,14 +111,11 @@ class Samples:
         return float(np.clip(np.quantile(steepness, 0.99), 1.0, STEEPEST)) if close.any() else 1.0
 
     def slices(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The distance in three planes through the middle of the inside.
+        """The middle of the inside, x, y, z ``(3,)``, and the distance in three planes through it, ``(3, count,
+        count)``.
 
-        Args:
-            count: points along each edge of a plane.
-
-        Returns:
-            The middle's x, y, z, ``(3,)``, and the distances ``(3, count, count)`` at that z, indexed [y, x], at that
-            y, [z, x], and at that x, [z, y], from corner to corner of the region.
+        In order they are at its z, indexed [y, x], at its y, [z, x], and at its x, [z, y], from corner to corner of the
+        region.
         """
         index = np.argwhere(self.values <= 0).mean(axis=0)[::-1]
         middle = self.region.lower + self.step * index.astype(np.float32)
@@ -215,11 +200,7 @@ def _slices(shape: Shape, box: Region, middle: jax.Array, count: int) -> Distanc
 
 
 def write_mesh(path: str | os.PathLike, meshes: Sequence[trimesh.Trimesh]) -> None:
-    """Write meshes as one, in the format that the name ends in; whole or not at all.
-
-    Raises:
-        FdifError: the name ends in none of .stl, .ply, .obj.
-    """
+    """Write meshes as one, in the format (.stl, .ply, .obj) that the name ends in; whole or not at all."""
     kind = check_mesh_name(path)
     whole: Any = trimesh.util.concatenate(list(meshes))
     data = whole.export(file_type=kind)
@@ -244,13 +225,8 @@ def write_page(
 ) -> None:
     """Write an HTML page that shows named meshes to be turned with the mouse; it needs nothing but itself.
 
-    Args:
-        path: the file.
-        meshes: name and mesh of each thing.
-        camera: first view.
-        title: heading.
-        caption: lines below it.
-        legend: names and colours, below the lines.
+    The ``camera`` gives the first view; lines of a ``caption`` stand below the title, and below them a ``legend`` of
+    names and colours.
     """
     scene = trimesh.Scene()
     for name, mesh in meshes:

@@ -50,46 +50,27 @@ class Region(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
-    """A shape to look at.
+    """A shape to look at."""
 
-    Attributes:
-        name: what it is called.
-        shape: the shape, in the picture's coordinates.
-        box: what of it is shown. What goes on beyond is cut off there.
-        colour: its colour in white light.
-        slope: how steep its distance is, ≥ 1; 1 for a true distance.
-    """
-
-    name: str
-    shape: Shape
-    box: Region
-    colour: Colour
-    slope: float = 1.0
+    name: str  # what it is called
+    shape: Shape  # the shape, in the picture's coordinates
+    box: Region  # what of it is shown. What goes on beyond is cut off there.
+    colour: Colour  # its colour in white light
+    slope: float = 1.0  # how steep its distance is, ≥ 1; 1 for a true distance
 
 
 class Picture(NamedTuple):
-    """A traced picture.
+    """A traced picture."""
 
-    Attributes:
-        colours: uint8 ``(size, size, 3)``, the first row on top.
-        coverage: how much of each pixel is covered by solids, float32 ``(size, size)``, 0 … 1.
-    """
-
-    colours: np.ndarray
-    coverage: np.ndarray
+    colours: np.ndarray  # uint8 ``(size, size, 3)``, the first row on top
+    coverage: np.ndarray  # how much of each pixel is covered by solids, float32 ``(size, size)``, 0 … 1
 
 
 def trace(solids: Sequence[Solid], camera: Camera, size: int, *, floor: bool = True) -> Picture:
-    """Draw solids lit from the upper left, on a white floor that takes their shadows.
+    """Draw solids lit from the upper left, on a white floor (if there is to be one) that takes their shadows.
 
-    The programs are compiled once for each structure of shapes; parameters, boxes and the camera are arguments. The
-    tiles of a picture are traced by as many threads as there are cores.
-
-    Args:
-        solids: what to draw.
-        camera: from where.
-        size: pixels along each edge, ≥ 1.
-        floor: whether there is a floor just below the lowest solid.
+    ``size`` is pixels along each edge. The programs are compiled once for each structure of shapes; parameters, boxes
+    and the camera are arguments. The tiles of a picture are traced by as many threads as there are cores.
     """
     scene = _Scene.of(solids, camera, size, floor)
     edge = -(-size * RAYS // TILE)

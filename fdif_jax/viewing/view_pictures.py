@@ -35,13 +35,7 @@ def encode(colours: np.ndarray, kind: str = "PNG", **options: int) -> bytes:
 def save_slices(
     samples: Samples, path: str | os.PathLike, mapper: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> None:
-    """Write a PNG of three slices through the middle of a shape's inside.
-
-    Args:
-        samples: the shape.
-        path: the PNG file.
-        mapper: shown instead of the distance: intensity 0 … 128 of distance.
-    """
+    """Write a PNG of three slices through the middle of a shape's inside; a mapper makes greys of distance."""
     figure = Figure(figsize=(11.0, 4.0), layout="constrained")
     middle, planes = samples.slices(_POINTS)
     lower, upper = samples.region

@@ -126,11 +126,9 @@ Curve = Sequence[tuple[float, float]]
 
 
 def save_curves(series: Mapping[str, Curve], path: str | os.PathLike) -> None:
-    """Write a PNG of training curves: a panel for losses, and where there are any, for scores and learning rates.
+    """Write a PNG of training curves by name, points (step, value), in panels side by side.
 
-    Args:
-        series: name → points (step, value). Names that say loss or rate go to those panels, others to the scores'.
-        path: the PNG file.
+    Names that say loss or rate go to panels of their own, others to the scores'.
     """
     panels: dict[str, dict[str, Curve]] = {"loss": {}, "score": {}, "learning rate": {}}
     for name, points in series.items():
@@ -142,9 +140,7 @@ def save_curves(series: Mapping[str, Curve], path: str | os.PathLike) -> None:
 def save_panels(panels: Mapping[str, Mapping[str, Curve]], path: str | os.PathLike) -> None:
     """Write a PNG of curves over steps, in panels side by side; a name has one colour in all, and one legend.
 
-    Args:
-        panels: title → name → points (step, value). A panel called "score" goes from 0 to 1.
-        path: the PNG file.
+    ``panels`` are title → name → points (step, value). One called "score" goes from 0 to 1.
     """
     names = list(dict.fromkeys(name for group in panels.values() for name in group))
     colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}

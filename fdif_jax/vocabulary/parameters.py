@@ -45,6 +45,13 @@ class Reader:
             raise FdifError(f"{self.where}: parameter {name!r} must be {form}, not {value!r}")
         return array
 
+    def vertices(self, words: str, most: float = np.inf) -> np.ndarray:
+        """The parameter ``vertices``, so many pairs (in words for errors), float32 ``(n, 2)``."""
+        array = np.asarray(self.get("vertices"), np.float32)
+        if array.ndim != 2 or array.shape[1] != 2 or not 3 <= len(array) <= most:
+            raise FdifError(f"{self.where}: vertices must be {words} pairs, not shape {array.shape}")
+        return array
+
     def inner(self, name: str) -> "Reader":
         """The reader of a table within."""
         return Reader(self.get(name), f"{self.where}, {name}")

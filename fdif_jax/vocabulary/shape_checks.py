@@ -7,6 +7,7 @@ large displacement) the function claims more room than there is.
 
 import statistics
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -30,37 +31,22 @@ _MOSTLY = 0.99  # of the points
 
 
 class Findings(NamedTuple):
-    """What members of a family, each centred in a grid, are like.
+    """What members of a family, each centred in a grid, are like."""
 
-    Attributes:
-        family: which.
-        members: how many were drawn.
-        undefined: members that are NaN or infinite somewhere.
-        empty: members with no voxel inside.
-        full: members with no voxel outside.
-        cut: members that reach the grid's faces.
-        escaped: members with a voxel inside that is beyond their own bounds.
-        unbounded: members whose bounds rule nothing out.
-        diameters: least, median and greatest diameter of a ball with a member's volume, voxels; of those not empty.
-        slope: greatest length of the distance's gradient.
-        true: share of points where it is 1, but for rounding.
-        nanoseconds: time of one member at a voxel.
-        spheres: that time over the time of a sphere.
-    """
-
-    family: Family
-    members: int
-    undefined: int
-    empty: int
-    full: int
-    cut: int
-    escaped: int
-    unbounded: int
+    family: Family  # which
+    members: int  # how many were drawn
+    undefined: int  # members that are NaN or infinite somewhere
+    empty: int  # members with no voxel inside
+    full: int  # members with no voxel outside
+    cut: int  # members that reach the grid's faces
+    escaped: int  # members with a voxel inside that is beyond their own bounds
+    unbounded: int  # members whose bounds rule nothing out
+    # least, median and greatest diameter of a ball with a member's volume, voxels; of those not empty
     diameters: tuple[float, float, float]
-    slope: float
-    true: float
-    nanoseconds: float
-    spheres: float
+    slope: float  # greatest length of the distance's gradient
+    true: float  # share of points where it is 1, but for rounding
+    nanoseconds: float  # time of one member at a voxel
+    spheres: float  # that time over the time of a sphere
 
     @property
     def kind(self) -> str:
@@ -72,41 +58,33 @@ class Findings(NamedTuple):
     @property
     def mistakes(self) -> list[str]:
         """What must be mended, a sentence each."""
-        of = f"of {self.members} members"
+        none = f"none of {self.members} members has a voxel inside; a distance is negative inside"
         found = {
             "are NaN or infinite somewhere": self.undefined,
             "are negative everywhere; a distance is positive outside": self.full,
             "reach beyond the box of their bounds(), and would be drawn with parts cut off": self.escaped,
         }
-        texts = [f"{count} {of} {what}" for what, count in found.items() if count]
-        if self.empty == self.members:
-            texts.append(f"none {of} has a voxel inside; a distance is negative inside")
-        return texts
+        return [*self._counted(found), *[none] * (self.empty == self.members)]
 
     @property
     def remarks(self) -> list[str]:
         """What may be meant, but costs something, a sentence each."""
-        of = f"of {self.members} members"
+        steep = f"distances grow up to {self.slope:.2g} times as fast as they may"
         found = {
             "have no voxel inside": self.empty if self.empty < self.members else 0,
             "are cut by the grid's faces even when they lie in its middle": self.cut,
             "have no bounds, so that each is computed on the whole grid; give the shape a bounds()": self.unbounded,
         }
-        texts = [f"{count} {of} {what}" for what, count in found.items() if count]
-        if self.kind == "worse":
-            texts.append(f"distances grow up to {self.slope:.2g} times as fast as they may")
-        return texts
+        return [*self._counted(found), *[steep] * (self.kind == "worse")]
+
+    def _counted(self, found: Mapping[str, int]) -> list[str]:
+        return [f"{count} of {self.members} members {what}" for what, count in found.items() if count]
 
 
 def examine(family: Family, grid: Grid, sphere: Shape, members: int = 48, seed: int = 0) -> Findings:
-    """Draw members of a family, sized for a grid and centred in it, and measure them.
+    """Draw so many members of a family, sized for a grid and centred in it, and measure them.
 
-    Args:
-        family: which.
-        grid: voxels ``(D, H, W)``.
-        sphere: what costs are compared with.
-        members: how many to draw.
-        seed: which ones.
+    Their costs are compared with the ``sphere``'s.
     """
     half = jnp.asarray(grid.edges, jnp.float32) / 2
 
@@ -181,9 +159,8 @@ def check_numbers(vocabulary: Vocabulary, grid: Grid) -> None:
     for family in vocabulary.families:
 
         def undefined(key: jax.Array, family: Family = family) -> Array:
-            return jnp.sum(
-                ~jnp.isfinite(jnp.broadcast_to(family.sample(key, grid)(Point(*mesh)), mesh[0].shape))
-            )
+            d = jnp.broadcast_to(family.sample(key, grid)(Point(*mesh)), mesh[0].shape)
+            return jnp.sum(~jnp.isfinite(d))
 
         keys = jax.random.split(jax.random.key(0), _FEW)
         worst = int(jnp.max(jax.jit(lambda keys, f=undefined: lax.map(f, keys))(keys)))
@@ -205,9 +182,9 @@ def check_displacement(displacement: Displacement, grid: Grid) -> tuple[float, f
     return float(np.min(field)), float(np.max(field))
 
 
-def check_mapper(mapper: Mapper, nearest: float = -96.0, farthest: float = 96.0) -> tuple[float, float]:
-    """Least and greatest intensity between two distances; FdifError if it is NaN, infinite, or beyond 0 … 128."""
-    intensity = np.asarray(jax.jit(mapper.function)(jnp.linspace(nearest, farthest, 4097, dtype=jnp.float32)))
+def check_mapper(mapper: Mapper) -> tuple[float, float]:
+    """Least and greatest intensity within 96 voxels; FdifError if it is NaN, infinite, or beyond 0 … 128."""
+    intensity = np.asarray(jax.jit(mapper.function)(jnp.linspace(-96.0, 96.0, 4097, dtype=jnp.float32)))
     low, high = float(intensity.min()), float(intensity.max())
     if not (low >= 0 and high <= 128):  # NaN is neither
         raise FdifError(

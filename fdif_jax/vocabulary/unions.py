@@ -79,8 +79,7 @@ def describe(vocabulary: Vocabulary, name: str, shape: Any) -> dict[str, Any]:
 def build(vocabulary: Vocabulary, name: str, params: Any) -> Shape:
     """The shape of the class ``name``, which may be a union, from a scene document's parameters.
 
-    Raises:
-        FdifError: an unknown class, or a parameter that is missing, unknown or impossible.
+    FdifError for an unknown class, or a parameter that is missing, unknown or impossible.
     """
     if SEPARATOR not in name:
         return vocabulary.build(vocabulary.family(name).name, params)

@@ -1,4 +1,4 @@
-"""A catalogue in a file: a user's Python file of families, displacements and mappers (`fdif_jax.vocabulary.authoring`).
+"""A vocabulary in a file: a user's Python file of families, displacements and mappers (`vocabulary.authoring`).
 
 `load_catalogue` runs the file and tries what it defines without computing anything: everything is traced, twice, and
 what would go wrong later in a compiled program (no shape comes back, the result hangs on something other than the
@@ -167,8 +167,7 @@ def describe(shape: Shape) -> dict[str, Any]:
 def build(structure: Any, params: Any, name: str) -> Shape:
     """The inverse of `describe` for shapes of this structure; ``name`` is what errors call the object.
 
-    Raises:
-        FdifError: a parameter is missing, unknown, not finite or of another shape.
+    FdifError for a parameter that is missing, unknown, not finite or of another shape.
     """
     reader = Reader(params, name)
     leaves = [

@@ -42,7 +42,7 @@ Draw = Callable[[jax.Array, Mapping[str, Range], Grid], Shape]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Family:
-    """A random family of shapes: one class of a catalogue.
+    """A random family of shapes: one class of a vocabulary.
 
     Families that share one ``draw`` function and differ in ``ranges`` only share one traced program.
 
@@ -124,7 +124,7 @@ class Vocabulary:
     """Everything a recipe can name. Class id = position of the family + 1.
 
     Attributes:
-        families: the catalogue, in order.
+        families: its classes, in order.
         displacements: known displacements (without "none").
         mappers: known mappers.
         build: ``build(name, params) -> Shape`` from a scene document's parameters.
@@ -163,7 +163,7 @@ class Vocabulary:
         return self.families.index(self.family(name)) + 1
 
     def select(self, primitives: Sequence[str], categories: Sequence[str]) -> tuple[Family, ...]:
-        """Families by name, or by category (which overrides names), or all; in catalogue order."""
+        """Families by name, or by category (which overrides names), or all; in the vocabulary's order."""
         for category in categories:
             if category not in self.categories:
                 raise unknown("category", category, self.categories)
@@ -192,8 +192,7 @@ _PYTHON = "fdif_jax.shapes.user_files:vocabulary_of"
 def resolve(sources: Sequence[str]) -> Vocabulary:
     """The vocabulary that all ``sources`` make together, families in their order.
 
-    Raises:
-        FdifError: a source that is not there or is no vocabulary, or two things of one name.
+    FdifError if one is not there or is no vocabulary, or for two things of one name.
     """
     parts = [_resolve(source) for source in sources]
     if len(parts) == 1:

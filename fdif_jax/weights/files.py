@@ -47,40 +47,28 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def check_suffix(path: str | os.PathLike) -> str:
-    """The suffix of a weights file, if it is one that can be written and read.
-
-    Raises:
-        FdifError: another suffix.
-    """
+    """The suffix of a weights file, if it is one that can be written and read; FdifError for another."""
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
         raise FdifError(f"{path}: a weights file ends in .pth, .pt or .safetensors")
     return suffix
 
 
-# ---------------------------------------------------------------------------------------------------- writing
-
-
 def save_weights(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     """Write a state dict; ``.pth`` or ``.pt`` by PyTorch, ``.safetensors`` without it.
 
-    Raises:
-        FdifError: another suffix, or PyTorch is needed and not installed.
+    FdifError for another suffix, or if PyTorch is needed and not installed.
     """
     save = save_safetensors if check_suffix(path) == ".safetensors" else save_torch
     save(state, path)
 
 
 def save_torch(contents: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Write a ``.pth`` that ``torch.load(path, weights_only=True)`` reads as tensors and plain data.
+    """Write a ``.pth`` that ``torch.load(path, weights_only=True)`` reads as tensors and plain data; whole or not at
+    all.
 
-    Args:
-        contents: dicts, lists, tuples, numbers, strings, None, and arrays, which become tensors. Names that share one
-            array share one tensor, so the file holds it once.
-        path: the file; it appears whole or not at all.
-
-    Raises:
-        FdifError: PyTorch is not installed.
+    Contents are dicts, lists, tuples, numbers, strings, None, and arrays, which become tensors. Names that share one
+    array share one tensor, so the file holds it once. FdifError if PyTorch is not installed.
     """
     torch = _torch()
     tensors: dict[int, Any] = {}
@@ -105,9 +93,6 @@ def save_safetensors(state: Mapping[str, np.ndarray], path: str | os.PathLike) -
     The format has no aliases: an array of several names is stored under each of them.
     """
     write_atomic(path, safetensors.numpy.save(dict(state), {"format": "pt"}))
-
-
-# ---------------------------------------------------------------------------------------------------- reading
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -19,29 +19,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class NnunetNetwork:
-    """How nnU-Net's code builds a network, and where nnssl finds its parts.
+    """How nnU-Net's code builds a network, and where nnssl finds its parts."""
 
-    Attributes:
-        name: nnssl's name of the architecture; the class, where the arguments say the rest.
-        arguments: of the class, plain data; None where the name says everything.
-        imported: those of the arguments that name Python objects.
-        trainer: the trainer of ``nnUNetv2_train`` that builds this network; None where none does.
-        pretrained_trainer: the same of ``nnUNetv2_train_pretrained``.
-        key_to_encoder: name prefix of the encoder's weights.
-        key_to_stem: the same of what comes before the encoder.
-        keys_to_in_proj: prefixes of the weights that have the image's channels as an axis.
-        key_to_lpe: the learnt position embedding, if there is one.
-    """
-
-    name: str
-    arguments: dict[str, Any] | None
-    imported: tuple[str, ...]
-    trainer: str | None
-    pretrained_trainer: str | None
-    key_to_encoder: str
-    key_to_stem: str
-    keys_to_in_proj: tuple[str, ...]
-    key_to_lpe: str | None = None
+    name: str  # nnssl's name of the architecture; the class, where the arguments say the rest
+    arguments: dict[str, Any] | None  # of the class, plain data; None where the name says everything
+    imported: tuple[str, ...]  # those of the arguments that name Python objects
+    trainer: str | None  # the trainer of ``nnUNetv2_train`` that builds this network; None where none does
+    pretrained_trainer: str | None  # the same of ``nnUNetv2_train_pretrained``
+    key_to_encoder: str  # name prefix of the encoder's weights
+    key_to_stem: str  # the same of what comes before the encoder
+    keys_to_in_proj: tuple[str, ...]  # prefixes of the weights that have the image's channels as an axis
+    key_to_lpe: str | None = None  # the learnt position embedding, if there is one
 
 
 def nnunet_checkpoint(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -61,14 +49,9 @@ def nnssl_checkpoint(
 ) -> dict[str, Any]:
     """What ``nnUNetv2_preprocess_like_nnssl`` reads, for `fdif_jax.weights.files.save_torch`.
 
-    Args:
-        state: the network's state dict.
-        network: how it is built.
-        in_channels: channels of the images of the pre-training.
-        patch: voxels of its patches, ``(D, H, W)``; recommended for fine-tuning too.
-        spacing: millimetres between their voxels; None if they had no common one.
-        name: of the data of the pre-training.
-        citations: shown by the fine-tuning: each a ``type``, a ``name`` and ``apa_citations``.
+    Channels, patches ``(D, H, W)``, recommended for fine-tuning too, the millimetres between their voxels (None if they
+    had no common one) and the name are those of the data of the pre-training. Of ``citations``, shown by the
+    fine-tuning, each has a ``type``, a ``name`` and ``apa_citations``.
     """
     plan = {
         "architecture_plans": {

@@ -28,21 +28,18 @@ _SAVED = nnx.Any(nnx.Param, nnx.BatchStat, TorchBuffer)
 
 
 def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The state dict of the network's PyTorch twin, complete for ``load_state_dict(strict=True)``.
+    """The state dict of the network's PyTorch twin, complete for ``load_state_dict(strict=True)``: name → array.
 
-    Returns:
-        Name → array in PyTorch's layout; integers are 64 bits as PyTorch's are, other dtypes are kept. All names
-        of one parameter share one array.
+    Arrays are in PyTorch's layout; integers are 64 bits as PyTorch's are, other dtypes are kept. All names of one
+    parameter share one array.
     """
     state: dict[str, np.ndarray] = {}
     for _, names, variable in torch_variables(model):
         axes = variable.get_metadata().get("torch_axes")
         value = np.asarray(variable[...])
         dtype = np.int64 if np.issubdtype(value.dtype, np.integer) else value.dtype
-        value = np.array(
-            value if axes is None else value.transpose(axes), dtype, order="C"
-        )  # a writable copy
-        state |= dict.fromkeys(names, value)
+        value = value if axes is None else value.transpose(axes)
+        state |= dict.fromkeys(names, np.array(value, dtype, order="C"))  # a writable copy
     return state
 
 

@@ -109,25 +109,15 @@ def transfer(
 
 
 class _Fit(NamedTuple):
-    """What a file has for one of a network's variables.
+    """What a file has for one of a network's variables."""
 
-    Attributes:
-        names: of the variable, as PyTorch has them.
-        size: numbers in it.
-        encoder: whether it is one of the encoder's parameters.
-        value: in the variable's shape; None if it stays fresh.
-        what: what was done to the value, if anything.
-        lacking: the file has none.
-        shapes: the file's shape and the variable's in words, where they differ.
-    """
-
-    names: Sequence[str]
-    size: int
-    encoder: bool
-    value: np.ndarray | None
-    what: str
-    lacking: bool
-    shapes: str
+    names: Sequence[str]  # of the variable, as PyTorch has them
+    size: int  # numbers in it
+    encoder: bool  # whether it is one of the encoder's parameters
+    value: np.ndarray | None  # in the variable's shape; None if it stays fresh
+    what: str  # what was done to the value, if anything
+    lacking: bool  # the file has none
+    shapes: str  # the file's shape and the variable's in words, where they differ
 
 
 def _fits(
@@ -180,10 +170,10 @@ def _check_encoder(kind: type, fits: Sequence[_Fit], source: str) -> None:
         )
 
 
-def carry(model: nnx.Module, original: nnx.Module, *, source: str, head: bool = True) -> Transfer:
+def carry(model: nnx.Module, original: nnx.Module, *, source: str) -> Transfer:
     """`transfer` of the weights of one of our networks into another."""
     tokens = original.token_grid() if hasattr(original, "token_grid") else None
-    return transfer(model, to_torch_state_dict(original), source=source, head=head, token_grid=tokens)
+    return transfer(model, to_torch_state_dict(original), source=source, token_grid=tokens)
 
 
 def _fitted(

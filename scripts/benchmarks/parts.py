@@ -8,6 +8,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,19 +54,12 @@ class Part(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that the step takes on each device.
+    """Bytes that the step takes on each device."""
 
-    Attributes:
-        arguments: weights, moments, averages; updated in place.
-        results: what is written beside them.
-        temporary: everything else, as XLA has planned it.
-        reached: the most that the device has held by then, if it tells.
-    """
-
-    arguments: int
-    results: int
-    temporary: int
-    reached: int | None
+    arguments: int  # weights, moments, averages; updated in place
+    results: int  # what is written beside them
+    temporary: int  # everything else, as XLA has planned it
+    reached: int | None  # the most that the device has held by then, if it tells
 
     @property
     def total(self) -> int:
@@ -81,23 +75,17 @@ class Peaks(NamedTuple):
 
 
 class Steps:
-    """Training as `fit` runs it, a turn at a time.
-
-    Attributes:
-        compile_seconds: of the step; what the cache of compiled programs saved is added.
-        first_loss: the loss of the very first batch, once there was a turn.
-    """
+    """Training as `fit` runs it, a turn at a time; ``compile_seconds`` are as if no program had been kept."""
 
     def __init__(self, training: Training):
         source, devices = training.source, training.devices
         self._training = training
         self._per_call = 1 if source.feed else training.several
         self._state = fresh_state(training.network, training.plan, devices)
-        build = partial(
-            compiled, training.update(training.plan), self._state, self._data(0), self._per_call, devices
-        )
+        update, data = training.update(training.plan), self._data(0)
+        build = partial(compiled, update, self._state, data, self._per_call, devices)
         self._advance, self.compile_seconds = _timed_compilation(build)
-        self.first_loss: float | None = None
+        self.first_loss: float | None = None  # of the very first batch, once there was a turn
 
     def __call__(self, turn: int) -> float:
         """A turn; the batch of its first step is read before the clock starts, those that follow are not."""
@@ -148,6 +136,16 @@ def seconds_of(
     return seconds
 
 
+def pooled_seconds(pool: Executor, call: Callable[[int], Any], runs: int, calls: int) -> list[float]:
+    """Seconds of a call, of its number, in each of so many runs of ``calls`` by all workers of a pool."""
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        list(pool.map(call, range(calls)))
+        seconds.append((time.perf_counter() - start) / calls)
+    return seconds
+
+
 def spread(seconds: Sequence[float]) -> dict[str, float]:
     """The median, ``seconds``, with the ``fastest`` and the ``slowest``."""
     return {"seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds)}
@@ -162,20 +160,15 @@ def in_turns(calls: Mapping[str, Turn], runs: int) -> dict[str, tuple[float, ...
 
 
 def measure_parts(training: Training, steps: Steps, runs: int) -> tuple[dict[str, Part], Memory]:
-    """The parts of the step and the ``step`` itself, in the order in which they run; and its memory.
-
-    Args:
-        training: what to measure.
-        steps: the same, ready to run.
-        runs: measurements of each.
+    """The parts of the step and the ``step`` itself, in the order in which they run, each so many times; and its
+    memory.
     """
     plan, devices = training.plan, training.devices
     steps(0)
     reached = (devices.mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")
     programs, calls = _programs(training)
-    seconds = in_turns(
-        {**{name: _turns(training, call) for name, call in calls.items()}, "step": steps}, runs
-    )
+    turns = {name: _turns(training, call) for name, call in calls.items()}
+    seconds = in_turns({**turns, "step": steps}, runs)
     works = {name: _work(program, devices.count * plan.accumulate) for name, program in programs.items()}
     step = _compiled_step(training, plan)
     works["step"] = _step_work(training, step, works)
@@ -253,10 +246,8 @@ def _step_work(training: Training, step: Any, works: Mapping[str, Work]) -> Work
     if plan.accumulate == 1:
         return _work(step, count)
     single = dataclasses.replace(plan, batch_size=training.rows, accumulate=1)
-    others = 1 - 1 / plan.accumulate
-    every = zip(
-        _work(_compiled_step(training, single), count), works["generate"], works["gradient"], strict=True
-    )
+    first, others = _work(_compiled_step(training, single), count), 1 - 1 / plan.accumulate
+    every = zip(first, works["generate"], works["gradient"], strict=True)
     return Work(*(one + others * (drawn + both) for one, drawn, both in every))
 
 

@@ -30,7 +30,7 @@ from rich.table import Table
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_keys
-from fdif_jax.scripts.benchmarks.parts import spread
+from fdif_jax.scripts.benchmarks.parts import pooled_seconds, spread
 from fdif_jax.scripts.benchmarks.stages import measure_stages
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.console.watching import peak_memory
@@ -92,31 +92,19 @@ def run(config: Config) -> None:
     ]
     workers = config.workers or (len(devices) if config.batch else os.cpu_count() or 1)
     title = f"fdif bench render: recipe {config.recipe}, {workers} workers, {len(devices)} × {devices[0].device_kind}"
-    headings = (
-        "grid",
-        "objects",
-        "s/sample",
-        "spread",
-        "samples/s",
-        "ns/voxel·object",
-        "compile s",
-        "peak GB",
-    )
-    table, rows = table_of(headings, (), words=0, title=title), []
-    for r in recipes:
-        row = _measure(r, config, workers, devices)
-        rows.append(row)
-        table.add_row(
-            "×".join(map(str, row["grid"])),
-            str(row["objects"]),
-            f"{row['seconds']:.4f}",
-            f"{row['fastest']:.4f}-{row['slowest']:.4f}",
-            f"{1 / row['seconds']:.1f}",
-            f"{row['ns_per_voxel_object']:.2f}",
-            f"{row['compile_seconds']:.1f}",
-            f"{row['peak_gb']:.2f}",
-        )
-    Console(width=110).print(table)
+    rows = [_measure(r, config, workers, devices) for r in recipes]
+    cells = {
+        "grid": lambda row: "×".join(map(str, row["grid"])),
+        "objects": lambda row: str(row["objects"]),
+        "s/sample": lambda row: f"{row['seconds']:.4f}",
+        "spread": lambda row: f"{row['fastest']:.4f}-{row['slowest']:.4f}",
+        "samples/s": lambda row: f"{1 / row['seconds']:.1f}",
+        "ns/voxel·object": lambda row: f"{row['ns_per_voxel_object']:.2f}",
+        "compile s": lambda row: f"{row['compile_seconds']:.1f}",
+        "peak GB": lambda row: f"{row['peak_gb']:.2f}",
+    }
+    shown = ([cell(row) for cell in cells.values()] for row in rows)
+    Console(width=110).print(table_of(cells, shown, words=0, title=title))
     for row in rows:
         if "stages" in row:
             Console(width=110).print(_stage_table(row))
@@ -132,14 +120,9 @@ def _measure(recipe: fd.Recipe, config: Config, workers: int, devices: Sequence[
     compile_seconds = time.perf_counter() - start
     size = max(config.batch, 1)
     calls = -(-config.samples // size)
-    seconds = []
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(call, range(max(workers, len(devices)))))
-        for _ in range(config.runs):
-            start = time.perf_counter()
-            list(pool.map(call, range(calls)))
-            seconds.append((time.perf_counter() - start) / (calls * size))
-    measured = spread(seconds)
+        measured = spread([seconds / size for seconds in pooled_seconds(pool, call, config.runs, calls)])
     row = {
         "recipe": config.recipe,
         "grid": list(recipe.grid),
@@ -180,21 +163,19 @@ def _stage_table(row: dict) -> Table:
         f"{grid}, {row['objects']} objects; this machine: {rates['flops'] / 1e9:.0f} Gflop/s, "
         f"{rates['transcendentals'] / 1e9:.2f} G roots/s, {rates['bytes'] / 1e9:.1f} GB/s"
     )
-    headings = ("stage", "ms/sample", "share", "Mflop", "M transc.", "MB", "floor ms", "floor/time")
-    table = table_of(headings, (), title=title)
     stages = row["stages"]
     columns = ("seconds", "flops", "transcendentals", "bytes", "floor")
     total = {"name": "sum of stages", **{c: sum(stage[c] for stage in stages) for c in columns}}
-    for stage in [*stages, total]:
-        seconds = stage["seconds"]
-        table.add_row(
-            stage["name"],
-            f"{seconds * 1e3:.2f}",
-            f"{seconds / total['seconds']:.0%}",
-            f"{stage['flops'] / 1e6:.0f}",
-            f"{stage['transcendentals'] / 1e6:.1f}",
-            f"{stage['bytes'] / 1e6:.1f}",
-            f"{stage['floor'] * 1e3:.2f}",
-            f"{stage['floor'] / seconds:.0%}" if seconds else "",
-        )
-    return table
+    cells = {
+        "stage": lambda stage: stage["name"],
+        "ms/sample": lambda stage: f"{stage['seconds'] * 1e3:.2f}",
+        "share": lambda stage: f"{stage['seconds'] / total['seconds']:.0%}",
+        "Mflop": lambda stage: f"{stage['flops'] / 1e6:.0f}",
+        "M transc.": lambda stage: f"{stage['transcendentals'] / 1e6:.1f}",
+        "MB": lambda stage: f"{stage['bytes'] / 1e6:.1f}",
+        "floor ms": lambda stage: f"{stage['floor'] * 1e3:.2f}",
+        "floor/time": lambda stage: f"{stage['floor'] / stage['seconds']:.0%}" if stage["seconds"] else "",
+    }
+    return table_of(
+        cells, ([cell(stage) for cell in cells.values()] for stage in [*stages, total]), title=title
+    )

@@ -45,19 +45,8 @@ class TorchSteps:
     """The PyTorch original in training, from the same weights, on the first batch of scenes, which it keeps in memory.
 
     On a GPU its weights and images are in channels-last layout, which PyTorch advises for convolutions there.
-
-    Attributes:
-        batch: images ``(B, C, D, H, W)`` and labels ``(B, T, D, H, W)`` on the device.
-        feed: where the batches come from instead, host tensors like these; None for ``batch`` again and again.
-        first_loss: the loss of the very first step, once there was a turn.
-
-    Args:
-        training: what is trained.
-        device: "cpu" or "cuda"; where JAX computes if not given.
-        compiled: by `torch.compile`.
-
-    Raises:
-        FdifError: PyTorch or what the original needs is not there, or sees no GPU where JAX does.
+    ``device`` is "cpu" or "cuda"; where JAX computes if not given. ``compiled`` is by `torch.compile`. FdifError if
+    PyTorch or what the original needs is not there, or sees no GPU where JAX does.
     """
 
     def __init__(self, training: Training, device: str | None = None, compiled: bool = False):
@@ -75,20 +64,18 @@ class TorchSteps:
         self._call = torch.compile(self._net) if compiled else self._net
         learnt = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
         self._optimiser = torch.optim.AdamW(self._net.parameters(), **learnt)
-        averaged = torch.optim.swa_utils
-        self._average = (
-            averaged.AveragedModel(self._net, multi_avg_fn=averaged.get_ema_multi_avg_fn(plan.ema))
-            if plan.ema
-            else None
-        )
+        self._average, averaged = None, torch.optim.swa_utils
+        if plan.ema:
+            averaging = averaged.get_ema_multi_avg_fn(plan.ema)
+            self._average = averaged.AveragedModel(self._net, multi_avg_fn=averaging)
         keys = sample_keys(plan.seed, 0, plan.batch_size)
         images, labels = map(np.asarray, jax.jit(training.source.make_batch)(keys, None))
         labels = labels[:, None] if labels.ndim == 4 else labels
-        self.batch = self._on_device(
-            torch.from_numpy(np.moveaxis(images, -1, 1).copy()), torch.from_numpy(labels.astype(np.int64))
-        )
-        self.feed: Iterator[tuple[Any, Any]] | None = None
-        self.first_loss: float | None = None
+        images, labels = np.moveaxis(images, -1, 1).copy(), labels.astype(np.int64)
+        # Images ``(B, C, D, H, W)`` and labels ``(B, T, D, H, W)`` on the device.
+        self.batch = self._on_device(*map(torch.from_numpy, (images, labels)))
+        self.feed: Iterator[tuple[Any, Any]] | None = None  # batches on the host instead of that one
+        self.first_loss: float | None = None  # of the very first step, once there was a turn
 
     def __call__(self, turn: int) -> float:
         """A turn."""
@@ -132,10 +119,8 @@ class TorchSteps:
 def torch_loss(objective: Any) -> Callable[[Any, Any], Any]:
     """The loss of `Segmentation` in PyTorch: MONAI's Dice with cross-entropy, or PyTorch's cross-entropy.
 
-    It takes scores ``(B, C, D, H, W)``, or those of several resolutions, and labels ``(B, T, D, H, W)``.
-
-    Raises:
-        FdifError: MONAI is not installed, or whole images are classified.
+    It takes scores ``(B, C, D, H, W)``, or those of several resolutions, and labels ``(B, T, D, H, W)``. FdifError if
+    MONAI is not installed, or whole images are classified.
     """
     if not isinstance(objective, Segmentation):
         raise FdifError("--from torch trains segmentation; leave out --task")

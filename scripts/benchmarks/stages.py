@@ -9,7 +9,6 @@ operations; that of writing is its bytes at the rate of a plain copy.
 import dataclasses
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +22,7 @@ from jax import lax
 from fdif_jax.keys import sample_key
 from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
 from fdif_jax.scenes.compiler import Program
+from fdif_jax.scripts.benchmarks.parts import pooled_seconds
 from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Distance, Point, Shape, node
 from fdif_jax.sdf.structure import Structure
@@ -87,11 +87,7 @@ def _without(renderer: Renderer, kept: str) -> Renderer:
 def measure_stages(program: Program, workers: int, runs: int, samples: int) -> tuple[list[Stage], Rates]:
     """Stages of a sample of a CPU program, in the order in which they run; and the machine's rates.
 
-    Args:
-        program: what to measure.
-        workers: samples drawn at the same time.
-        runs: measurements; medians are reported.
-        samples: samples drawn in each.
+    In each of ``runs`` measurements, whose medians are reported, so many samples are drawn, ``workers`` at a time.
     """
     renderer, grid = program.renderer, program.grid
     plan = Tiling.of(grid, renderer.tile)
@@ -112,10 +108,8 @@ def measure_stages(program: Program, workers: int, runs: int, samples: int) -> t
     painted = jax.jit(renderer.paint)
     paint = measure(lambda index: painted(planes, jnp.arange(objects), labels))
     bare = timed(render(_without(renderer, "")))
-    parts = {
-        kept: timed(render(_without(renderer, kept))) - bare
-        for kept in ("structures", "displacements", "mappers")
-    }
+    kinds = ("structures", "displacements", "mappers")
+    parts = {kept: timed(render(_without(renderer, kept))) - bare for kept in kinds}
     rates = measure_rates(workers, runs)
     work = counted_work(program, plan, samples)
     voxels = math.prod(grid)
@@ -149,13 +143,8 @@ def _seconds(draw: Callable[[Any], Any], workers: int, runs: int, samples: int) 
         jax.block_until_ready(draw(np.uint32(index)))
 
     once(0)
-    measured = []
     with ThreadPoolExecutor(workers) as pool:
-        for _ in range(runs):
-            start = time.perf_counter()
-            list(pool.map(once, range(samples)))
-            measured.append((time.perf_counter() - start) / samples)
-    return statistics.median(measured)
+        return statistics.median(pooled_seconds(pool, once, runs, samples))
 
 
 def measure_rates(workers: int, runs: int) -> Rates:
@@ -215,15 +204,15 @@ def counted_work(program: Program, plan: Tiling, samples: int) -> dict[str, tupl
     totals = {}
     for kind, (column, costs) in kinds.items():
         each = np.asarray(costs)
-        sums = [
-            (each[getattr(table, column)[: table.number]] * tiles[: table.number, None]).sum(0)
-            for table, tiles in drawn
-        ]
+        visits = (
+            (getattr(table, column)[: table.number], tiles[: table.number, None]) for table, tiles in drawn
+        )
+        sums = [(each[numbers] * tiles).sum(0) for numbers, tiles in visits]
         totals[kind] = tuple(np.mean(sums, axis=0).tolist())
-    visits = float(np.mean([tiles[: table.number].sum() for table, tiles in drawn]))
+    count = float(np.mean([tiles[: table.number].sum() for table, tiles in drawn]))
     # Move each voxel of a visited tile; add, compare, shift, or, and count.
     moved = _operations(move, inverse, p)[0]
-    totals["composite"] = (visits * (moved + 5 * math.prod(plan.tile)), 0.0)
+    totals["composite"] = (count * (moved + 5 * math.prod(plan.tile)), 0.0)
     return totals
 
 

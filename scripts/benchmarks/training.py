@@ -102,9 +102,8 @@ def run(config: Config) -> None:
         if getattr(config, name) is not None:
             raise FdifError(f"preset {config.preset}: {name} is not measured; scenes are, in one process")
     if "torch" in config.rivals:
-        os.environ.setdefault(
-            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
-        )  # JAX would take most of a GPU's memory
+        # JAX would take most of a GPU's memory.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     training = _prepared(config)
     figures, console = _conditions(config, training), Console(width=118)
     with contextlib.ExitStack() as stack:
@@ -200,37 +199,25 @@ def _contest(config: Config, contestants: Mapping[str, Steps | TorchSteps]) -> d
 
 def _print_parts(console: Console, figures: Mapping[str, Any]) -> None:
     plan, network, peaks = figures["training"], figures["network"], figures["peaks"]
-    headings = (
-        "part",
-        "ms/step",
-        "spread",
-        "share",
-        "Gflop",
-        "GB",
-        "ms by flops",
-        "ms by bytes",
-        "floor/time",
-    )
+    cells = {
+        "part": lambda name, row: name,
+        "ms/step": lambda name, row: f"{row['seconds'] * 1e3:.1f}",
+        "spread": lambda name, row: f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
+        "share": lambda name, row: f"{row['share']:.1%}",
+        "Gflop": lambda name, row: f"{row['flops'] / 1e9:.2f}",
+        "GB": lambda name, row: f"{row['bytes'] / 1e9:.2f}",
+        "ms by flops": lambda name, row: f"{row['flops_floor'] * 1e3:.1f}",
+        "ms by bytes": lambda name, row: f"{row['bytes_floor'] * 1e3:.1f}",
+        "floor/time": lambda name, row: f"{row['floor'] / row['seconds']:.0%}" if row["seconds"] else "",
+    }
     table = table_of(
-        headings,
-        (),
+        cells,
+        ([cell(*part) for cell in cells.values()] for part in figures["parts"].items()),
         title=f"fdif bench training: {figures['name']}, {'×'.join(map(str, figures['grid']))}, batch "
         f"{plan['batch_size']}; {network['name']} {network['dtype']}, {figures['parameters'] / 1e6:.1f} M weights",
         caption=f"{figures['device']}: {peaks['flops'] / 1e9:.0f} Gflop/s, {peaks['bytes'] / 1e9:.0f} GB/s; "
         f"load {figures['load']:.1f} on {figures['cores']} cores",
     )
-    for name, row in figures["parts"].items():
-        table.add_row(
-            name,
-            f"{row['seconds'] * 1e3:.1f}",
-            f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
-            f"{row['share']:.1%}",
-            f"{row['flops'] / 1e9:.2f}",
-            f"{row['bytes'] / 1e9:.2f}",
-            f"{row['flops_floor'] * 1e3:.1f}",
-            f"{row['bytes_floor'] * 1e3:.1f}",
-            f"{row['floor'] / row['seconds']:.0%}" if row["seconds"] else "",
-        )
     memory, loss = figures["memory"], figures["loss_memory"]
     reached = f"; the device has held {memory['reached'] / 1e9:.2f} GB" if memory["reached"] else ""
     console.print(table)

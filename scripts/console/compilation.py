@@ -8,10 +8,8 @@ import platformdirs
 # XLA tries fusions and matrix products by Triton, too, and compiles every candidate. Of 3D volumes these are large, and
 # a training step took more than three minutes to compile on an H200 (JAX 0.11.2). Convolutions are still tuned.
 _SEARCHES = ("xla_gpu_experimental_enable_fusion_autotuner", "xla_gpu_enable_triton_gemm")
-_KNOWN = (
-    (0, 10),
-    (0, 11),
-)  # versions of JAX that know these flags; XLA ends a process over one it does not know
+# Versions of JAX that know these flags; XLA ends a process over one it does not know.
+_KNOWN = ((0, 10), (0, 11))
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 

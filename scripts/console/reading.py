@@ -14,16 +14,10 @@ Result = TypeVar("Result")
 def each_good(
     cases: Sequence[Item], work: Callable[[Item], Result], what: str, *, skip_bad: bool
 ) -> Iterator[tuple[Item, Result]]:
-    """Cases and what comes of them, one after another.
+    """Cases, each with an ``id``, and what comes of them, one after another, under a progress bar called ``what``.
 
-    Args:
-        cases: each with an ``id``.
-        work: what to do; an `FdifError` says that a case is bad.
-        what: this, for the progress bar.
-        skip_bad: tell of bad cases on stderr, and go on with the others.
-
-    Raises:
-        FdifError: that of the first bad case, if they are not skipped; or none is good.
+    An FdifError of ``work`` says that a case is bad: it is raised, or with ``skip_bad`` told on stderr. None may be
+    good: that is an FdifError, too.
     """
     skipped = 0
     with progress_bar() as bar:

@@ -7,13 +7,8 @@ from rich.table import Table
 
 
 def table_of(headings: Iterable[str], rows: Iterable[Sequence[str]], words: int = 1, **options: Any) -> Table:
-    """A table of texts.
-
-    Args:
-        headings: of the columns.
-        rows: a text a column.
-        words: how many columns, the first ones, are flush left; those of numbers after them are flush right.
-        options: of `rich.table.Table`.
+    """A `rich.table.Table` (``options`` are its own) of texts; the first ``words`` columns flush left, numbers after
+    them right.
     """
     table = Table(**options)
     for place, heading in enumerate(headings):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
 from fdif_jax.io.files import append_json_line, read_json_lines, write_atomic, write_json_lines
@@ -87,13 +86,7 @@ class Watch:
     """
 
     def __init__(self, run: Run, steps: int, tasks: Sequence[Task] = ()) -> None:
-        """Begin to watch.
-
-        Args:
-            run: the opened run; its history is what TensorBoard is told.
-            steps: of the whole run.
-            tasks: as `Evaluator` has them; not needed without evaluations.
-        """
+        """Watch an opened run of so many steps in all; ``tasks`` are those of its `Evaluator`, if it has one."""
         self._run, self._tasks = run, tuple(tasks)
         self._bar = TrainingBar(steps)
         self._tensorboard: Any = None
@@ -162,10 +155,7 @@ def write_curve(run: Run) -> Path:
 def write_example(example: Example, tasks: Sequence[Task], path: Path) -> list[Path]:
     """Draw image, label and prediction of a volume: one picture, or one a task, its name at the end of the file's.
 
-    A volume that is classified is drawn with its classes in words.
-
-    Returns:
-        The pictures.
+    A volume that is classified is drawn with its classes in words. Gives the pictures.
     """
     if example.label.ndim == 1:
         words = [
@@ -179,19 +169,3 @@ def write_example(example: Example, tasks: Sequence[Task], path: Path) -> list[P
     for task, label, prediction, picture in zip(tasks, example.label, example.prediction, paths, strict=True):
         viz.save_slices(example.image, label, picture, task.class_names, prediction)
     return paths
-
-
-def write_pictures(
-    run: Run, example: tuple[np.ndarray, np.ndarray, np.ndarray], class_names: Sequence[str]
-) -> list[Path]:
-    """Write ``curve.png`` and ``prediction.png`` into the run's folder.
-
-    Args:
-        run: the run, for its history.
-        example: image, label and prediction ``(D, H, W)``.
-        class_names: names of label 1, 2, …
-    """
-    image, label, prediction = example
-    tasks = (Task("class", tuple(class_names)),)
-    drawn = write_example(Example(image, label[None], prediction[None]), tasks, run.path / PREDICTION)
-    return [write_curve(run), *drawn]

@@ -11,7 +11,6 @@ from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.preprocessing.case_cache import CaseCache
 from fdif_jax.preprocessing.fingerprints import (
     CasePlan,
-    Fingerprint,
     Measurement,
     fingerprint,
     mirror_axes,
@@ -26,29 +25,18 @@ from fdif_jax.scripts.options.finetuning import FinetuningOptions
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which cases are for what.
+    """Which cases are for what."""
 
-    Attributes:
-        training: to train on.
-        validation: to validate on.
-        measured: that the plan follows from: those to train on; of a cross-validation all, so that its folds share it.
-        conventions: what the numbers in their files mean.
-        skipped: ids of those that were bad.
-    """
-
-    training: tuple[Case, ...]
-    validation: tuple[Case, ...]
+    training: tuple[Case, ...]  # to train on
+    validation: tuple[Case, ...]  # to validate on
+    # that the plan follows from: those to train on; of a cross-validation all, so that its folds share it
     measured: tuple[Case, ...]
-    conventions: Conventions
-    skipped: tuple[str, ...] = ()
+    conventions: Conventions  # what the numbers in their files mean
+    skipped: tuple[str, ...] = ()  # ids of those that were bad
 
 
 def choose_cases(config: FinetuningOptions) -> Chosen:
-    """Training and validation cases, as ``config`` (of `fdif finetune`) asks for them.
-
-    Raises:
-        FdifError: there are not so many, or the dataset's list is none.
-    """
+    """Training and validation cases, as the options ask for them; FdifError if there are not so many."""
     conventions = load_conventions(config.dataset)
     listed, validation = list_cases(config.dataset)
     training = listed
@@ -60,13 +48,11 @@ def choose_cases(config: FinetuningOptions) -> Chosen:
         folds = min(HELD_OUT, len(training))
         training, validation = fold(training, folds, 0, config.seed)
         print(f"no validation cases are listed: one in {folds} of the training cases validates; see --folds")
-    for option, cases, wanted in (
-        ("--cases", training, config.cases),
-        ("--val-cases", validation, config.val_cases),
-    ):
+    asked = (("", training, config.cases), ("val-", validation, config.val_cases))
+    for option, cases, wanted in asked:
         if wanted > len(cases):
-            kind = "training" if option == "--cases" else "validation"
-            raise FdifError(f"{option} {wanted}: there are {len(cases)} {kind} cases in {config.dataset}")
+            there = f"{len(cases)} {'validation' if option else 'training'} cases"
+            raise FdifError(f"--{option}cases {wanted}: there are {there} in {config.dataset}")
     if config.val_every and not validation:
         raise FdifError(f"{config.dataset}: no case is left to validate on; --val-every 0 does without")
     if config.val_from == "validation":
@@ -86,24 +72,17 @@ def plan_for(
 ) -> tuple[CasePlan, tuple[int, ...], Chosen]:
     """How cases are prepared, and the axes to mirror along, printed with the reasons; the cases without bad ones.
 
-    What the plan follows from are the training cases, or, of a cross-validation, all of them.
-
-    Args:
-        config: of `fdif finetune`.
-        chosen: the cases.
-        multiple: what the network divides a patch by.
-        like: a planned network, whose patch is taken if none is given.
-        scans: that the cases are read with.
+    What the plan follows from are the training cases, or, of a cross-validation, all of them. ``multiple`` is what the
+    network divides a patch by; ``like`` a planned network, whose patch is taken if none is given.
     """
     bad = {case.id for case in chosen.measured}
-
     measurements: list[Measurement] = []
-    for case, measurement in each_good(
-        chosen.measured,
-        lambda case: scans.measure(case, len(measurements)),
-        "measuring the training cases",
-        skip_bad=config.skip_bad,
-    ):
+
+    def measure(case: Case) -> Measurement:
+        return scans.measure(case, len(measurements))
+
+    what = "measuring the training cases"
+    for case, measurement in each_good(chosen.measured, measure, what, skip_bad=config.skip_bad):
         bad.discard(case.id)
         measurements.append(measurement)
     measured = fingerprint(measurements, chosen.conventions)
@@ -115,16 +94,12 @@ def plan_for(
         window=config.window,
         order=config.order,
     )
-    axes, why = _mirroring(config, measured)
+    axes, why = tuple(a for a in config.mirror_axes if isinstance(a, int)), "as given"
+    if config.mirror_axes == "auto":
+        axes, why = mirror_axes(measured)
     for line in (*plan.reasons, f"mirrored along {' and '.join(map(str, axes)) or 'no axis'}: {why}"):
         print(line)
     return plan, axes, _without(chosen, bad)
-
-
-def _mirroring(config: FinetuningOptions, measured: Fingerprint) -> tuple[tuple[int, ...], str]:
-    if config.mirror_axes == "auto":
-        return mirror_axes(measured)
-    return (() if config.mirror_axes == "none" else tuple(config.mirror_axes)), "as given"
 
 
 def read_prepared(
@@ -142,9 +117,8 @@ def read_prepared(
     prepared: list[list[Prepared]] = []
     good: set[str] = set()
     for cases, what in ((chosen.training, "training"), (chosen.validation, "validation")):
-        pairs = (
-            list(each_good(cases, read, f"preparing {what} cases", skip_bad=config.skip_bad)) if cases else []
-        )
+        doing = f"preparing {what} cases"
+        pairs = list(each_good(cases, read, doing, skip_bad=config.skip_bad)) if cases else []
         good |= {case.id for case, _ in pairs}
         prepared.append([ready for _, ready in pairs])
     print(f"{len(prepared[0])} training and {len(prepared[1])} validation cases")

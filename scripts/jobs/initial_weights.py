@@ -24,19 +24,12 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True, eq=False)
 class Initial:
-    """Pre-trained weights.
+    """Pre-trained weights."""
 
-    Attributes:
-        source: the run directory or file.
-        network: theirs, as plain data.
-        state: the weights, in PyTorch's names and layout.
-        token_grid: of their position embeddings, if they have any.
-    """
-
-    source: str
-    network: dict[str, Any]
-    state: Mapping[str, np.ndarray]
-    token_grid: tuple[int, int, int] | None
+    source: str  # the run directory or file
+    network: dict[str, Any]  # theirs, as plain data
+    state: Mapping[str, np.ndarray]  # the weights, in PyTorch's names and layout
+    token_grid: tuple[int, int, int] | None  # of their position embeddings, if they have any
 
     def put_into(self, model: nnx.Module) -> Transfer:
         """See `transfer`; the head starts fresh."""
@@ -51,13 +44,10 @@ class Initial:
 
 
 def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | None:
-    """What ``--init`` names; None from scratch.
+    """What ``--init`` names (``scratch``, a run directory, or a file of weights by its suffix); None from scratch.
 
-    Args:
-        init: ``scratch``, a run directory, or a file of weights by its suffix.
-        which: the newest (``last``) or the ``best`` checkpoint of a run.
-        options: what else is said of the network, which must agree with a run; of a file it is what weights do not
-            tell.
+    ``which`` is the checkpoint of a run, ``last`` or ``best``. What ``options`` say of the network must agree with a
+    run's; of a file it is what weights do not tell.
 
     Raises:
         FdifError: there is no such run or file, or options contradict its network.
@@ -101,9 +91,8 @@ def _check_agrees(options: NetworkOptions, init: str, pretrained: Mapping[str, A
     asked |= {"dtype": options.dtype} if options.dtype != NetworkOptions.dtype else {}
     for name, value in asked.items():
         if value != pretrained.get(name):
-            option = {"name": "--network", "preset": f"--size {value}", "dtype": "--dtype"}.get(
-                name, f"--size {name}"
-            )
+            said = {"name": "--network", "preset": f"--size {value}", "dtype": "--dtype"}
+            option = said.get(name, f"--size {name}")
             option = f"--plans ({name})" if like and name in like.network else option
             raise FdifError(
                 f"{option} contradicts {init}, whose network is {dict(pretrained)}; leave it out, "

@@ -50,10 +50,9 @@ class Training:
 
 
 def prepare(config: PretrainingOptions) -> Training:
-    """Make what `fdif pretrain` or `fdif bench training` is asked for.
+    """Make what `fdif pretrain` or `fdif bench training` is asked for; nothing is written yet.
 
-    Raises:
-        FdifError: options that contradict each other, or a grid that the network cannot take; nothing is written yet.
+    FdifError for options that contradict each other, or a grid that the network cannot take.
     """
     devices, plan = devices_of(config), plan_of(config, config.steps, config.seed)
     source = source_of(config, planned(config))

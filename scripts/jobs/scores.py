@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from fdif_jax.datasets.reader import read_label, read_volume
+from fdif_jax.evaluation.evaluator import Example
 from fdif_jax.evaluation.scoring import dice, mean_defined, where_labelled
 from fdif_jax.inference.prediction import encode_like, predict_case
 from fdif_jax.inference.sliding_window import TiledNetwork
@@ -15,8 +16,9 @@ from fdif_jax.objectives.losses import mean_dice
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.console.tables import table_of
-from fdif_jax.scripts.console.watching import write_pictures
+from fdif_jax.scripts.console.watching import PREDICTION, write_curve, write_example
 from fdif_jax.scripts.jobs.cases import Chosen
+from fdif_jax.tasks import Task
 from fdif_jax.training.network import Weights
 from fdif_jax.training.runs import SCORES, Run
 
@@ -58,8 +60,11 @@ class Referee:
                 rows.append(self._dice(prediction, label))
                 if number == 0:
                     image = read_volume(case.image, allow_4d=True).array
-                    first = image if image.ndim == 3 else image[..., 0]
-                    pictures = write_pictures(run, (first, label, prediction), names)
+                    first = Example(
+                        image if image.ndim == 3 else image[..., 0], label[None], prediction[None]
+                    )
+                    drawn = write_example(first, (Task("class", names),), run.path / PREDICTION)
+                    pictures = [write_curve(run), *drawn]
                 if save_predictions:
                     write_atomic(folder / f"{case.id}.nii.gz", encode_like(case.image, prediction))
                 bar.advance(task)

@@ -22,23 +22,14 @@ _PATIENCE_SECONDS = 120  # for a process that is asked to save and stop; it may 
 
 @dataclass(frozen=True)
 class Job:
-    """A training command.
+    """A training command."""
 
-    Attributes:
-        name: in words.
-        command: one of ours.
-        arguments: its arguments.
-        log: file that gets all it prints, after what is there.
-        directory: its run directory.
-        steps: of the whole run.
-    """
-
-    name: str
-    command: str
-    arguments: tuple[str, ...]
-    log: Path
-    directory: Path
-    steps: int
+    name: str  # in words
+    command: str  # one of ours
+    arguments: tuple[str, ...]  # its arguments
+    log: Path  # file that gets all it prints, after what is there
+    directory: Path  # its run directory
+    steps: int  # of the whole run
 
     def done(self) -> float:
         """The fraction of the run that its measurements say is done."""
@@ -56,24 +47,14 @@ def run_all(
     running: Callable[[Sequence[Job]], None],
     keep_on: bool = False,
 ) -> dict[Job, FdifError]:
-    """Run jobs in their order, so many at once; a job that fails does not keep the others from being run.
+    """Run jobs in their order, ``at_once`` many on equal shares of this process's cores; what went wrong with those
+    that failed.
 
-    But where one fails before any has succeeded no more are begun, as they would fail too. Ctrl-C, SIGTERM and a
-    closed terminal stop the jobs that run, which save their state.
+    Where one fails before any has succeeded no more are begun, as they would fail too, unless they ``keep_on``. Ctrl-C,
+    SIGTERM and a closed terminal stop the jobs that run, which save their state, and raise KeyboardInterrupt.
 
-    Args:
-        jobs: what to run.
-        at_once: how many side by side, on so many equal shares of this process's cores.
-        finished: called with every job that has succeeded and the seconds it took.
-        failed: called with every job that has not and what went wrong.
-        running: called again and again with the jobs that run.
-        keep_on: go on whatever fails.
-
-    Returns:
-        What went wrong with those that failed.
-
-    Raises:
-        KeyboardInterrupt: asked to stop.
+    ``finished`` is called with every job that has succeeded and the seconds it took, ``failed`` with every other one
+    and what went wrong, ``running`` again and again with the jobs that run.
     """
     waiting, free = list(jobs), list(_shares(at_once))
     active: dict[Job, tuple[subprocess.Popen, set[int], float]] = {}

@@ -44,42 +44,25 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """What a study asks.
+    """What a study asks."""
 
-    Attributes:
-        dataset: as `fdif finetune` takes it.
-        inits: what each initialisation is, by its name: "scratch", a run directory, a file of weights, or "recipe "
-            and the name or file of one.
-        cases: numbers of labelled cases, ascending.
-        seeds: how many, from 0 on.
-        steps: of every fine-tuning.
-        lrs: learning rates, and
-        warmups: parts of the steps, to choose a pair from.
-        tune_cases: training cases of a run that tunes,
-        tune_val: cases of the training list it is judged on,
-        tune_steps: its steps, and
-        tune_seeds: how many such runs for each pair.
-        val_cases: validation cases; 0 for all.
-        val_every: steps between validations.
-        finetune: further options of every fine-tuning.
-        pretrain: further options of every pre-training.
-    """
-
-    dataset: str
+    dataset: str  # as `fdif finetune` takes it
+    # what each initialisation is, by its name: "scratch", a run directory, a file of weights, or "recipe "
+    # and the name or file of one
     inits: dict[str, str]
-    cases: list[int]
-    seeds: int
-    steps: int
-    lrs: list[float]
-    warmups: list[float]
-    tune_cases: int
-    tune_val: int
-    tune_steps: int
-    tune_seeds: int
-    val_cases: int
-    val_every: int
-    finetune: list[str]
-    pretrain: list[str]
+    cases: list[int]  # numbers of labelled cases, ascending
+    seeds: int  # how many, from 0 on
+    steps: int  # of every fine-tuning
+    lrs: list[float]  # learning rates, and
+    warmups: list[float]  # parts of the steps, to choose a pair from
+    tune_cases: int  # training cases of a run that tunes,
+    tune_val: int  # cases of the training list it is judged on,
+    tune_steps: int  # its steps, and
+    tune_seeds: int  # how many such runs for each pair
+    val_cases: int  # validation cases; 0 for all
+    val_every: int  # steps between validations
+    finetune: list[str]  # further options of every fine-tuning
+    pretrain: list[str]  # further options of every pre-training
 
     @property
     def baseline(self) -> str:
@@ -125,11 +108,11 @@ def check_continues(folder: Path, study: Study) -> None:
                 f"{folder} is not empty and holds no study ({STUDY}); give a new or empty directory"
             )
         return
-    old = load_study(folder)
+    old, new = load_study(folder), vars(study)
     told = [
-        f"{_option(name)} is {_told(getattr(old, name))} there and {_told(getattr(study, name))} here"
-        for name in (field.name for field in dataclasses.fields(Study))
-        if name not in _GROWING and getattr(old, name) != getattr(study, name)
+        f"{'--' * (name != 'dataset')}{name.replace('_', '-')} is {_told(value)} there and {_told(new[name])} here"
+        for name, value in vars(old).items()
+        if name not in _GROWING and value != new[name]
     ]
     for name, source in old.inits.items():
         if study.inits.get(name) != source:
@@ -139,24 +122,16 @@ def check_continues(folder: Path, study: Study) -> None:
         told.append(f"--cases are {_told(old.cases)} there and {_told(study.cases)} here")
     if old.seeds > study.seeds:
         told.append(f"--seeds is {old.seeds} there and {study.seeds} here")
-    if told and _is_begun(folder):
+    is_begun = any(any(folder.glob(f"{part}/**/run.json")) for part in ("pretrain", "tune", "runs"))
+    if told and is_begun:
         raise FdifError(
             f"{folder} holds another study: {', '.join(told)}; --inits, --cases and --seeds may be more, "
             "the rest as it was; or give another directory"
         )
 
 
-def _option(name: str) -> str:
-    return name if name == "dataset" else f"--{name.replace('_', '-')}"
-
-
 def _told(value: Any) -> str:
     return " ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
-
-
-def _is_begun(folder: Path) -> bool:
-    runs = (path for part in ("pretrain", "tune", "runs") for path in folder.glob(f"{part}/**/run.json"))
-    return next(runs, None) is not None
 
 
 def save_study(folder: Path, study: Study) -> None:
@@ -195,10 +170,8 @@ def is_finished(run: Path) -> bool:
 
 
 def load_scores(run: Path) -> dict[str, float]:
-    """The Dice of every validation case of a finished fine-tuning; NaN where a case has no foreground.
-
-    Raises:
-        FdifError: the file is damaged.
+    """The Dice of a finished fine-tuning's validation cases, NaN where one has no foreground; FdifError for a damaged
+    file.
     """
     path = run / SCORES
     try:

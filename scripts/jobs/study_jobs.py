@@ -100,9 +100,6 @@ class Jobs:
         return Job(name, of, tuple(arguments), log, directory, steps)
 
 
-# ------------------------------------------------------------------------------------------------- what is done
-
-
 class Conductor:
     """Has the jobs of a study done, with a progress bar over the steps of all."""
 
@@ -113,7 +110,10 @@ class Conductor:
         tuned = load_tuned(folder)
         self._pretraining = [self._jobs.pretraining(init) for init in study.inits if study.recipe(init)]
         self._tuning = {
-            init: {pair: self._trials(init, pair) for pair in study.pairs}
+            init: {
+                pair: [self._jobs.tuning(init, pair, n) for n in range(study.tune_seeds)]
+                for pair in study.pairs
+            }
             for init in study.inits
             if len(study.pairs) > 1 and init not in tuned
         }
@@ -122,24 +122,19 @@ class Conductor:
         self._total_runs = len(steps)
         self._task = bar.add_task("steps", total=sum(steps), measured="")
 
-    def _trials(self, init: str, pair: Pair) -> list[Job]:
-        return [self._jobs.tuning(init, pair, number) for number in range(self._study.tune_seeds)]
-
     def conduct(self) -> dict[Job, FdifError]:
         """Everything that is not done yet; gives what went wrong with cells.
 
-        Raises:
-            FdifError: a pre-training, or all that tunes an initialisation, has failed.
-            KeyboardInterrupt: asked to stop.
+        FdifError if a pre-training, or all that tunes an initialisation, has failed; KeyboardInterrupt if asked to
+        stop.
         """
         pretrained = [job for job in self._pretraining if job.steps in checkpoints(job.directory)]
         for failure in self._do(self._pretraining, pretrained).values():
             raise failure
         for init, pairs in self._tuning.items():
             self._tune(init, pairs)
-        best = {
-            init: Pair(chosen["lr"], chosen["warmup"]) for init, chosen in load_tuned(self._folder).items()
-        }
+        tuned = load_tuned(self._folder).items()
+        best = {init: Pair(chosen["lr"], chosen["warmup"]) for init, chosen in tuned}
         only = self._study.pairs[0]
         cells = [self._jobs.cell(cell, best.get(cell.init, only)) for cell in self._study.cells]
         finished = [job for job in cells if is_finished(job.directory)]

@@ -32,29 +32,17 @@ _PANELS = 2  # side by side
 
 
 class StudyReport(NamedTuple):
-    """What there is to report of a study.
+    """What there is to report of a study."""
 
-    Attributes:
-        folder: where the study is.
-        study: what it asks.
-        results: of the cells that are finished.
-        summaries: of those results.
-        tuned: what tuning chose.
-    """
-
-    folder: Path
-    study: Study
-    results: Sequence[Result]
-    summaries: Sequence[Summary]
-    tuned: Mapping[str, Mapping[str, Any]]
+    folder: Path  # where the study is
+    study: Study  # what it asks
+    results: Sequence[Result]  # of the cells that are finished
+    summaries: Sequence[Summary]  # of those results
+    tuned: Mapping[str, Mapping[str, Any]]  # what tuning chose
 
 
 def read_report(folder: Path, study: Study) -> StudyReport:
-    """What is finished of a study.
-
-    Raises:
-        FdifError: nothing is, or the files of a run are damaged.
-    """
+    """What is finished of a study; FdifError if nothing is, or the files of a run are damaged."""
     results = load_results(folder, study)
     if not results:
         raise FdifError(f"{folder}: no fine-tuning is finished yet")
@@ -90,9 +78,6 @@ def show(report: StudyReport) -> None:
     for table in tables:
         console.print(table)
     print(_note(report))
-
-
-# --------------------------------------------------------------------------------------------------- the tables
 
 
 def _title(study: Study) -> str:
@@ -164,11 +149,8 @@ def _markdown(report: StudyReport) -> str:
 
     text = [_title(report.study) + ".", "", *lines(*_table(report)), "", _note(report), ""]
     if report.tuned:
-        text += [
-            "Learning rate and warm-up (a part of the steps), and the Dice that they reached in tuning:",
-            "",
-        ]
-        text += [*lines(*_tuning(report.tuned)), ""]
+        said = "Learning rate and warm-up (a part of the steps), and the Dice that they reached in tuning:"
+        text += [said, "", *lines(*_tuning(report.tuned)), ""]
     return "\n".join(text)
 
 
@@ -197,9 +179,6 @@ def _defined(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_defined(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-# ---------------------------------------------------------------------------------------------------- the plots
 
 
 def _style(study: Study, init: str) -> dict[str, Any]:
@@ -264,13 +243,8 @@ def _curves_figure(report: StudyReport) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("mean validation Dice")
     names = [init for init in report.study.inits if init in shown]
-    figure.legend(
-        [shown[init] for init in names],
-        names,
-        loc="outside upper center",
-        ncols=min(len(names), 6),
-        frameon=False,
-    )
+    handles, columns = [shown[init] for init in names], min(len(names), 6)
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 

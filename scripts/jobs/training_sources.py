@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 import fdif_jax as fd
+from fdif_jax.batches.classification import classification_batch
 from fdif_jax.batches.files import FileSource, file_batch
 from fdif_jax.batches.scenes import scene_batch, views_batch, with_augmentation
-from fdif_jax.datasets.classification import centred, classes_of, classification_batch
+from fdif_jax.datasets.classification import centred, classes_of
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
@@ -27,45 +28,27 @@ from fdif_jax.training.updates import MakeBatch
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """What a network is trained on.
+    """What a network is trained on."""
 
-    Attributes:
-        name: for a person.
-        task: what is learnt: segmentation, classification or multilabel.
-        grid: voxels of an image.
-        tasks: the label maps, or the labels of a classifier, and their classes.
-        objective: what is learnt of them.
-        head: what `models.create` is told of the outputs.
-        make_batch: as `fit` takes it.
-        held_out: the volumes to validate on, as `Evaluator` takes them.
-        channels: of an image.
-        feed: as `fit` takes it, where batches come from the host.
-        recipe: of scenes or objects, as plain data.
-        files: or the dataset.
-        program: what draws the scenes.
-        weighed: objectives beside classes, as plain data.
-    """
-
-    name: str
-    task: str
-    grid: Sequence[int]
-    tasks: tuple[Task, ...]
-    objective: Objective | Combined
-    head: Mapping[str, Any]
-    make_batch: MakeBatch
-    held_out: DrawHeldOut
-    channels: int = 1
-    feed: Callable[[int], Any] | None = None
-    recipe: Mapping[str, Any] | None = None
-    files: Files | None = None
-    program: World | None = None
-    weighed: Mapping[str, Any] | None = None
+    name: str  # for a person
+    task: str  # what is learnt: segmentation, classification or multilabel
+    grid: Sequence[int]  # voxels of an image
+    tasks: tuple[Task, ...]  # the label maps, or the labels of a classifier, and their classes
+    objective: Objective | Combined  # what is learnt of them
+    head: Mapping[str, Any]  # what `models.create` is told of the outputs
+    make_batch: MakeBatch  # as `fit` takes it
+    held_out: DrawHeldOut  # the volumes to validate on, as `Evaluator` takes them
+    channels: int = 1  # of an image
+    feed: Callable[[int], Any] | None = None  # as `fit` takes it, where batches come from the host
+    recipe: Mapping[str, Any] | None = None  # of scenes or objects, as plain data
+    files: Files | None = None  # or the dataset
+    program: World | None = None  # what draws the scenes
+    weighed: Mapping[str, Any] | None = None  # objectives beside classes, as plain data
 
     def describe(self) -> str:
         """Its classes, for a person."""
-        counts = [
-            f"{len(task.class_names)} class{'es' * (len(task.class_names) != 1)}" for task in self.tasks
-        ]
+        numbers = [len(task.class_names) for task in self.tasks]
+        counts = [f"{number} class{'es' * (number != 1)}" for number in numbers]
         if len(self.tasks) == 1:
             return counts[0]
         return ", ".join(f"{task.name} {count}" for task, count in zip(self.tasks, counts, strict=True))
@@ -173,14 +156,9 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSo
 
 
 def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
-    """What the options ask to train on.
+    """What the options ask to train on; ``like`` is a planned network, whose patch is the grid if none is given.
 
-    Args:
-        config: of `fdif pretrain`.
-        like: a planned network, whose patch is the grid if none is given.
-
-    Raises:
-        FdifError: options exclude each other, or see `recipe_of` and `FileSource`.
+    FdifError if options exclude each other; see `recipe_of` and `FileSource`.
     """
     elsewhere = config.data is not None or config.task != "segmentation"
     if elsewhere and parse_objective(config.objective) != {"class": 1.0}:

@@ -41,25 +41,17 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """What is shown in one picture.
+    """What is shown in one picture."""
 
-    Attributes:
-        name: the files' names begin so.
-        title: of the page.
-        things: what is shown; at least one.
-        caption: lines below the title.
-        legend: names and colours of the classes that are shown.
-        volume: image ``(D, H, W)``, label map and class names, of a scene or a case.
-        mapper: shown in slices instead of the distance.
-    """
-
-    name: str
-    title: str
-    things: Sequence[Thing]
-    caption: Sequence[str] = ()
+    name: str  # the files' names begin so
+    title: str  # of the page
+    things: Sequence[Thing]  # what is shown; at least one
+    caption: Sequence[str] = ()  # lines below the title
+    # names and colours of the classes that are shown
     legend: Mapping[str, Colour] = field(default_factory=dict)
+    # image ``(D, H, W)``, label map and class names, of a scene or a case
     volume: tuple[np.ndarray, np.ndarray, Sequence[str]] | None = None
-    mapper: Mapper | None = None
+    mapper: Mapper | None = None  # shown in slices instead of the distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +81,7 @@ class Choice:
 
 
 def views_of(target: str, choice: Choice) -> list[View]:
-    """The views of a target: one for each member of each family, else a single one.
-
-    Raises:
-        FdifError: there is no such target, or something is wrong with it.
-    """
+    """The views of a target: one for each member of each family, else a single one; FdifError if there is none."""
     path = Path(target)
     if path.suffix == ".json" and not _is_dataset(path):
         return [_scene(path, choice)]
@@ -113,14 +101,11 @@ def views_of(target: str, choice: Choice) -> list[View]:
             for family in vocabulary.families
             for view in _members(target, vocabulary, family, choice, count)
         ]
-    catalogue = list(map(str, choice.catalogue))
-    vocabulary, family = find_family(target, catalogue)
-    owners = [file for file in catalogue if family in vocabulary_of(file).families]
+    files = list(map(str, choice.catalogue))
+    vocabulary, family = find_family(target, files)
+    owners = [file for file in files if family in vocabulary_of(file).families]
     source = target.rpartition(":")[0] or next(iter(owners), "exact")
     return list(_members(source, vocabulary, family, choice, choice.members or 1))
-
-
-# ------------------------------------------------------------------------------------------------ families
 
 
 def _members(
@@ -182,9 +167,6 @@ def _with_values(shape: Shape) -> str:
     return ", ".join([*shown, *([f"and {more} array{'s' * (more > 1)}"] if more else [])])
 
 
-# -------------------------------------------------------------------------------------------------- scenes
-
-
 def _is_dataset(path: Path) -> bool:
     try:
         document = json.loads(path.read_bytes())
@@ -203,9 +185,13 @@ def _scene(path: Path, choice: Choice) -> View:
     scene, vocabulary = scenes[number], find_vocabulary(*choice.vocabulary, *map(str, choice.catalogue))
     image, label = next(fd.render_scenes([scene], vocabulary))
     things, legend = [], {}
+    edges = np.array(scene.grid.edges, np.float32)
+    lower = -(edges // 2) - 0.5
     for i, o in enumerate(scene.objects):
         name = f"{o.class_name} (object {i})"
-        samples = Samples.of(_object(scene, o, vocabulary), _box_of(scene.grid), choice.resolution, name)
+        samples = Samples.of(
+            _object(scene, o, vocabulary), Region(lower, lower + edges), choice.resolution, name
+        )
         if samples is not None:  # an object may lie beyond the grid
             legend[o.class_name] = colour_of(_number(o, vocabulary))
             # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
@@ -228,20 +214,11 @@ def _object(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> Shape
     return displaced(shape, vocabulary.displacement(o.displacement), scene.grid)
 
 
-def _box_of(grid: fd.Grid) -> Region:
-    edges = np.array(grid.edges, np.float32)
-    lower = -(edges // 2) - 0.5
-    return Region(lower, lower + edges)
-
-
 def _number(o: fd.SceneObject, vocabulary: Vocabulary) -> int:
     """What an object's colour counts by: its family as in a view of it alone, or its label if it is a union."""
     if unions.SEPARATOR in o.class_name:
         return o.class_id[0]
     return vocabulary.families.index(vocabulary.family(o.class_name))
-
-
-# --------------------------------------------------------------------------------------------- label maps
 
 
 def _case(path: Path, choice: Choice) -> View:

@@ -5,8 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import fdif_jax as fd
 from fdif_jax.datasets import classification
-from fdif_jax.datasets.classification import ClassificationLayout
-from fdif_jax.datasets.layouts import DatasetPlan, Layout, MonaiLayout, NnunetLayout
+from fdif_jax.datasets.layouts import ClassificationLayout, DatasetPlan, Layout, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.sources import DrawSample, labelled
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.recipe import Flag, RecipeOptions, recipe_of
@@ -67,11 +66,7 @@ class DatasetJob(NamedTuple):
 
 
 def job_of(options: FormatOptions) -> DatasetJob:
-    """The dataset that is asked for.
-
-    Raises:
-        FdifError: options contradict each other, or ask for something impossible.
-    """
+    """The dataset that is asked for; FdifError for options that contradict each other or are impossible."""
     format_ = _checked_format(options)
     return _classification(options) if format_ == "classification" else _segmentation(options, format_)
 

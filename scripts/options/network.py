@@ -34,11 +34,7 @@ class NetworkOptions:
 
 
 def parse_size(items: Sequence[str]) -> dict[str, Any]:
-    """``--size`` as a table, a bare word as its ``preset``.
-
-    Raises:
-        FdifError: an item is neither a word nor ``name=value``, or says a size a second time.
-    """
+    """``--size`` as a table, a bare word as its ``preset``; FdifError for another item, or a size that comes twice."""
     words = [item for item in items if item.isalnum()]
     if len(words) > 1:
         raise FdifError(f"--size {' '.join(words)}: a network has one named size")
@@ -47,11 +43,7 @@ def parse_size(items: Sequence[str]) -> dict[str, Any]:
 
 
 def planned(options: NetworkOptions) -> PlannedNetwork | None:
-    """What ``--plans`` asks for, if it is given.
-
-    Raises:
-        FdifError: it is no plans file, or other options say the network too.
-    """
+    """What ``--plans`` asks for, if given; FdifError if it is no plans file, or other options say the network too."""
     if options.plans is None:
         return None
     if "preset" in parse_size(options.size) or options.network != NetworkOptions.network:
@@ -64,11 +56,8 @@ def network_of(
 ) -> dict[str, Any]:
     """The network as plain data, for `models.create` and ``run.json``.
 
-    Args:
-        options: what was asked for.
-        in_channels: channels of the image.
-        grid: what the network is trained on; kept only where its weights depend on it.
-        head: ``out_channels=`` of the logits, or ``outputs=`` of a classifier, as `models.create` takes them.
+    ``grid``, what it is trained on, is kept only where its weights depend on it; ``head`` is ``out_channels=`` of the
+    logits, or ``outputs=`` of a classifier.
 
     Raises:
         FdifError: ``--size`` is not as it should be, or sets what other options say.

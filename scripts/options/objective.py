@@ -8,11 +8,7 @@ from fdif_jax.scripts.options.settings import parse_settings
 
 
 def contrast_of(config: PretrainingOptions) -> Contrast:
-    """How voxels are contrasted, by ``--contrast``.
-
-    Raises:
-        FdifError: an unknown setting or an impossible value, or ``--objective`` has no contrast.
-    """
+    """How voxels are contrasted, by ``--contrast``; FdifError if impossible, or ``--objective`` has no contrast."""
     if config.contrast and "contrast" not in parse_objective(config.objective):
         raise FdifError(f"--contrast: the objective {config.objective!r} has no contrast; leave it out")
     return Contrast.from_dict(parse_settings("contrast", config.contrast, "temperature=0.33"), "contrast")

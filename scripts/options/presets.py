@@ -16,9 +16,7 @@ Config = TypeVar("Config")
 def preset_of(arguments: Sequence[str], config: Callable[..., Config]) -> Config | None:
     """The options that ``--preset`` among a command's arguments stands for, or None without it.
 
-    Args:
-        arguments: of the command line.
-        config: makes the command's options of those that a preset sets; the others have their defaults.
+    ``config`` makes the command's options of those that a preset sets; the others have their defaults.
 
     Raises:
         FdifError: no such preset, or it is damaged or sets what is no option or has another type.
@@ -61,8 +59,5 @@ def _check_type(preset: str, key: str, value: Any, default: Any) -> None:
     """What a default says of the type; where it is None, anything will be checked by the option itself."""
     kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (list,)}
     expected = kinds.get(type(default))
-    wrong = expected and (
-        not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)
-    )
-    if wrong:
+    if expected and (not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected)):
         raise FdifError(f"preset {preset}: {key} must be like {default!r}, not {value!r}")

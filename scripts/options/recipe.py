@@ -76,11 +76,7 @@ class RecipeOptions:
 
 
 def recipe_of(config: RecipeOptions) -> Recipe:
-    """The recipe with the options' changes.
-
-    Raises:
-        FdifError: an option that a mixture cannot take, or that contradicts another or the recipe.
-    """
+    """The recipe with the options' changes; FdifError for one that contradicts another, the recipe, or a mixture."""
     recipe = fd.load_recipe(config.recipe)
     options: dict[str, Any] = {
         "grid": config.grid,
@@ -111,10 +107,12 @@ def recipe_of(config: RecipeOptions) -> Recipe:
         for key in sorted((given.keys() | also) - {"grid", "look"}):
             raise FdifError(f"{key} is no option of a mixture of recipes; change its parts, in a recipe file")
         return recipe.replace(**given)
-    if config.placement:
-        given["placement"] = _placement(
-            recipe, parse_settings("placement", config.placement, "max_overlap=0.5")
+    if config.placement:  # changed, or one of another kind with that kind's defaults
+        changes, kept = (
+            parse_settings("placement", config.placement, "max_overlap=0.5"),
+            recipe.placement.to_dict(),
         )
+        given["placement"] = changes if changes.get("kind", kept["kind"]) != kept["kind"] else kept | changes
     for folder in config.mesh_dir:
         _sample_meshes(folder)
     given |= _vocabulary(config, recipe)
@@ -139,9 +137,3 @@ def _sample_meshes(folder: Path) -> None:
         meshes.vocabulary_of(
             folder, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-
-
-def _placement(recipe: fd.Recipe, settings: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's placement changed, or one of another kind with that kind's defaults."""
-    kept = recipe.placement.to_dict()
-    return settings if settings.get("kind", kept["kind"]) != kept["kind"] else kept | settings

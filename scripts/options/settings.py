@@ -25,13 +25,7 @@ def check_least(options: object, words: str = "at least {}", **least: int) -> No
 def parse_settings(option: str, items: Sequence[str], example: str) -> dict[str, Any]:
     """``name=value`` items as a table; a value is written as in TOML, and quotes of a word may be left out.
 
-    Args:
-        option: whose items they are, for messages.
-        items: the texts.
-        example: what a good one looks like, for messages.
-
-    Raises:
-        FdifError: an item is not of that form, or names something a second time.
+    FdifError, which names the ``option`` and shows an ``example``, if an item is not of that form or comes twice.
     """
     settings: dict[str, Any] = {}
     for item in items:

@@ -53,8 +53,7 @@ class TrainingOptions(NetworkOptions):
 def devices_of(options: TrainingOptions) -> Devices:
     """Where to train; joins the other processes first, before anything else is done with JAX.
 
-    Raises:
-        FdifError: the devices or the other processes are not there, or the batch cannot be divided over them.
+    FdifError if the devices or processes are not there, or the batch cannot be divided over them.
     """
     divide_cpu(options.devices)
     if options.distributed is not None:
@@ -65,11 +64,7 @@ def devices_of(options: TrainingOptions) -> Devices:
 
 
 def plan_of(options: TrainingOptions, steps: int, seed: int) -> TrainingPlan:
-    """What decides the updates.
-
-    Raises:
-        FdifError: a number is impossible.
-    """
+    """What decides the updates; FdifError for an impossible number."""
     check_least(options, "{} or more", val_every=0, checkpoint_every=0, keep_every=0)
     return TrainingPlan(
         steps=steps,

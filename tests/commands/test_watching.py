@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
 from fdif_jax.scripts.console import watching
-from fdif_jax.scripts.console.watching import TrainingBar, Watch, write_example, write_pictures
+from fdif_jax.scripts.console.watching import TrainingBar, Watch, write_curve, write_example
 from fdif_jax.tasks import Task
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
@@ -134,7 +134,8 @@ def test_a_picture_a_task_and_classes_in_words(tmp_path):
 def test_pictures_of_a_finetuned_network(tmp_path):
     with open_run(tmp_path, DOCUMENT) as run:
         run.record(step=10, loss=0.5, dice=0.2)
-        paths = write_pictures(run, (IMAGE, LABEL, LABEL), TASKS[0].class_names)
+        example = Example(IMAGE, LABEL[None], LABEL[None])
+        paths = [write_curve(run), *write_example(example, TASKS[:1], tmp_path / "prediction.png")]
     assert [path.name for path in paths] == ["curve.png", "prediction.png"]
     assert all(path.stat().st_size > 1000 for path in paths)
 

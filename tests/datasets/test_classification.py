@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 
 import fdif_jax as fd
 from fdif_jax.datasets import classification
-from fdif_jax.datasets.classification import FOLDER, ClassificationLayout
-from fdif_jax.datasets.layouts import DatasetPlan
+from fdif_jax.datasets.layouts import FOLDER, ClassificationLayout, DatasetPlan
 from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import cli
@@ -208,7 +207,7 @@ def test_folds_are_a_cross_validation_of_every_class(classes, splits, more):
 CHILD = f"""
 import sys, time
 import jax, numpy as np
-from fdif_jax.datasets.classification import ClassificationLayout
+from fdif_jax.datasets.layouts import ClassificationLayout
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.datasets.layouts import DatasetPlan
 GRID = {GRID}

@@ -88,7 +88,7 @@ def test_presets_have_the_names_shapes_and_parameters(preset, number, monkeypatc
     for options in ({}, {"use_v2": True, "downsample": "mergingv2", "depths": (2, 2, 6, 2)}):
         model = abstract(preset=preset, out_channels=14, **options)
         parameters = twins.assert_same_shapes(model)
-        assert model.config.feature_size == swin_unetr.PRESETS[preset]
+        assert model.config.feature_size == swin_unetr.PRESETS[preset]["feature_size"]
         assert (parameters == number) == (not options)
     assert abstract().config == abstract(preset="small").config
 

@@ -11,6 +11,7 @@ from monai.losses import DiceCELoss
 
 import fdif_jax as fd
 from fdif_jax import models
+from fdif_jax.batches.classification import classification_batch
 from fdif_jax.datasets import classification
 from fdif_jax.errors import FdifError
 from fdif_jax.objectives import losses
@@ -143,7 +144,7 @@ def combined():
 
 
 def test_a_row_of_a_batch_is_the_image_of_its_class_and_of_its_key_alone(combined):
-    make_batch = jax.jit(classification.classification_batch(combined, multilabel=False))
+    make_batch = jax.jit(classification_batch(combined, multilabel=False))
     keys = jax.vmap(lambda i: fd.sample_key(3, i))(jnp.arange(6))
     images, numbers = make_batch(keys, None)
     assert images.shape == (6, 12, 12, 12, 1) and images.dtype == jnp.float32
@@ -160,7 +161,7 @@ def test_a_row_of_a_batch_is_the_image_of_its_class_and_of_its_key_alone(combine
 
 def test_all_classes_are_drawn_equally_often(combined):
     # The same draws without the rendering, which JAX leaves out where only labels are asked for.
-    make_batch = classification.classification_batch(combined, multilabel=False)
+    make_batch = classification_batch(combined, multilabel=False)
     keys = jax.vmap(lambda i: fd.sample_key(0, i))(jnp.arange(800))
     counts = np.bincount(jax.jit(lambda keys: make_batch(keys, None)[1])(keys)[:, 0])
     assert len(counts) == 8
@@ -171,15 +172,13 @@ def test_several_labels_are_those_of_the_class(combined):
     keys = jax.vmap(lambda i: fd.sample_key(1, i))(jnp.arange(40))
     number, several = (
         jax.jit(lambda keys, make=make: make(keys, None)[1])(keys)
-        for make in (
-            classification.classification_batch(combined, multilabel) for multilabel in (False, True)
-        )
+        for make in (classification_batch(combined, multilabel) for multilabel in (False, True))
     )
     rows, names = classification.classes_of(combined, multilabel=True)
     assert [len(of) for of in names.values()] == [2, 2, 2] and several.shape == (40, 3)
     np.testing.assert_array_equal(several, np.array(rows)[number[:, 0]])
     with pytest.raises(FdifError, match="multilabel excludes displacement_as_augmentation"):
-        classification.classification_batch(program(), multilabel=True)
+        classification_batch(program(), multilabel=True)
 
 
 @pytest.mark.slow("a network is trained until it has learnt")
@@ -189,7 +188,7 @@ def test_an_encoder_learns_to_tell_shapes_apart():
         grid=(12, 12, 12), primitives=shapes, mappers=("inverse_cube",), displacements=()
     )
     compiled = fd.compile(classification.centred(recipe, 0.4))
-    make_batch = jax.jit(classification.classification_batch(compiled, multilabel=False))
+    make_batch = jax.jit(classification_batch(compiled, multilabel=False))
     images, wanted = make_batch(jax.vmap(lambda i: fd.sample_key(0, i))(jnp.arange(16)), None)
     model = models.create("resenc_unet", in_channels=1, outputs=[4], features=[8, 16], blocks=1)
     graph, weights = nnx.split(model)

@@ -12,11 +12,7 @@ from fdif_jax.io.locks import hold
 
 
 class Figures:
-    """Named figures of a part, kept in ``folder/NAME.json``; what a part has measured survives its end.
-
-    Attributes:
-        folder: where the programme writes.
-    """
+    """Named figures of a part, kept in ``folder/NAME.json``; what a part has measured survives its end."""
 
     def __init__(self, folder: Path, name: str):
         self.folder, self._path = folder, folder / f"{name}.json"

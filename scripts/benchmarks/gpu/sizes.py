@@ -7,43 +7,27 @@ from fdif_jax.scenes.compiler import Kernel
 
 @dataclass(frozen=True)
 class Size:
-    """What the parts of the programme measure.
+    """What the parts of the programme measure."""
 
-    Attributes:
-        edge: of the cubic grid, in voxels.
-        objects: in a scene.
-        scenes: compared with the CPU's, of every recipe.
-        recipes: that are compared.
-        batches: scenes rendered at once.
-        tiles: voxels of a program of the tile kernel, and its warps, that are compared.
-        runs: of each measurement; medians are reported.
-        kernel: how the tile kernel runs, as `fdif_jax.compile` takes it.
-        networks: for each network the options of `fdif bench training` that ask for it.
-        convolutions: edge, channels, features and stride of the convolutions that are measured alone.
-        attention: tokens, heads, channels of a head, likewise.
-        batch: volumes of a training step.
-        largest: the largest batch that is tried.
-        compile_torch: also measure `torch.compile`.
-        pretrain_seconds: of the training of those weights, at most.
-        pretrain: options of `fdif pretrain` for the weights that are brought back.
-    """
-
-    edge: int
-    objects: int
-    scenes: int
-    recipes: tuple[str, ...]
-    batches: tuple[int, ...]
+    edge: int  # of the cubic grid, in voxels
+    objects: int  # in a scene
+    scenes: int  # compared with the CPU's, of every recipe
+    recipes: tuple[str, ...]  # that are compared
+    batches: tuple[int, ...]  # scenes rendered at once
+    # voxels of a program of the tile kernel, and its warps, that are compared
     tiles: tuple[tuple[tuple[int, int, int], int], ...]
-    runs: int
-    kernel: Kernel
+    runs: int  # of each measurement; medians are reported
+    kernel: Kernel  # how the tile kernel runs, as `fdif_jax.compile` takes it
+    # for each network the options of `fdif bench training` that ask for it
     networks: dict[str, tuple[str, ...]]
+    # edge, channels, features and stride of the convolutions that are measured alone
     convolutions: tuple[tuple[int, int, int, int], ...]
-    attention: tuple[int, int, int]
-    batch: int
-    largest: int
-    compile_torch: bool
-    pretrain_seconds: float
-    pretrain: tuple[str, ...]
+    attention: tuple[int, int, int]  # tokens, heads, channels of a head, likewise
+    batch: int  # volumes of a training step
+    largest: int  # the largest batch that is tried
+    compile_torch: bool  # also measure `torch.compile`
+    pretrain_seconds: float  # of the training of those weights, at most
+    pretrain: tuple[str, ...]  # options of `fdif pretrain` for the weights that are brought back
 
 
 FULL = Size(
