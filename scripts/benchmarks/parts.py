@@ -92,7 +92,7 @@ class Steps:
         source, devices = training.source, training.devices
         self._training = training
         self._per_call = 1 if source.feed else training.several
-        self._state = fresh_state(training.network, training.plan, devices)
+        self._state = fresh_state(training.network, training.plan, devices, source.course)
         build = partial(
             compiled, training.update(training.plan), self._state, self._data(0), self._per_call, devices
         )
@@ -235,7 +235,7 @@ def _compile(function: Callable, *arguments: Any, **options: Any) -> Any:
 
 def _compiled_step(training: Training, plan: TrainingPlan) -> Any:
     """One step, as `compiled` has it, to be asked and not to be run."""
-    state = fresh_state(training.network, plan, training.devices)
+    state = fresh_state(training.network, plan, training.devices, training.source.course)
     placed = (jax.tree.map(lambda a: a.sharding, state), training.devices.copied)
     update = training.update(plan)
     return _compile(update, state, np.int32(0), None, donate_argnums=0, out_shardings=placed)

@@ -42,7 +42,7 @@ class Boxes:
     def sample_at(self, seed, index):
         return self.sample(sample_key(jnp.uint32(seed), index))
 
-    def batch(self, keys):
+    def batch(self, keys, sampling=None):
         return jax.lax.map(self.sample, keys)
 
 
