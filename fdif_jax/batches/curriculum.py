@@ -18,39 +18,28 @@ from fdif_jax.scenes.placement import Sampling
 from fdif_jax.sdf.masks import dice_of
 from fdif_jax.settings import Plain, at_least
 
-_NEW = 0.05  # least part that a step has in the average of a class
+_NEW = 0.05  # part that a step has in the average of a class
 _LACK = 1e-3  # least lack of Dice that a weight follows, so that weights are defined where nothing is lacking
 
 
 class Competence(NamedTuple):
-    """What is known of the learner: of every foreground class, those of several label maps one after another.
+    """What is known of the learner.
 
     Attributes:
-        dice: its Dice in training, a moving average over the steps that had it; 0 before the first.
-        seen: how many steps had it.
+        dice: Dice of every foreground class in training, those of several label maps one after another: a moving
+            average over the steps that had the class, from 0 on.
     """
 
     dice: Float[Array, " classes"]
-    seen: Int[Array, " classes"]
-
-    @classmethod
-    def none(cls, classes: int) -> "Competence":
-        """That of a learner who has seen nothing."""
-        return cls(jnp.zeros(classes), jnp.zeros(classes, jnp.int32))
 
     def update(self, dice: Float[Array, " classes"], labelled: Int[Array, " classes"]) -> "Competence":
         """The competence after a step.
-
-        The first steps of a class count alike, later ones as a moving average.
 
         Args:
             dice: of every class in the step's batch.
             labelled: voxels of the class there; where there are none, what was known of it stays.
         """
-        there = labelled > 0
-        seen = self.seen + there
-        new = jnp.maximum(1 / jnp.maximum(seen, 1), _NEW)
-        return Competence(jnp.where(there, self.dice + new * (dice - self.dice), self.dice), seen)
+        return Competence(jnp.where(labelled > 0, self.dice + _NEW * (dice - self.dice), self.dice))
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Curriculum(Plain):
         growth = self.growth(competence)
         first = max(1.0, self.objects * objects)
         number = jnp.round(first + growth * (objects - first)).astype(jnp.int32)
-        return Sampling(jnp.log(self.weights(competence)), number, self.scale + growth * (1 - self.scale))
+        return Sampling(jnp.log(self.weights(competence)), number, 1 + (1 - growth) * (self.scale - 1))
 
 
 @dataclass(frozen=True)
@@ -132,7 +121,7 @@ class SceneCourse:
 
     def begin(self) -> Competence:
         """Nothing is known."""
-        return Competence.none(self.classes)
+        return Competence(jnp.zeros(self.classes))
 
     def sampling(self, competence: Competence) -> Sampling:
         """How the next batch is drawn."""
