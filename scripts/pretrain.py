@@ -14,6 +14,7 @@ Example:
     fdif pretrain --recipe "fdif + 2*avs_db" --network swin_unetr --size feature_size=24 --out runs/mixed
     fdif pretrain --task classification --network primus --size M --out runs/classes
     fdif pretrain --recipe random_tissue --objective contrast --size tiny --grid 48 48 48 --out runs/contrast
+    fdif pretrain --preset quick --curriculum goal=0.6 scale=2 --out runs/course
     fdif pretrain --data datasets/published --network vnet --out runs/files
     fdif pretrain --preset fdif-primusm --distributed node0:9876,0/2 --shard-weights --out runs/two_nodes
 """
@@ -58,6 +59,7 @@ def run(config: Config) -> None:
         task=source.task,
         objective=source.weighed,
         recipe=source.recipe,
+        curriculum=source.course.curriculum.to_dict() if source.course else None,
         data=source.files,
         training=settings_of(config, plan),
         validation=Validation(config.val_every, config.val_samples, config.val_seed),
@@ -78,6 +80,7 @@ def run(config: Config) -> None:
             opened,
             loss=source.objective.loss,
             feed=source.feed,
+            course=source.course,
             devices=training.devices,
             validate=_validation(training, watch, config),
             validate_every=config.val_every,

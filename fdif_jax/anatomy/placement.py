@@ -173,17 +173,28 @@ class Anatomical(Placement):
         if self.stretch >= 0.5:
             raise FdifError(f"stretch must be below 0.5, not {self.stretch:g}")
 
-    def choose(self, key: jax.Array, size: int, program: SceneProgram) -> Int[Array, " size"]:
+    def choose(
+        self,
+        key: jax.Array,
+        size: int,
+        program: SceneProgram,
+        logits: Float[Array, " classes"] | None = None,
+    ) -> Int[Array, " size"]:
         """Organs without replacement: a random one first, then mostly those near it. Repeats, if any, are last."""
         atlas, classes = _atlas(program), program.classes
         known = {name: n for n, name in enumerate(atlas.bank.organs)}
         organ = np.asarray([known.get(c.family.name, -1) for c in classes])
         first_key, near_key, class_key = jax.random.split(key, 3)
         present = np.unique(organ[organ >= 0])
-        first = jax.random.choice(first_key, jnp.asarray(present))
+        if logits is None:
+            first, liking = jax.random.choice(first_key, jnp.asarray(present)), jnp.float32(0)
+        else:
+            own = jnp.asarray(organ)[None] == jnp.arange(len(atlas.bank.organs))[:, None]
+            liking = jax.nn.logsumexp(jnp.where(own, logits, -jnp.inf), axis=1)
+            first = jax.random.categorical(first_key, liking)
         mean = jnp.asarray(atlas.bank.mean)
         away = jnp.linalg.norm(mean - mean[first], axis=1) / NEIGHBOURHOOD
-        near = away - jax.random.gumbel(near_key, away.shape)
+        near = away - jax.random.gumbel(near_key, away.shape) - liking
         near = jnp.full_like(near, jnp.inf).at[present].set(near[present]).at[first].set(-jnp.inf)
         order = jnp.argsort(near)[jnp.arange(size) % present.size]
         # One class of each organ: displacements and mappers may make several.
@@ -192,11 +203,15 @@ class Anatomical(Placement):
         )
         return jnp.argmax(score, axis=1).astype(jnp.int32)
 
-    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
-        """The organs that show, in their places; see `lay_out`."""
-        return self.lay_out(key, program, table)[0]
+    def place(
+        self, key: jax.Array, program: SceneProgram, table: Table, scale: Float[Array, ""] | None = None
+    ) -> Table:
+        """The organs that show, in their places; see `lay_out`. With a ``scale`` they are seen from closer by."""
+        return self.lay_out(key, program, table, scale)[0]
 
-    def lay_out(self, key: jax.Array, program: SceneProgram, table: Table) -> tuple[Table, Body]:
+    def lay_out(
+        self, key: jax.Array, program: SceneProgram, table: Table, scale: Float[Array, ""] | None = None
+    ) -> tuple[Table, Body]:
         """The table as `place` returns it, and how the body lies on the grid."""
         atlas = _atlas(program)
         bank, size = atlas.bank, table.branch.size
@@ -206,7 +221,7 @@ class Anatomical(Placement):
         drawn = jnp.clip(jnp.round(rows).astype(jnp.int32), 0, bank.organ.size - 1)
         organ = jnp.asarray(bank.organ)[drawn]
         member = self._members(subject_key, atlas, organ)
-        body = self._body(body_key, program, bank, organ[0])
+        body = self._body(body_key, program, bank, organ[0], scale)
         shown = _in_window(bank, member, body, program) & (table.branch == branch) & ~_repeated(organ)
         shown = shown & (jnp.cumsum(shown) <= table.number)
         order = jnp.argsort(jnp.where(shown, jnp.asarray(atlas.rank)[organ], len(bank.organs)), stable=True)
@@ -226,11 +241,14 @@ class Anatomical(Placement):
         position = jax.random.uniform(key, organ.shape) * counts[organ]
         return members[organ, jnp.minimum(position.astype(jnp.int32), counts[organ] - 1)]
 
-    def _body(self, key: jax.Array, program: SceneProgram, bank: Bank, organ: Array) -> Body:
+    def _body(
+        self, key: jax.Array, program: SceneProgram, bank: Bank, organ: Array, scale: Array | None
+    ) -> Body:
         """A random body whose window shows the usual place of ``organ``."""
         spacing_key, place_key, turn_key, stretch_key, wave_key = jax.random.split(key, 5)
         low, high = self.spacing
         spacing = jax.random.uniform(spacing_key, (), minval=low, maxval=max(high, low))
+        spacing = spacing if scale is None else spacing / scale
         free = 1.0 if program.recipe.transform else 0.0
         angles = jnp.deg2rad(free * self.turn) * jax.random.uniform(turn_key, (3,), minval=-1.0)
         stretch = 1 + free * self.stretch * jax.random.uniform(stretch_key, (3,), minval=-1.0)

@@ -11,19 +11,21 @@ from fdif_jax.keys import AUGMENTATION, OTHER_AUGMENTATIONS, view_key
 from fdif_jax.objectives.combined import Targets
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import World
+from fdif_jax.scenes.placement import Sampling
 from fdif_jax.training.updates import MakeBatch
 
 
 def scene_batch(program: World) -> MakeBatch:
     """``make_batch`` for `fit` from a compiled recipe; images are normalised.
 
-    The scene of sample n of a seed is the one that `fdif generate` writes as n.
+    The scene of sample n of a seed is the one that `fdif generate` writes as n, where no curriculum changes how scenes
+    are drawn.
     """
 
     def make_batch(
-        keys: jax.Array, _: Any
+        keys: jax.Array, sampling: Sampling | None
     ) -> tuple[Float[Array, "B D H W 1"], Integer[Array, "B *tasks D H W"]]:
-        images, labels = program.batch(keys)
+        images, labels = program.batch(keys, sampling)
         return normalise(images)[..., None], labels
 
     return make_batch
@@ -46,8 +48,8 @@ def views_batch(program: World, looks: int, *, augment: bool) -> MakeBatch:
         keys = [view_key(key, v, AUGMENTATION, OTHER_AUGMENTATIONS) for v in range(looks)]
         return jnp.stack([random_intensity(k, image) for k, image in zip(keys, images, strict=True)])
 
-    def make_batch(keys: jax.Array, _: Any) -> tuple[Float[Array, "B V D H W 1"], Targets]:
-        views = program.batch_views(keys, looks)
+    def make_batch(keys: jax.Array, sampling: Sampling | None) -> tuple[Float[Array, "B V D H W 1"], Targets]:
+        views = program.batch_views(keys, looks, sampling)
         images = jax.vmap(changed)(keys, jax.vmap(normalise)(views.images))
         return images[..., None], Targets(views.label, views.owner, keys)
 

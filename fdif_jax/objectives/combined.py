@@ -143,6 +143,10 @@ class Combined:
         """The most probable class of every voxel; see `Segmentation.predict`."""
         return self.segmentation.predict(outputs)
 
+    def overlap(self, outputs: Outputs, targets: Targets) -> Int[Array, "3 classes"]:
+        """How far classes are recognised in all looks; see `Segmentation.overlap`."""
+        return self.segmentation.overlap(outputs.logits, jnp.repeat(targets.label, self.looks, axis=0))
+
     def _class_loss(self, outputs: Outputs, targets: Targets) -> Float[Array, ""]:
         return self.segmentation.loss(outputs.logits, jnp.repeat(targets.label, self.looks, axis=0))
 

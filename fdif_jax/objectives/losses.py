@@ -150,11 +150,23 @@ def dice_per_class(
         label: class ids, the same grid.
         num_classes: C, background included.
     """
+    return dice_of(*overlap_per_class(prediction, label, num_classes))
+
+
+def overlap_per_class(
+    prediction: Integer[Array, "..."], label: Integer[Array, "..."], num_classes: int
+) -> tuple[Integer[Array, " foreground"], Integer[Array, " foreground"], Integer[Array, " foreground"]]:
+    """Voxels of every foreground class: in prediction and label, in the prediction, in the label.
+
+    Args:
+        prediction: class ids.
+        label: class ids, the same grid.
+        num_classes: C, background included.
+    """
     classes = jnp.arange(1, num_classes)
     predicted = prediction.reshape(-1, 1) == classes
     labelled = label.reshape(-1, 1) == classes
-    overlap = (predicted & labelled).sum(0)
-    return dice_of(overlap, predicted.sum(0), labelled.sum(0))
+    return (predicted & labelled).sum(0), predicted.sum(0), labelled.sum(0)
 
 
 @jax.jit

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.objectives.losses import LOSSES, cross_entropy, deeply_supervised
+from fdif_jax.objectives.losses import LOSSES, cross_entropy, deeply_supervised, overlap_per_class
 from fdif_jax.tasks import Task
 
 Scores = Float[Array, "B D H W C"] | Sequence[Float[Array, "B d h w C"]]
@@ -70,6 +70,17 @@ class Segmentation:
         finest = outputs[0] if isinstance(outputs, Sequence) else outputs
         classes = [scores.argmax(-1) for scores in _parted(finest, self._sizes)]
         return classes[0] if len(classes) == 1 else jnp.stack(classes, axis=1)
+
+    def overlap(self, outputs: Scores, labels: Integer[Array, "B *tasks D H W"]) -> Int[Array, "3 classes"]:
+        """Voxels of every foreground class in the whole batch, task after task: rows as of `overlap_per_class`."""
+        found = self.predict(outputs)
+        if len(self.tasks) == 1:
+            found, labels = found[:, None], labels[:, None]
+        counts = [
+            jnp.stack(overlap_per_class(found[:, task], labels[:, task], size))
+            for task, size in enumerate(self._sizes)
+        ]
+        return jnp.concatenate(counts, axis=1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, UInt
+from jaxtyping import Array, Float, Int, UInt
 
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import LOOK, OTHER_LOOKS, sample_key, view_key
@@ -23,6 +23,7 @@ from fdif_jax.rendering.pallas_kernel import TileKernel
 from fdif_jax.rendering.renderer import Renderer, Rendering, Table, whole_numbers
 from fdif_jax.scenes.classes import Families, ObjectClass, classes_of, tasks_of
 from fdif_jax.scenes.documents import Scene, SceneObject
+from fdif_jax.scenes.placement import Sampling
 from fdif_jax.scenes.recipe import Mixture, Recipe
 from fdif_jax.scenes.replay import render_scenes
 from fdif_jax.sdf.grid import Grid
@@ -98,25 +99,25 @@ class World:
         """Number of foreground classes of the (first) label map."""
         return len(self.class_names)
 
-    def sample(self, key: jax.Array) -> Volumes:
+    def sample(self, key: jax.Array, sampling: Sampling | None = None) -> Volumes:
         """Image (uint8, 0 … 128) and label (uint8 or uint16), both ``(D, H, W)``, of a random scene.
 
-        With several tasks the label is ``(T, D, H, W)``.
+        With several tasks the label is ``(T, D, H, W)``. With a ``sampling`` the scene is another one, drawn so.
         """
-        images, label, _ = self.views(key, 1)
+        images, label, _ = self.views(key, 1, sampling)
         return images[0], label
 
-    def views(self, key: jax.Array, number: int) -> Views:
+    def views(self, key: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
         """``number`` looks of the scene that `sample` shows; they differ as far as the recipe's look is random."""
         raise NotImplementedError
 
-    def batch_views(self, keys: jax.Array, number: int) -> Views:
+    def batch_views(self, keys: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
         """Views of several keys, one scene after another: never under `vmap`, which would run every branch."""
-        return lax.map(lambda key: self.views(key, number), keys)
+        return lax.map(lambda key: self.views(key, number, sampling), keys)
 
-    def batch(self, keys: jax.Array) -> Batch:
+    def batch(self, keys: jax.Array, sampling: Sampling | None = None) -> Batch:
         """Samples of several keys, as `batch_views` draws them."""
-        images, labels, _ = self.batch_views(keys, 1)
+        images, labels, _ = self.batch_views(keys, 1, sampling)
         return images[:, 0], labels
 
     @cached_property
@@ -188,19 +189,26 @@ class Program(World):
             partial_volume=self.recipe.look.partial_volume,
         )
 
-    def draw(self, key: jax.Array, drawn: Int[Array, " n"] | None = None) -> Table:
+    def draw(
+        self, key: jax.Array, drawn: Int[Array, " n"] | None = None, sampling: Sampling | None = None
+    ) -> Table:
         """A random scene as a table.
 
         Args:
             key: random key.
             drawn: classes (counted from 0) of the ``max_objects`` objects; None to choose them as the placement does.
+            sampling: what is drawn otherwise than the recipe says; objects beyond the number are not there.
         """
         recipe, size, placement = self.recipe, self.recipe.max_objects, self.recipe.placement
         count_key, factor_key, pose_key, shape_key = jax.random.split(key, 4)
-        count = jax.random.randint(count_key, (), recipe.min_objects, size + 1)
+        between: tuple[Any, Any] = (recipe.min_objects, size)
+        if sampling is not None:
+            between = sampling.between(*between)
+        count = jax.random.randint(count_key, (), between[0], between[1] + 1)
         class_key, displacement_key, mapper_key = jax.random.split(factor_key, 3)
         if drawn is None:
-            drawn = placement.choose(class_key, size, self)
+            logits = None if sampling is None else self._class_logits(sampling)
+            drawn = placement.choose(class_key, size, self, logits)
         displacement = _factor(
             displacement_key, drawn, [c.displacement for c in self.classes], self._displacement_names
         )
@@ -209,38 +217,44 @@ class Program(World):
         branch, row = self.families.draw(jax.random.split(shape_key, size), family, self.renderer.width)
         inverse = jnp.broadcast_to(jnp.eye(3, 4), (size, 3, 4))
         label = jnp.asarray(self._labels[1], jnp.int32)[drawn]
-        return placement.place(
-            pose_key, self, Table(count, branch, row, inverse, displacement, mapper, label)
-        )
+        table = Table(count, branch, row, inverse, displacement, mapper, label)
+        return placement.place(pose_key, self, table, None if sampling is None else sampling.scale)
+
+    def _class_logits(self, sampling: Sampling) -> Float[Array, " classes"]:
+        """Those of the label maps' classes for what an object can be: sums over the maps."""
+        tasks, ids = self._labels
+        first = np.cumsum([0, *(len(task.class_names) for task in tasks[:-1])])
+        return jnp.sum(sampling.class_logits[ids - 1 + first], axis=1)
 
     @cached_property
     def _renders_batches(self) -> bool:
         """Whether scenes are rendered side by side, as on a GPU."""
         return jax.default_backend() == "gpu" if self.kernel == "auto" else self.kernel != "off"
 
-    def views(self, key: jax.Array, number: int) -> Views:
+    def views(self, key: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
         """Looks of a random scene; see `World.views`."""
         if not self._renders_batches:
-            return self._scanned(number, key)
-        return jax.tree.map(lambda volumes: volumes[0], self.batch_views(key[None], number))
+            return self._scanned(number, sampling, key)
+        return jax.tree.map(lambda volumes: volumes[0], self.batch_views(key[None], number, sampling))
 
-    def batch_views(self, keys: jax.Array, number: int) -> Views:
+    def batch_views(self, keys: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
         """Views of several keys: one scene after another, or side by side on a GPU."""
-        scan, side_by_side = (partial(way, number) for way in (self._scanned, self._side_by_side))
+        scan, side_by_side = (partial(way, number, sampling) for way in (self._scanned, self._side_by_side))
         if not self._renders_batches:
             return lax.map(scan, keys)
         if self.kernel == "auto":  # the same program may be compiled for a CPU, too
             return lax.platform_dependent(keys, cuda=side_by_side, default=partial(lax.map, scan))
         return side_by_side(keys)
 
-    def _scanned(self, number: int, key: jax.Array) -> Views:
-        return self._looked_at(number, key, self.renderer.render(self.draw(key)))
+    def _scanned(self, number: int, sampling: Sampling | None, key: jax.Array) -> Views:
+        return self._looked_at(number, key, self.renderer.render(self.draw(key, sampling=sampling)))
 
-    def _side_by_side(self, number: int, keys: jax.Array) -> Views:
+    def _side_by_side(self, number: int, sampling: Sampling | None, keys: jax.Array) -> Views:
         render: TileKernel | BranchFree = TileKernel(self.renderer, interpret=self.kernel == "interpret")
         if self.kernel == "auto" and TileKernel.refusal(self.renderer):
             render = BranchFree(self.renderer)
-        return jax.vmap(partial(self._looked_at, number))(keys, render.render(jax.vmap(self.draw)(keys)))
+        tables = jax.vmap(partial(self.draw, sampling=sampling))(keys)
+        return jax.vmap(partial(self._looked_at, number))(keys, render.render(tables))
 
     def _looked_at(self, number: int, key: jax.Array, rendering: Rendering) -> Views:
         images = [_seen(self.recipe.look, key, view, *rendering, self.objects) for view in range(number)]
@@ -321,13 +335,14 @@ class MixedProgram(World):
         weights = jnp.asarray([part.weight for part in self.recipe.parts])
         return jax.random.categorical(choice, jnp.log(weights)), rest
 
-    def views(self, key: jax.Array, number: int) -> Views:
+    def views(self, key: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
         """Looks of a scene of one of the parts, with its label ids in the common label space."""
         part, rest = self._choose(key)
         objects = self.objects
 
         def of(program: Program, ids: np.ndarray, key: jax.Array) -> Views:
-            images, label, owner = program.views(key, number)
+            own = sampling and sampling._replace(class_logits=sampling.class_logits[ids[1:] - 1])
+            images, label, owner = program.views(key, number, own)
             return Views(images, jnp.asarray(ids)[label], owner.astype(whole_numbers(objects)))
 
         draws = [partial(of, *pair) for pair in zip(self.parts, self._ids, strict=True)]

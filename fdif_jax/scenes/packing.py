@@ -65,7 +65,9 @@ class Packed(Placement):
             raise FdifError(f"max_overlap of the placement must be from 0 to 1, not {self.max_overlap:g}")
         at_least(self, 1, "tries")
 
-    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
+    def place(
+        self, key: jax.Array, program: SceneProgram, table: Table, scale: Float[Array, ""] | None = None
+    ) -> Table:
         """The table with the objects at their places; pure and jittable."""
         size = table.branch.shape[0]
         turn_key, place_key = jax.random.split(key)
@@ -73,11 +75,16 @@ class Packed(Placement):
         if program.recipe.transform:
             turns = jax.random.randint(turn_key, (size,), 0, len(TURNS))
         linear = jnp.asarray(TURNS)[turns]
+        back = jnp.swapaxes(linear, 1, 2)
+        if scale is not None:
+            # Of sixteenths, so that a moved and enlarged object lies on the voxels just as one at the origin does.
+            shrink = jnp.maximum(jnp.round(16 / scale), 1) / 16
+            linear, back = linear / shrink, back * shrink
         lowest, highest = _ranges(program.renderer, table, linear)
-        voxels = _Voxels(program.renderer, table, linear)
+        voxels = _Voxels(program.renderer, table, back)
         order, shifts, placed = self._pack(place_key, voxels, lowest, highest)
 
-        table = table._replace(inverse=_inverse(linear, shifts))
+        table = table._replace(inverse=_inverse(back, shifts))
         order = order[jnp.argsort(~placed[order], stable=True)]
         rows = table._replace(number=jnp.zeros(size))
         return jax.tree.map(lambda leaf: leaf[order], rows)._replace(number=jnp.sum(placed, dtype=jnp.int32))
@@ -143,9 +150,8 @@ def _shifted(
     return left | carried, (z, y, x // BITS)
 
 
-def _inverse(linear: Float[Array, "n 3 3"], shifts: Int[Array, "n 3"]) -> Float[Array, "n 3 4"]:
-    """World → local of turns and whole-voxel shifts; exact, as all numbers are small and whole."""
-    back = jnp.swapaxes(linear, 1, 2)
+def _inverse(back: Float[Array, "n 3 3"], shifts: Int[Array, "n 3"]) -> Float[Array, "n 3 4"]:
+    """World → local of turns back and whole-voxel shifts; exact, as all numbers are small and whole or sixteenths."""
     offset = jnp.sum(back * shifts[:, None, :].astype(jnp.float32), axis=-1)
     return jnp.concatenate([back, -offset[..., None]], axis=2)
 
@@ -153,7 +159,10 @@ def _inverse(linear: Float[Array, "n 3 3"], shifts: Int[Array, "n 3"]) -> Float[
 def _ranges(
     renderer: Renderer, table: Table, linear: Float[Array, "n 3 3"]
 ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
-    """The least and the greatest shift (x, y, z) that keeps each turned object's box within the grid."""
+    """The least and the greatest shift (x, y, z) that keeps each turned object's box within the grid.
+
+    ``linear`` is local → world.
+    """
     frames = [partial(_frame, structure) for structure in renderer.structures]
     grid = renderer.grid
     edges, top = jnp.asarray(grid.edges, jnp.float32), jnp.asarray(grid.highest, jnp.float32)
@@ -183,7 +192,7 @@ class _Voxels:
 
     renderer: Renderer
     table: Table
-    linear: Float[Array, "n 3 3"]
+    back: Float[Array, "n 3 3"]
 
     @property
     def moves_rigidly(self) -> bool:
@@ -203,7 +212,7 @@ class _Voxels:
         one = jax.tree.map(
             lambda leaf: leaf[o][None], self.table._replace(number=jnp.zeros_like(self.table.branch))
         )
-        one = one._replace(inverse=_inverse(self.linear[o][None], shift[None]))
+        one = one._replace(inverse=_inverse(self.back[o][None], shift[None]))
         first, steps = renderer.visible_tiles(one, plan.tile)
         evaluate, fields = renderer.evaluators(), renderer.displacement_fields()
         places = jnp.arange(BITS, dtype=jnp.uint32)

@@ -7,7 +7,7 @@ here scatters objects or centres them; `packing` limits their overlap, `fdif_jax
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,27 @@ from fdif_jax.vocabulary.vocabulary import Vocabulary
 
 MAX_SHIFT = 0.35
 MAX_SHEAR = 0.1
+
+
+class Sampling(NamedTuple):
+    """How scenes are drawn otherwise than the recipe says; its arrays may be traced.
+
+    Attributes:
+        class_logits: logarithms of how often each foreground class is drawn, up to a constant; the classes of several
+            label maps one after another, whose sums count then.
+        objects: greatest number of objects in a scene, from 1 to the recipe's; where it lies below the recipe's least,
+            the number itself.
+        scale: how many times larger objects are than the recipe has them.
+    """
+
+    class_logits: Float[Array, " classes"]
+    objects: Int[Array, ""]
+    scale: Float[Array, ""]
+
+    def between(self, least: int, most: int) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """Least and greatest number of objects where the recipe has these."""
+        most_now = jnp.clip(self.objects, 1, most)
+        return jnp.minimum(least, most_now), most_now
 
 
 class SceneProgram(Protocol):
@@ -51,17 +72,39 @@ class SceneProgram(Protocol):
 class Placement(Choice):
     """Base of placements."""
 
-    def choose(self, key: jax.Array, size: int, program: SceneProgram) -> Int[Array, " size"]:
-        """Classes (counted from 0) of ``size`` objects: each drawn from all classes, with replacement."""
+    def choose(
+        self,
+        key: jax.Array,
+        size: int,
+        program: SceneProgram,
+        logits: Float[Array, " classes"] | None = None,
+    ) -> Int[Array, " size"]:
+        """Classes (counted from 0) of ``size`` objects: each drawn from all classes, with replacement.
+
+        Args:
+            key: random key.
+            size: number of objects.
+            program: whose scene it is.
+            logits: of the classes, as of `Sampling`; all alike if not given.
+        """
+        if logits is not None:
+            return jax.random.categorical(key, logits, shape=(size,)).astype(jnp.int32)
         return jax.random.randint(key, (size,), 0, len(program.classes))
 
-    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
+    def place(
+        self,
+        key: jax.Array,
+        program: SceneProgram,
+        table: Table,
+        scale: Float[Array, ""] | None = None,
+    ) -> Table:
         """The table with all objects in place; pure and jittable.
 
         Args:
             key: random key.
             program: whose scene it is.
             table: drawn objects, their ``inverse`` the identity.
+            scale: how many times larger objects are than usual.
         """
         raise NotImplementedError
 
@@ -72,11 +115,13 @@ class Scattered(Placement):
 
     kind: ClassVar[str] = "scattered"
 
-    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
+    def place(
+        self, key: jax.Array, program: SceneProgram, table: Table, scale: Float[Array, ""] | None = None
+    ) -> Table:
         """Every object gets a pose of its own (`draw_pose`)."""
         keys = jax.random.split(key, table.branch.size)
         pose = jax.vmap(partial(draw_pose, grid=program.grid, turn=program.recipe.transform))
-        return table._replace(inverse=jax.vmap(invert)(pose(keys)))
+        return _enlarged(table._replace(inverse=jax.vmap(invert)(pose(keys))), scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +142,9 @@ class Centred(Placement):
         if not self.scale > 0:
             raise FdifError(f"scale of the placement must be above 0, not {self.scale:g}")
 
-    def place(self, key: jax.Array, program: SceneProgram, table: Table) -> Table:
+    def place(
+        self, key: jax.Array, program: SceneProgram, table: Table, scale: Float[Array, ""] | None = None
+    ) -> Table:
         """Every object is turned and sheared about the centre."""
         keys = jax.random.split(key, table.branch.size)
         edges = jnp.asarray(program.grid.edges, jnp.float32)
@@ -106,7 +153,13 @@ class Centred(Placement):
         middle = (edges - 1) / 2 - jnp.floor(edges / 2)
         turn = jax.vmap(partial(draw_pose, grid=program.grid, turn=program.recipe.transform))
         linear = jnp.linalg.inv(turn(keys)[:, :, :3]) * stretch
-        return table._replace(inverse=jnp.concatenate([linear, -(linear @ middle)[:, :, None]], axis=2))
+        placed = table._replace(inverse=jnp.concatenate([linear, -(linear @ middle)[:, :, None]], axis=2))
+        return _enlarged(placed, scale)
+
+
+def _enlarged(table: Table, scale: Float[Array, ""] | None) -> Table:
+    """Every object so many times larger about its own origin."""
+    return table if scale is None else table._replace(inverse=table.inverse / scale)
 
 
 def draw_pose(key: jax.Array, grid: Grid, turn: bool) -> Float[Array, "3 4"]:

@@ -89,11 +89,10 @@ class Checkpoints:
         """
         if step == self.latest():
             return
-        parts = {"weights": state.weights, "moments": _numbered(state.moments), "average": state.average}
+        parts = _parts(state)
         if jax.default_backend() == "cpu":
             # The training step is about to donate these very buffers, of which Orbax keeps a view on a CPU.
             parts = jax.tree.map(jnp.copy, parts)
-        parts = {name: part for name, part in parts.items() if part}
         parts[_SUMS] = _checksums(parts)
         saved = {name: self._ocp.args.StandardSave(part) for name, part in parts.items()}
         metrics = {"score": UNSCORED if score is None else score}
@@ -154,16 +153,17 @@ class Checkpoints:
     def _state(self, step: int, fresh: State) -> State:
         there = self._manager.item_metadata(step)
         check_same_network(f"the checkpoint of step {step}", dict(there["weights"]), fresh.weights)
-        parts = {"weights": fresh.weights, "moments": _numbered(fresh.moments), "average": fresh.average}
         wanted = {
             name: {k: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for k, a in part.items()}
-            for name, part in parts.items()
-            if part
+            for name, part in _parts(fresh).items()
         }
         saved = self._restore(step, wanted)
-        number = iter(range(len(wanted["moments"])))
-        moments = jax.tree.map(lambda _: saved["moments"][str(next(number))], fresh.moments)
-        return State(dict(saved["weights"]), moments, dict(saved["average"]) if fresh.average else {})
+        return State(
+            dict(saved["weights"]),
+            _like(fresh.moments, saved["moments"]),
+            dict(saved["average"]) if fresh.average else {},
+            _like(fresh.competence, saved["competence"]) if fresh.competence else fresh.competence,
+        )
 
     def _restore(self, step: int, wanted: Mapping[str, Any]) -> Any:
         """Parts of a checkpoint; raises if they are not what was written."""
@@ -256,8 +256,24 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def _parts(state: State) -> dict[str, dict[str, jax.Array]]:
+    """The parts of a state that are not empty, each as arrays by name."""
+    parts = {
+        "weights": state.weights,
+        "moments": _numbered(state.moments),
+        "average": state.average,
+        "competence": _numbered(state.competence),
+    }
+    return {name: part for name, part in parts.items() if part}
+
+
 def _numbered(tree: Any) -> dict[str, jax.Array]:
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _like(tree: Any, numbered: Mapping[str, jax.Array]) -> Any:
+    """The tree of such a form that was `_numbered`."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [numbered[str(i)] for i in range(len(numbered))])
 
 
 def check_same_network(what: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

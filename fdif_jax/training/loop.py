@@ -24,7 +24,7 @@ from fdif_jax.training.network import Network, State, Weights
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import any_process
 from fdif_jax.training.runs import Run
-from fdif_jax.training.updates import Loss, MakeBatch, compiled, fresh_state, update_of
+from fdif_jax.training.updates import Course, Loss, MakeBatch, compiled, fresh_state, update_of
 
 # XLA runs convolutions inside a loop on one core of a CPU (3.4 times slower on two cores), so there a call is
 # one step; on an accelerator one call does several, and the host is asked nothing in between.
@@ -40,6 +40,7 @@ def fit(
     *,
     loss: Loss,
     feed: Callable[[int], Any] | None = None,
+    course: Course | None = None,
     devices: Devices | None = None,
     validate: Callable[[Weights, int], Mapping[str, float]] | None = None,
     validate_every: int = 0,
@@ -63,6 +64,7 @@ def fit(
         run: an opened run (`open_run`).
         loss: what the network gives in training, and labels → what is minimised.
         feed: step (from 0) → host arrays with a row for every sample of this process, which are then ``data``.
+        course: a curriculum (`SceneCourse`), which then says what ``data`` is.
         devices: where to train; all of this process's if not given.
         validate: weights and step → measurements, called every ``validate_every`` steps and at the end; ``score``
             among them ranks the checkpoints.
@@ -85,7 +87,9 @@ def fit(
     devices.check_batch(plan.batch_size, plan.accumulate)
     intervals = (log_every, validate_every, checkpoint_every, keep_every)
     with run.checkpoints(keep_every=keep_every) as checkpoints, _stop_requests() as stopped:
-        loop = _Loop(network, plan, run, devices, checkpoints, intervals, stopped, validate, patience, report)
+        loop = _Loop(
+            network, plan, run, devices, checkpoints, intervals, stopped, validate, patience, report, course
+        )
         return loop.train(make_batch, data, loss, feed)
 
 
@@ -111,6 +115,7 @@ class _Loop:
     validate: Callable[[Weights, int], Mapping[str, float]] | None
     patience: int
     report: Callable[[int, Mapping[str, float]], None]
+    course: Course | None
 
     def train(
         self, make_batch: MakeBatch, data: Any, loss: Loss, feed: Callable[[int], Any] | None
@@ -118,7 +123,7 @@ class _Loop:
         """From the newest checkpoint to the last step; see `fit`."""
         plan, run = self.plan, self.run
         log_every, validate_every, *saves_every = self.intervals
-        done, state = run.resume(self.checkpoints, fresh_state(self.network, plan, self.devices))
+        done, state = run.resume(self.checkpoints, fresh_state(self.network, plan, self.devices, self.course))
         if done == plan.steps or _no_better(run, self.patience):
             self.report(done, run.history[-1] if run.history else {})
             return state.result
@@ -139,7 +144,7 @@ class _Loop:
             enough = bool(validated) and not best and _no_better(run, self.patience, now=1)
             save = last or best or stopping or enough or _due(done, *saves_every)
             if save or validated or done % log_every == 0:
-                measured = self._measured(done, losses, seconds) | {
+                measured = self._measured(done, losses, seconds, state) | {
                     name: value for name, value in validated.items() if not np.isnan(value)
                 }
                 run.record(step=done, **measured)
@@ -168,7 +173,9 @@ class _Loop:
         per_call = 1 if one_by_one else min(STEPS_PER_CALL, self.intervals[0])
         fed = done
         data = devices.divide(feed(done)) if feed else devices.copy_to_all(data)
-        update = update_of(self.network, make_batch, plan, loss, devices, fed=feed is not None)
+        update = update_of(
+            self.network, make_batch, plan, loss, devices, fed=feed is not None, course=self.course
+        )
         advance = compiled(update, state, data, per_call, devices)
         while done < plan.steps:
             start = time.perf_counter()
@@ -180,11 +187,13 @@ class _Loop:
             done = stop
             yield done, state, trace, time.perf_counter() - start
 
-    def _measured(self, done: int, losses: Sequence[float], seconds: float) -> dict[str, float]:
+    def _measured(self, done: int, losses: Sequence[float], seconds: float, state: State) -> dict[str, float]:
+        shown = self.course.measured(jax.tree.map(np.asarray, state.competence)) if self.course else {}
         return {
             "loss": float(np.mean(losses)),
             "volumes_per_second": round(self.plan.batch_size * len(losses) / seconds, 3),
             "learning_rate": float(self.plan.schedule(done - 1)),
+            **shown,
         }
 
 

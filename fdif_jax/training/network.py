@@ -96,11 +96,13 @@ class State(NamedTuple):
         weights: what the network has learnt, by name.
         moments: the optimiser's state.
         average: the moving average of the weights; empty where none is kept.
+        competence: what a curriculum knows of the learner, a pytree of small arrays; empty without one.
     """
 
     weights: Weights
     moments: Any
     average: Weights
+    competence: Any = ()
 
     @property
     def result(self) -> Weights:

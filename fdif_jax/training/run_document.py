@@ -123,6 +123,7 @@ class RunDocument:
         task: of a pre-training: segmentation, classification or multilabel.
         objective: weights of its objectives and how voxels are contrasted, where it has others than classes.
         recipe: that was pre-trained on, as plain data.
+        curriculum: how what is drawn follows what was learnt, as plain data.
         data: or the files.
         init: where a fine-tuning began.
         dataset: its cases.
@@ -142,6 +143,7 @@ class RunDocument:
     task: str | None = None
     objective: Table | None = None
     recipe: Table | None = None
+    curriculum: Table | None = None
     data: Files | None = None
     init: Start | None = None
     dataset: CasesUsed | None = None

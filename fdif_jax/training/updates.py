@@ -1,8 +1,8 @@
 """The update: one step as a pure function of the state and its number, compiled for the devices at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
+from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key, stream
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.network import Network, State, Weights
@@ -22,15 +23,37 @@ Batch = tuple[
 MakeBatch = Callable[[jax.Array, Any], Batch]
 Loss = Callable[[Any, Array], Float[Array, ""]]
 Update = Callable[[State, Array, Any], tuple[State, Float[Array, "2"]]]
-Differentiate = Callable[[Weights, Weights, Array, Array, Any], tuple[Array, Weights, Weights]]
-"""Parameters, statistics, samples' keys, the network's key, data → loss, gradient, new statistics."""
+Differentiate = Callable[[Weights, Weights, Array, Array, Any], tuple[Array, Weights, Weights, Any]]
+"""Parameters, statistics, samples' keys, the network's key, data → loss, gradient, new statistics, what a course
+counts."""
 
 
-def fresh_state(network: Network, plan: TrainingPlan, devices: Devices) -> State:
+class Course(Protocol):
+    """A curriculum: what is drawn follows what was learnt, by pure functions."""
+
+    def begin(self) -> Any:
+        """The competence before the first step, a pytree of small arrays."""
+
+    def sampling(self, competence: Any) -> Any:
+        """How the next batch is drawn: the ``data`` of ``make_batch``."""
+
+    def count(self, outputs: Any, labels: Any) -> Any:
+        """What a batch says of the learner: a pytree of whole numbers, which are summed over the parts of a batch."""
+
+    def learn(self, competence: Any, counts: Any) -> Any:
+        """The competence after a step."""
+
+    def measured(self, competence: Any) -> Mapping[str, float]:
+        """What a person is shown of it."""
+
+
+def fresh_state(
+    network: Network, plan: TrainingPlan, devices: Devices, course: Course | None = None
+) -> State:
     """The state before the first step, on the devices; the network's own weights stay as they are."""
     moments = plan.optimiser(network.rates).init({name: network.weights[name] for name in network.parameters})
     average = network.weights if plan.ema else {}
-    return devices.place(State(network.weights, moments, average))
+    return devices.place(State(network.weights, moments, average, course.begin() if course else ()))
 
 
 def step_numbers(plan: TrainingPlan, done: int | Array) -> Array:
@@ -46,6 +69,7 @@ def update_of(
     devices: Devices,
     *,
     fed: bool = False,
+    course: Course | None = None,
 ) -> Update:
     """One step as a pure function: state, number of steps done, data → state, (loss, norm of the gradient).
 
@@ -56,20 +80,27 @@ def update_of(
         loss: as in `fit`.
         devices: where.
         fed: data has a row for every sample of the batch.
+        course: says how each batch is drawn; data is not asked then.
+
+    Raises:
+        FdifError: a course, and batches that are fed.
     """
+    if course and fed:
+        raise FdifError("a curriculum changes how scenes are drawn in the step; leave out feed")
     optimiser = plan.optimiser(network.rates)
     draw = devices.spread(make_batch, True, fed)
 
-    def loss_of(parameters: Weights, statistics: Weights, batch: Batch, key: Array) -> tuple[Array, Weights]:
+    def loss_of(parameters: Weights, statistics: Weights, batch: Batch, key: Array) -> tuple[Array, tuple]:
         images, labels = batch
         outputs, changed = network.train(statistics | parameters, images, key)
-        return loss(outputs, labels), statistics | changed
+        counts = course.count(outputs, labels) if course else None
+        return loss(outputs, labels), (statistics | changed, counts)
 
     def differentiate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
-        (value, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+        (value, (statistics, counts)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             parameters, statistics, draw(keys, data), key
         )
-        return value, gradient, statistics
+        return value, gradient, statistics, counts
 
     gradient_of = differentiate if plan.accumulate == 1 else _in_parts(differentiate, plan.accumulate, fed)
 
@@ -78,36 +109,41 @@ def update_of(
         key = jax.random.fold_in(stream(plan.seed, "network"), done)
         parameters = {name: state.weights[name] for name in network.parameters}
         statistics = {name: state.weights[name] for name in state.weights.keys() - parameters.keys()}
-        value, gradient, statistics = gradient_of(parameters, statistics, keys, key, data)
+        data = course.sampling(state.competence) if course else data
+        value, gradient, statistics, counts = gradient_of(parameters, statistics, keys, key, data)
         changes, moments = optimiser.update(gradient, state.moments, parameters)
         new = statistics | optax.apply_updates(parameters, changes)
         trace = jnp.stack([value, optax.tree.norm(gradient)])
-        return State(new, moments, _average(plan.ema, done, state.average, new)), trace
+        competence = course.learn(state.competence, counts) if course else state.competence
+        return State(new, moments, _average(plan.ema, done, state.average, new), competence), trace
 
     return update
 
 
 def _in_parts(differentiate: Differentiate, parts: int, fed: bool) -> Differentiate:
-    """What ``differentiate`` gives, of the parts of a batch one after another; means over the parts."""
+    """What ``differentiate`` gives, of the parts of a batch one after another; means over the parts, sums of counts."""
 
     def split(array: Array) -> Array:
         return array.reshape(parts, -1, *array.shape[1:])
 
     def accumulate(parameters: Weights, statistics: Weights, keys: Array, key: Array, data: Any) -> tuple:
-        def add_part(carry: tuple, part: tuple) -> tuple[tuple, None]:
+        def add_part(carry: tuple, part: tuple) -> tuple[tuple, Any]:
             # The barrier keeps XLA from working on several parts at once, which would need the memory of all.
             now, (total, gradient, statistics) = lax.optimization_barrier((parameters, carry))
             keys, key, rows = part
-            value, change, statistics = differentiate(now, statistics, keys, key, rows if fed else data)
-            return (total + value, jax.tree.map(jnp.add, gradient, change), statistics), None
+            value, change, statistics, counts = differentiate(
+                now, statistics, keys, key, rows if fed else data
+            )
+            return (total + value, jax.tree.map(jnp.add, gradient, change), statistics), counts
 
         empty = (jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters), statistics)
         rows = jax.tree.map(split, data) if fed else None
         # Unrolled on a CPU, which runs what is in a loop on one core.
         unroll = jax.default_backend() == "cpu"
         every = (split(keys), jax.random.split(key, parts), rows)
-        (total, gradient, statistics), _ = lax.scan(add_part, empty, every, unroll=unroll)
-        return total / parts, jax.tree.map(lambda sum_: sum_ / parts, gradient), statistics
+        (total, gradient, statistics), counts = lax.scan(add_part, empty, every, unroll=unroll)
+        counts = jax.tree.map(lambda of_parts: of_parts.sum(0), counts)
+        return total / parts, jax.tree.map(lambda sum_: sum_ / parts, gradient), statistics, counts
 
     return accumulate
 

@@ -81,7 +81,7 @@ class Steps:
         source, devices = training.source, training.devices
         self._training = training
         self._per_call = 1 if source.feed else training.several
-        self._state = fresh_state(training.network, training.plan, devices)
+        self._state = fresh_state(training.network, training.plan, devices, source.course)
         update, data = training.update(training.plan), self._data(0)
         build = partial(compiled, update, self._state, data, self._per_call, devices)
         self._advance, self.compile_seconds = _timed_compilation(build)
@@ -228,7 +228,7 @@ def _compile(function: Callable, *arguments: Any, **options: Any) -> Any:
 
 def _compiled_step(training: Training, plan: TrainingPlan) -> Any:
     """One step, as `compiled` has it, to be asked and not to be run."""
-    state = fresh_state(training.network, plan, training.devices)
+    state = fresh_state(training.network, plan, training.devices, training.source.course)
     placed = (jax.tree.map(lambda a: a.sharding, state), training.devices.copied)
     update = training.update(plan)
     return _compile(update, state, np.int32(0), None, donate_argnums=0, out_shardings=placed)

@@ -27,7 +27,7 @@ from fdif_jax.viewing import viz
 
 CLASSES, CURVE, PREDICTION = "classes.jsonl", "curve.png", "prediction.png"
 PICTURES, TENSORBOARD = "pictures", "tensorboard"
-_CURVES = ("loss", "dice", "nsd", "accuracy", "retrieval", "learning_rate")
+_CURVES = ("loss", "dice", "nsd", "accuracy", "retrieval", "competence", "learning_rate")
 _FLUSH_SECONDS = 10
 
 
@@ -62,6 +62,8 @@ class TrainingBar:
             "dice": "Dice {:.3f}",
             "accuracy": "acc. {:.3f}",
             "retrieval": "retrieval {:.3f}",
+            "competence": "competence {:.2f}",
+            "objects": "{:.0f} objects",
             "volumes_per_second": "{:.3g} vol/s",
         }
         measured = [text.format(self._seen[name]) for name, text in texts.items() if name in self._seen]

@@ -44,9 +44,16 @@ class Training:
 
     def update(self, plan: TrainingPlan) -> Callable:
         """The step by a plan."""
-        fed = self.source.feed is not None
-        loss = self.source.objective.loss
-        return update_of(self.network, self.source.make_batch, plan, loss, self.devices, fed=fed)
+        source = self.source
+        return update_of(
+            self.network,
+            source.make_batch,
+            plan,
+            source.objective.loss,
+            self.devices,
+            fed=source.feed is not None,
+            course=source.course,
+        )
 
 
 def prepare(config: PretrainingOptions) -> Training:

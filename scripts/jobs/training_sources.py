@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import fdif_jax as fd
 from fdif_jax.batches.classification import classification_batch
+from fdif_jax.batches.curriculum import SceneCourse
 from fdif_jax.batches.files import FileSource, file_batch
 from fdif_jax.batches.scenes import scene_batch, views_batch, with_augmentation
 from fdif_jax.datasets.classification import centred, classes_of
@@ -18,7 +19,7 @@ from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.objectives.combined import Combined, parse_objective
 from fdif_jax.objectives.supervised import Classification, Objective, Segmentation
 from fdif_jax.scenes.compiler import Program, World
-from fdif_jax.scripts.options.objective import contrast_of
+from fdif_jax.scripts.options.objective import contrast_of, curriculum_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import recipe_of
 from fdif_jax.tasks import Task
@@ -44,6 +45,7 @@ class TrainingSource:
     files: Files | None = None  # or the dataset
     program: World | None = None  # what draws the scenes
     weighed: Mapping[str, Any] | None = None  # objectives beside classes, as plain data
+    course: SceneCourse | None = None  # a curriculum, as `fit` takes it
 
     def describe(self) -> str:
         """Its classes, for a person."""
@@ -66,6 +68,10 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingS
         )
     segmentation = Segmentation(program.tasks, config.loss)
     objective, make_batch, weighed = _objective(config, program, segmentation)
+    course, curriculum = None, curriculum_of(config)
+    if curriculum:
+        classes = sum(len(task.class_names) for task in program.tasks)
+        course = SceneCourse(curriculum, classes, program.objects, objective.overlap)
     return TrainingSource(
         name=f"recipe {config.recipe}",
         task="segmentation",
@@ -78,12 +84,13 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingS
         held_out=reserved_volumes(program, config.val_seed),
         program=program,
         weighed=weighed,
+        course=course,
     )
 
 
 def _objective(
     config: PretrainingOptions, program: World, segmentation: Segmentation
-) -> tuple[Objective | Combined, MakeBatch, dict[str, Any] | None]:
+) -> tuple[Segmentation | Combined, MakeBatch, dict[str, Any] | None]:
     """What ``--objective`` asks for, its batches, and what ``run.json`` tells of it."""
     weights, contrast = parse_objective(config.objective), contrast_of(config)
     if weights == {"class": 1.0}:
@@ -160,10 +167,14 @@ def source_of(config: PretrainingOptions, like: PlannedNetwork | None) -> Traini
 
     FdifError if options exclude each other; see `recipe_of` and `FileSource`.
     """
-    elsewhere = config.data is not None or config.task != "segmentation"
-    if elsewhere and parse_objective(config.objective) != {"class": 1.0}:
+    if config.data is not None or config.task != "segmentation":
         what = "--data" if config.data is not None else f"--task {config.task}"
-        raise FdifError(f"--objective {config.objective}: {what} gives classes alone; leave one of them out")
+        if parse_objective(config.objective) != {"class": 1.0}:
+            raise FdifError(
+                f"--objective {config.objective}: {what} gives classes alone; leave one of them out"
+            )
+        if config.curriculum is not None:
+            raise FdifError(f"--curriculum: {what} has no scenes that could follow it; leave one of them out")
     if config.data is not None:
         return files(config, like)
     return scenes(config, like) if config.task == "segmentation" else centred_objects(config, like)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from fdif_jax.scripts.options.recipe import RecipeOptions, SettingsOption
 from fdif_jax.scripts.options.training import TrainingOptions
@@ -24,6 +26,14 @@ class PretrainingOptions(TrainingOptions, RecipeOptions):
     contrast: SettingsOption = ()
     """Changes of the objective contrast: voxels a resolution, temperature, levels (resolutions, from the finest),
     features of an embedding, balance (how much more often voxels of small instances are drawn)."""
+    curriculum: Annotated[
+        tuple[str, ...] | None,
+        tyro.conf.arg(metavar="[KEY=VALUE ...]", help_behavior_hint="(default: off)"),
+    ] = None
+    """Scenes follow what was learnt: classes of low Dice are drawn more often, objects are few and large at first. Its
+    settings: goal (0.5), the mean Dice in training at which scenes are as the recipe has them; focus (1), a class is
+    drawn in proportion to (1 - Dice) to this power; floor (0.2), part of the draws that all classes share; objects
+    (0.25), part of the greatest number of objects, and scale (1.5), size of objects, in the first scenes."""
     task: Literal["segmentation", "classification", "multilabel"] = "segmentation"
     """Label voxels; or volumes of one centred object, by its class, or by shape, displacement and mapper."""
     grid_scale: float = 0.4

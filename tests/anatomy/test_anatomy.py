@@ -46,8 +46,8 @@ def laid_out(program):
         kept = {}
 
         class Kept(type(program.recipe.placement)):
-            def place(self, key, program, table):
-                table, kept["body"] = self.lay_out(key, program, table)
+            def place(self, key, program, table, scale=None):
+                table, kept["body"] = self.lay_out(key, program, table, scale)
                 return table
 
         placement = Kept(**{k: v for k, v in program.recipe.placement.to_dict().items() if k != "kind"})
@@ -151,6 +151,22 @@ def test_a_sample_is_the_same_alone_in_a_batch_and_from_its_document(tmp_path):
         for ours in (alone, (images[i], labels[i])):
             assert (np.asarray(ours[0]) == image).all() and (np.asarray(ours[1]) == label).all()
         assert len(np.unique(label)) > 5
+
+
+def test_organs_follow_weights_and_are_seen_from_closer_by():
+    program = fd.compile(recipe())
+    placement, wanted = program.recipe.placement, len(program.classes) // 2
+    logits = jnp.zeros(len(program.classes)).at[wanted].set(20.0)
+    chosen = jax.jit(lambda key: placement.choose(key, 12, program, logits))
+    for seed in range(5):
+        classes = np.asarray(chosen(jax.random.key(seed)))
+        assert classes[0] == wanted and len(set(classes.tolist())) == 12
+    even = jax.jit(lambda key: placement.choose(key, 12, program, 0 * logits)[0])
+    assert len({int(even(jax.random.key(seed))) for seed in range(20)}) > 5
+
+    bank = program.vocabulary.atlas.bank
+    body = jax.jit(lambda scale: placement._body(jax.random.key(0), program, bank, jnp.int32(3), scale).scale)
+    np.testing.assert_allclose(body(jnp.float32(2)), 2 * body(jnp.float32(1)), rtol=1e-5)
 
 
 def test_organs_mix_with_formulas_in_scattered_scenes():

@@ -24,7 +24,7 @@ SMALL = {
     "recipe": "random_tissue", "grid": (16, 16, 16), "primitives": ("sphere", "torus"), "min_objects": 2,
     "max_objects": 3, "sdf_mappers": ("inverse_cube",), "displacement_functions": ("ridge",), "steps": 4,
     "size": ("features=[4,8]",), "val_every": 2, "val_samples": 2, "objective": "class + 0.5*contrast",
-    "contrast": ("voxels=32", "features=8"), "lr": 1e-3,
+    "contrast": ("voxels=32", "features=8"), "lr": 1e-3, "curriculum": ("goal=0.8", "objects=0.5"),
 }  # fmt: skip
 
 
@@ -57,6 +57,21 @@ def test_classes_and_contrast_are_learnt_and_the_heads_stay_behind(whole):
     assert initial and not any("objective" in name for name in initial.state)
 
 
+def test_the_curriculum_is_told_and_the_run_goes_on_with_no_other(whole):
+    run = load_run(whole)
+    assert json.loads((whole / "run.json").read_text())["curriculum"] == {
+        "goal": 0.8, "focus": 1.0, "floor": 0.2, "objects": 0.5, "scale": 1.5
+    }  # fmt: skip
+    assert 0 < run.history[-1]["competence"] < 0.2 and run.history[-1]["objects"] == 2
+    for other, message in (
+        (None, r"curriculum\.goal is 0\.8 there and not set here"),
+        (("objects=0.5",), r"curriculum\.goal is 0\.8 there and 0\.5 here"),
+    ):
+        with pytest.raises(FdifError, match=message) as error:
+            pretrain.run(_config(whole, curriculum=other))
+        assert "\n" not in str(error.value)
+
+
 def test_it_resumes_to_the_bit(whole, tmp_path):
     training = prepare(_config(tmp_path / "run"))
 
@@ -74,7 +89,7 @@ def test_it_resumes_to_the_bit(whole, tmp_path):
             with open_run(tmp_path / "run", document) as run:
                 fit(
                     training.network, source.make_batch, None, training.plan, run, loss=source.objective.loss,
-                    checkpoint_every=2, report=report,
+                    checkpoint_every=2, report=report, course=source.course,
                 )  # fmt: skip
         except Stop:
             pass
@@ -108,7 +123,7 @@ def test_eight_devices_learn_what_one_does(tmp_path):
 
 @pytest.mark.slow("a training of two views; one is above")
 def test_contrast_alone_is_scored_by_retrieval(tmp_path):
-    pretrain.run(_config(tmp_path / "run", objective="contrast", steps=2))
+    pretrain.run(_config(tmp_path / "run", objective="contrast", curriculum=None, steps=2))
     last = load_run(tmp_path / "run").history[-1]
     assert last["score"] == last["retrieval"] and "dice" not in last
     assert 0 <= last["score"] <= 1

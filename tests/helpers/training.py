@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fdif_jax.batches.curriculum import Curriculum, SceneCourse
 from fdif_jax.batches.scenes import scene_batch, with_augmentation
 from fdif_jax.keys import RESERVED_SEEDS, sample_key
 from fdif_jax.models.layers import BatchNorm, dropout
 from fdif_jax.objectives.losses import dice_per_class, mean_dice
+from fdif_jax.objectives.supervised import Segmentation
+from fdif_jax.tasks import Task
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument
 
@@ -31,9 +34,11 @@ class Boxes:
 
     grid, class_names, num_classes = GRID, ("dark", "bright"), 2
 
-    def sample(self, key):
+    def sample(self, key, sampling=None):
         corner_key, class_key = jax.random.split(key)
         corner, label = jax.random.randint(corner_key, (3,), 0, 4), jax.random.randint(class_key, (), 1, 3)
+        if sampling is not None:
+            label = 1 + jax.random.categorical(class_key, sampling.class_logits)
         axes = jnp.meshgrid(*[jnp.arange(n) for n in GRID], indexing="ij")
         inside = jnp.stack([(a >= c) & (a < c + 4) for a, c in zip(axes, corner, strict=True)]).all(0)
         image, label = jnp.where(inside, 128 * (label - 1), 64), jnp.where(inside, label, 0)
@@ -42,11 +47,12 @@ class Boxes:
     def sample_at(self, seed, index):
         return self.sample(sample_key(jnp.uint32(seed), index))
 
-    def batch(self, keys):
-        return jax.lax.map(self.sample, keys)
+    def batch(self, keys, sampling=None):
+        return jax.lax.map(lambda key: self.sample(key, sampling), keys)
 
 
 BOXES = with_augmentation(scene_batch(Boxes()))
+COURSE = SceneCourse(Curriculum(focus=4.0), 2, 8, Segmentation((Task("class", ("dark", "bright")),)).overlap)
 
 
 class Validation:

@@ -87,8 +87,10 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     }
     assert there == {name for name in named if re.fullmatch(r"\w+[.\w]*", name)} - {"damaged"}
 
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(code, {})
+    course, sample = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(course, {})
+    assert capsys.readouterr().out == "5 1.5\n"
+    exec(sample, {})
     assert (tmp_path / "sample_12.png").stat().st_size > 1000
     assert load_run("runs/labels").network["outputs"] == [1, 2, 1]
     assert np.isfinite(load_run("runs/files").history[-1]["loss"])

@@ -116,6 +116,17 @@ def test_positions_are_uniform_within_the_grid():
         assert scipy.stats.chisquare(seen).pvalue > 1e-3
 
 
+def test_enlarged_objects_are_counted_as_they_are_painted():
+    program, table = stand_in((20, 24, 28), [box(3.0, 2.0, 4.0), box(3.0, 2.0, 4.0)])
+    place = jax.jit(lambda key: Packed(0.0).place(key, program, table, jnp.float32(1.45)))
+    placed = place(jax.random.key(2))
+    assert placed.number == 2
+    np.testing.assert_array_equal(placed.inverse[:, :, :3], np.tile(np.eye(3) * 11 / 16, (2, 1, 1)))
+    _, label = jax.jit(program.renderer.intensities)(placed)
+    # Half edges of 3, 2 and 4 voxels times 16/11, and the voxel in the middle; nothing cut off, nothing hidden.
+    np.testing.assert_array_equal(np.bincount(np.ravel(label))[1:], [9 * 5 * 11] * 2)
+
+
 @node
 class Unbounded(Shape):
     """A ball that does not say where it is."""

@@ -1,4 +1,7 @@
-"""Many devices and processes: the same losses as one, whatever is divided; run in processes of their own."""
+"""Many devices and processes: the same losses as one, whatever is divided; run in processes of their own.
+
+The runs have a curriculum, so that the samples themselves follow what all devices have learnt.
+"""
 
 import json
 import os
@@ -41,7 +44,7 @@ network = functional(t.Noisy(features=64))
 with open_run(path, t.DOCUMENT) as run:
     try:
         fit(network, t.BOXES, None, plan, run, loss=dice_cross_entropy, devices=place, checkpoint_every=8,
-              log_every=1, report=report, validate=t.Validation(network.apply), validate_every=12)
+              course=t.COURSE, log_every=1, report=report, validate=t.Validation(network.apply), validate_every=12)
     except Stop:
         pass
 print(place.count, jax.process_count())
@@ -80,6 +83,9 @@ def _same_run(path, other, rtol=2e-4):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=2e-3, err_msg=name)
     dice = [[m["dice"] for m in load_run(p).history if "dice" in m] for p in (path, other)]
     assert len(dice[1]) == 2
+    known = [[m["competence"] for m in load_run(p).history] for p in (path, other)]
+    assert known[1][-1] > known[1][0]
+    np.testing.assert_allclose(*known, rtol=1e-3)
     np.testing.assert_allclose(*dice, atol=0.03)
 
 
