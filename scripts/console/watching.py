@@ -20,6 +20,7 @@ import numpy as np
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
 from fdif_jax.io.files import append_json_line, read_json_lines, write_atomic, write_json_lines
+from fdif_jax.objectives.combined import MEASURES
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.tasks import Task
 from fdif_jax.training.processes import is_first_process
@@ -28,7 +29,7 @@ from fdif_jax.viewing import viz
 
 CLASSES, CURVE, PREDICTION = "classes.jsonl", "curve.png", "prediction.png"
 PICTURES, TENSORBOARD = "pictures", "tensorboard"
-_CURVES = ("loss", "dice", "nsd", "accuracy", "retrieval", "learning_rate")
+_CURVES = ("loss", "dice", "nsd", "accuracy", *MEASURES.values(), "learning_rate")
 _FLUSH_SECONDS = 10
 
 
@@ -63,6 +64,8 @@ class TrainingBar:
             "dice": "Dice {:.3f}",
             "accuracy": "acc. {:.3f}",
             "retrieval": "retrieval {:.3f}",
+            "distance_error": "distance {:.2f} voxels",
+            "restore_error": "restored {:.2f}",
             "volumes_per_second": "{:.3g} vol/s",
         }
         measured = [text.format(self._seen[name]) for name, text in texts.items() if name in self._seen]
