@@ -79,11 +79,11 @@ def measured(trainings: Mapping[str, Training], runs: int) -> dict[str, dict[str
 
 def _prepared(config: Config) -> dict[str, Training]:
     """What is trained by objective, `PLAIN` first; FdifError before anything is compiled."""
-    trainings = {}
-    for name in dict.fromkeys((PLAIN, *config.objectives)):
-        contrast = config.contrast if "contrast" in parse_objective(name) else ()
-        trainings[name] = prepare(dataclasses.replace(config, objective=name, contrast=contrast))
-    return trainings
+    names = dict.fromkeys((PLAIN, *config.objectives))
+    contrast = {name: config.contrast if "contrast" in parse_objective(name) else () for name in names}
+    return {
+        name: prepare(dataclasses.replace(config, objective=name, contrast=contrast[name])) for name in names
+    }
 
 
 def _print(console: Console, figures: Mapping[str, Any]) -> None:

@@ -22,9 +22,9 @@ from tests.helpers.paths import ROOT
 
 ALL = "class + 0.5*contrast + 2*distance + restore"
 SMALL = {
-    "recipe": "random_tissue", "grid": (16, 16, 16), "primitives": ("sphere", "torus"), "min_objects": 2,
-    "max_objects": 3, "sdf_mappers": ("inverse_cube",), "displacement_functions": ("ridge",), "steps": 4,
-    "size": ("features=[4,8]",), "val_every": 2, "val_samples": 2, "objective": ALL,
+    "recipe": "fdif", "look": ("gaussian=0.2",), "grid": (16, 16, 16), "primitives": ("sphere", "torus"),
+    "min_objects": 2, "max_objects": 3, "sdf_mappers": ("inverse_cube",), "displacement_functions": ("ridge",),
+    "steps": 4, "size": ("features=[4,8]",), "val_every": 2, "val_samples": 2, "objective": ALL,
     "contrast": ("voxels=32", "features=8"), "lr": 1e-3,
 }  # fmt: skip
 
@@ -47,7 +47,12 @@ def _kept(path):
 
 def test_all_objectives_are_learnt_and_the_heads_stay_behind(whole):
     run, kept = load_run(whole), _kept(whole)
-    assert run.document.objective["weights"] == {"class": 1.0, "contrast": 0.5, "distance": 2.0, "restore": 1.0}
+    assert run.document.objective["weights"] == {
+        "class": 1.0,
+        "contrast": 0.5,
+        "distance": 2.0,
+        "restore": 1.0,
+    }
     assert run.document.objective["contrast"]["voxels"] == 32
     assert {"dice", "retrieval", "distance_error", "restore_error"} <= set(run.history[-1])
     assert run.history[-1]["score"] == run.history[-1]["dice"]
@@ -139,7 +144,7 @@ def test_the_class_objective_is_the_one_without_objectives(tmp_path):
         ({"objective": "distances"}, "did you mean 'distance'"),
         ({"objective": "0*distance"}, "'0' is no weight"),
         (
-            {"recipe": "fdif", "objective": "restore", "contrast": (), "augment": False},
+            {"look": (), "objective": "restore", "contrast": (), "augment": False},
             "no look that degrades images, so there is nothing to restore",
         ),
     ],
