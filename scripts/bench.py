@@ -1,8 +1,10 @@
-"""Measure on this machine: the renderer, a step of pre-training, the networks beside their PyTorch originals, a GPU.
+"""Measure on this machine: the renderer, a step of pre-training and what objectives add to it, the networks beside
+their PyTorch originals, a GPU.
 
 Example:
     fdif bench render
     fdif bench training --preset quick
+    fdif bench objectives
     fdif bench networks --networks resenc_unet --json networks.json
     fdif bench gpu --out gpu
 """
@@ -13,10 +15,16 @@ from typing import Annotated, Any, Union
 import tyro
 
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.benchmarks import networks, render, training
+from fdif_jax.scripts.benchmarks import networks, objectives, render, training
 from fdif_jax.scripts.benchmarks.gpu import programme
 
-_MEASURED = {"render": render, "training": training, "networks": networks, "gpu": programme}
+_MEASURED = {
+    "render": render,
+    "training": training,
+    "objectives": objectives,
+    "networks": networks,
+    "gpu": programme,
+}
 Config: Any = Union[  # noqa: UP007  # of a tuple that is computed
     tuple(
         Annotated[module.Config, tyro.conf.subcommand(name, description=module.__doc__)]  # type: ignore[attr-defined]
@@ -25,9 +33,11 @@ Config: Any = Union[  # noqa: UP007  # of a tuple that is computed
 ]
 
 
-def defaults(arguments: Sequence[str]) -> training.Config | None:
+def defaults(arguments: Sequence[str]) -> Any:
     """The options of the preset that is asked for, of what has presets."""
-    return training.defaults(arguments) if arguments[:1] == ["training"] else None
+    having = {"training": training, "objectives": objectives}
+    measured = having.get(arguments[0]) if arguments else None
+    return measured.defaults(arguments) if measured else None
 
 
 def run(config: Any) -> None:

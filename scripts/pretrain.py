@@ -14,6 +14,7 @@ Example:
     fdif pretrain --recipe "fdif + 2*avs_db" --network swin_unetr --size feature_size=24 --out runs/mixed
     fdif pretrain --task classification --network primus --size M --out runs/classes
     fdif pretrain --recipe random_tissue --objective contrast --size tiny --grid 48 48 48 --out runs/contrast
+    fdif pretrain --preset quick --objective "class + distance" --out runs/distances
     fdif pretrain --preset quick --curriculum goal=0.6 scale=2 --out runs/course
     fdif pretrain --data datasets/published --network vnet --out runs/files
     fdif pretrain --preset fdif-primusm --distributed node0:9876,0/2 --shard-weights --out runs/two_nodes
@@ -29,8 +30,8 @@ from fdif_jax.evaluation.evaluator import Evaluator
 from fdif_jax.objectives.combined import Combined
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import Watch
+from fdif_jax.scripts.jobs.measures import measures_of
 from fdif_jax.scripts.jobs.prepared import Training, prepare
-from fdif_jax.scripts.jobs.retrieval import retrieval_of
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions as Config
 from fdif_jax.scripts.options.settings import check_least
@@ -96,7 +97,7 @@ def run(config: Config) -> None:
 def _validation(
     training: Training, watch: Watch, config: Config
 ) -> Callable[[Weights, int], dict[str, float]]:
-    """What `fit` measures on volumes that are never trained on: classes, where they are learnt, and retrieval."""
+    """What `fit` measures on volumes that are never trained on: classes, where they are learnt, and what else is."""
     source, network, devices = training.source, training.network, training.devices
     objective = source.objective
     names = objective.names if isinstance(objective, Combined) else ("class",)
@@ -107,14 +108,13 @@ def _validation(
     evaluator = Evaluator(
         source.held_out, predict, source.tasks, config.val_samples, spread=partial(OneEach, devices)
     )
-    find = retrieval_of(training, config.val_samples, config.val_seed) if "contrast" in names else None
+    others = None
+    if set(names) != {"class"}:
+        others = measures_of(training, config.val_samples, config.val_seed)
 
     def validate(weights: Weights, step: int) -> dict[str, float]:
         measured = watch.evaluation(step, evaluator(weights)) if "class" in names else {}
-        if find is None:
-            return measured
-        found = find(weights)
-        return {"retrieval": found, "score": found} | measured
+        return (others(weights) if others else {}) | measured
 
     return validate
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Integer
 
 from fdif_jax.batches.augmentation import random_intensity
 from fdif_jax.keys import AUGMENTATION, OTHER_AUGMENTATIONS, view_key
-from fdif_jax.objectives.combined import Targets
+from fdif_jax.objectives.combined import Combined, Targets
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import World
 from fdif_jax.scenes.placement import Sampling
@@ -31,16 +31,17 @@ def scene_batch(program: World) -> MakeBatch:
     return make_batch
 
 
-def views_batch(program: World, looks: int, *, augment: bool) -> MakeBatch:
-    """``make_batch`` for objectives that compare looks: images ``(B, V, D, H, W, 1)`` and `Targets`.
+def views_batch(program: World, objective: Combined, *, augment: bool) -> MakeBatch:
+    """``make_batch`` for several objectives: images ``(B, V, D, H, W, 1)`` and `Targets`.
 
     The first look is the one that `scene_batch` gives.
 
     Args:
         program: a compiled recipe.
-        looks: V, how many of every scene.
-        augment: every look has a random intensity change of its own (`random_intensity`).
+        objective: which says how many looks V of every scene, and what of it is learnt.
+        augment: every look has a random intensity change of its own (`random_intensity`); what is learnt has none.
     """
+    looks = objective.looks
 
     def changed(key: jax.Array, images: Array) -> Array:
         if not augment:
@@ -49,9 +50,10 @@ def views_batch(program: World, looks: int, *, augment: bool) -> MakeBatch:
         return jnp.stack([random_intensity(k, image) for k, image in zip(keys, images, strict=True)])
 
     def make_batch(keys: jax.Array, sampling: Sampling | None) -> tuple[Float[Array, "B V D H W 1"], Targets]:
-        views = program.batch_views(keys, looks, sampling)
+        views = program.batch_views(keys, looks, sampling, objective.extra)
         images = jax.vmap(changed)(keys, jax.vmap(normalise)(views.images))
-        return images[..., None], Targets(views.label, views.owner, keys)
+        clean = None if views.clean is None else jax.vmap(normalise)(views.clean)
+        return images[..., None], Targets(views.label, views.owner, keys, views.distances, clean)
 
     return make_batch
 

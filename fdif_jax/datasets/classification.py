@@ -58,7 +58,7 @@ def images(program: Program) -> DrawSample:
         rendered = program.renderer.render(_scene(program, key, index))
         image, look = rendered.image, program.recipe.look
         if look.changes_images:
-            image = look.apply(jax.random.fold_in(key, LOOK), *rendered, program.recipe.max_objects)
+            image = look.apply(jax.random.fold_in(key, LOOK), *rendered[:3], program.recipe.max_objects)
         return (normalise(image[None]),)
 
     return sample

@@ -1,1 +1,1 @@
-"""What a network is trained for: losses of labels, dense contrast, and sums of several objectives."""
+"""What a network is trained for: labels, dense contrast, distances, clean images, and sums of several objectives."""

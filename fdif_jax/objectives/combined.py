@@ -5,7 +5,7 @@ checkpoints, and stay behind wherever the network goes.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,10 +25,17 @@ from fdif_jax.objectives.contrast import (
     retrieved,
     supervised_contrast,
 )
+from fdif_jax.objectives.regression import VoxelHead, smooth_l1
 from fdif_jax.objectives.supervised import Segmentation
+from fdif_jax.rendering.distances import REACH
 from fdif_jax.training.network import HEADS
 
-OBJECTIVES = ("class", "contrast")
+OBJECTIVES = ("class", "contrast", "distance", "restore")
+
+MEASURES = {"contrast": "retrieval", "distance": "distance_error", "restore": "restore_error"}
+"""What is measured of an objective in validation; see `Combined.measure`."""
+
+_EXTRA = {"distance": "distances", "restore": "clean"}
 
 
 def parse_objective(text: str) -> dict[str, float]:
@@ -77,11 +84,15 @@ class Targets(NamedTuple):
         label: class ids.
         owner: which instance owns a voxel; 0 is background.
         key: a random key a scene, for the voxels that are compared.
+        distances: in voxels, to the owner's surface and to the nearest boundary; where distances are learnt.
+        clean: normalised images without what degrades them; where images are restored.
     """
 
     label: Integer[Array, "B *tasks D H W"]
     owner: Integer[Array, "B D H W"]
     key: Any
+    distances: Float[Array, "B 2 D H W"] | None = None
+    clean: Float[Array, "B V D H W"] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,11 @@ class Combined:
         """How many looks of a scene a step takes."""
         return 2 if "contrast" in self.names else 1
 
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """What is learnt of a scene beside its label and owners, by its name in `Targets`."""
+        return tuple(_EXTRA[name] for name in self.names if name in _EXTRA)
+
     def add_heads(self, model: Any, seed: int) -> None:
         """Give a network the further heads.
 
@@ -136,7 +152,12 @@ class Combined:
 
     def loss(self, outputs: Outputs, targets: Targets) -> Float[Array, ""]:
         """The weighted sum."""
-        losses = {"class": self._class_loss, "contrast": self._contrast_loss}
+        losses = {
+            "class": self._class_loss,
+            "contrast": self._contrast_loss,
+            "distance": lambda *batch: smooth_l1(*self._distances(*batch)),
+            "restore": lambda *batch: smooth_l1(*self._restored(*batch)),
+        }
         return sum((weight * losses[name](outputs, targets) for name, weight in self.weights), jnp.float32(0))
 
     def predict(self, outputs: Any) -> Int[Array, "B *tasks D H W"]:
@@ -177,7 +198,51 @@ class Combined:
         voxels, instances = zip(*draws, strict=True)
         return list(voxels), list(instances)
 
-    def retrieval(self, outputs: Outputs, targets: Targets) -> Float[Array, "2"]:
+    def _distances(
+        self, outputs: Outputs, targets: Targets
+    ) -> tuple[Float[Array, "BV D H W 2"], Float[Array, "BV D H W 2"]]:
+        """Distances as the network and as the scenes have them."""
+        wanted = jnp.repeat(jnp.moveaxis(targets.distances, 1, -1), self.looks, axis=0)
+        return outputs.heads.distance(outputs.features[0]), wanted
+
+    def _restored(
+        self, outputs: Outputs, targets: Targets
+    ) -> tuple[Float[Array, "BV D H W"], Float[Array, "BV D H W"]]:
+        """Clean images as the network and as the scenes have them."""
+        return outputs.heads.restore(outputs.features[0])[..., 0], targets.clean.reshape(
+            -1, *targets.clean.shape[2:]
+        )
+
+    def measure(self, outputs: Outputs, targets: Targets) -> dict[str, Float[Array, "2"]]:
+        """What validation tells of the objectives beside ``class``, by `MEASURES`: sums, and of how many.
+
+        ``retrieval`` is how often a voxel's nearest one in the other look is of the same object, ``distance_error`` the
+        mean error in voxels of distances up to `REACH`, ``restore_error`` that of images in their deviations.
+        """
+
+        def error(got: Array, wanted: Array) -> Array:
+            return jnp.stack([jnp.abs(got - wanted).sum(), jnp.float32(wanted.size)])
+
+        def distance(*batch: Any) -> Array:
+            got, wanted = self._distances(*batch)
+            return error(jnp.clip(got, -REACH, REACH), wanted)
+
+        measures = {
+            "contrast": self._retrieval,
+            "distance": distance,
+            "restore": lambda *batch: error(*self._restored(*batch)),
+        }
+        return {MEASURES[name]: measures[name](outputs, targets) for name in self.names if name in measures}
+
+    def score(self, measured: Mapping[str, float]) -> float:
+        """From 0 to 1, what ranks checkpoints where classes are not learnt, of the means of what `measure` gives."""
+        if "contrast" in self.names:
+            return measured["retrieval"]
+        if "distance" in self.names:
+            return 1 - measured["distance_error"] / (2 * REACH)
+        return 1 / (1 + measured["restore_error"])
+
+    def _retrieval(self, outputs: Outputs, targets: Targets) -> Float[Array, "2"]:
         """How often a voxel's nearest one in the other look is of the same object: found and asked.
 
         Of both looks voxels are drawn for themselves, at the finest resolution; nearest by their embeddings.
@@ -197,3 +262,7 @@ class Heads(nnx.Module):
     def __init__(self, objective: Combined, channels: Sequence[int], *, rngs: nnx.Rngs):
         if "contrast" in objective.names:
             self.contrast = Projections(channels, objective.contrast, rngs=rngs)
+        if "distance" in objective.names:
+            self.distance = VoxelHead(channels[0], 2, rngs=rngs)
+        if "restore" in objective.names:
+            self.restore = VoxelHead(channels[0], 1, rngs=rngs)

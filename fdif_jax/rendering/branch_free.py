@@ -10,10 +10,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, UInt
+from jaxtyping import Array, Float, Int, UInt
 
-from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Rendering, Table
-from fdif_jax.sdf.affine import move
+from fdif_jax.rendering.distances import REACH, painted_over, voxels_of_units
+from fdif_jax.rendering.renderer import (
+    BITS,
+    INTENSITY_TOP,
+    Renderer,
+    Rendering,
+    Table,
+    in_painting_order,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +39,11 @@ class BranchFree:
 
     def _one(self, table: Table) -> Rendering:
         renderer, p = self.renderer, self.renderer.grid.points()
-        fields, mappers = renderer.displacement_fields(), renderer.mapper_functions()
-        objects = table.branch.shape[0]
+        mappers, objects = renderer.mapper_functions(), table.branch.shape[0]
 
         def draw(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
             image, planes = carry
-            d = lax.switch(table.branch[i], renderer.evaluators(), table.row[i], move(table.inverse[i], p))
-            d = d + lax.switch(table.displacement[i], fields, p)
+            d = renderer.distance(table, i, p)
             inside = (d <= 0) & (i < table.number)
             intensity = lax.switch(table.mapper[i], mappers, d)
             bit = inside.astype(jnp.uint32) << (i % BITS).astype(jnp.uint32)
@@ -50,4 +55,21 @@ class BranchFree:
         empty = jnp.zeros(renderer.grid), jnp.zeros((-(-objects // BITS), *renderer.grid), jnp.uint32)
         (image, planes), volumes = lax.scan(draw, empty, jnp.arange(objects))
         painted = renderer.paint(planes, volumes, table.label)
-        return Rendering(jnp.clip(image, 0, INTENSITY_TOP), *painted)
+        return Rendering(jnp.clip(image, 0, INTENSITY_TOP), *painted, volumes)
+
+    def distances(self, tables: Table, volumes: Int[Array, "B n"]) -> Float[Array, "B 2 D H W"]:
+        """Distances in scenes of tables with a leading batch axis, as `Renderer.distances` gives each."""
+        return jax.vmap(self._distances)(tables, volumes)
+
+    def _distances(self, table: Table, volumes: Array) -> Array:
+        renderer, p = self.renderer, self.renderer.grid.points()
+        table = in_painting_order(table, volumes)
+        units = voxels_of_units(table.inverse)
+
+        def draw(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+            d = jnp.where(i < table.number, units[i] * renderer.distance(table, i, p), REACH)
+            return painted_over(*carry, d), None
+
+        far = jnp.full(renderer.grid, REACH, jnp.float32)
+        painted, _ = lax.scan(draw, (far, far), jnp.arange(len(volumes)))
+        return jnp.clip(jnp.stack(painted), -REACH, REACH)

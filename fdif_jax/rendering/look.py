@@ -72,6 +72,13 @@ class Look(Plain):
         """Whether anything is left to do after rendering."""
         return self != Look(partial_volume=self.partial_volume)
 
+    @property
+    def clean(self) -> "Look":
+        """The same scene and contrast without what degrades an image: bias, blur, thick slices, noise, artefacts."""
+        off = dict.fromkeys(("bias_field", "blur", "slice_thickness", "rician", "gaussian"), 0.0)
+        tissue = self.tissue.clean if self.tissue.paint else self.tissue
+        return dataclasses.replace(self, **off, uniform_noise=(0.0, 0.0), tissue=tissue)
+
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain values; without ``tissue`` where nothing is painted."""
         table = super().to_dict()

@@ -24,10 +24,19 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float, UInt
+from jaxtyping import Array, Float, Int, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import BITS, INTENSITY_TOP, Renderer, Rendering, Table, Tiling
+from fdif_jax.rendering.distances import REACH, painted_over, voxels_of_units
+from fdif_jax.rendering.renderer import (
+    BITS,
+    INTENSITY_TOP,
+    Renderer,
+    Rendering,
+    Table,
+    Tiling,
+    in_painting_order,
+)
 from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Point
 from fdif_jax.sdf.structure import Structure
@@ -124,33 +133,92 @@ class TileKernel:
         refusal = self.refusal(self.renderer)
         if refusal is not None:
             raise FdifError(refusal)
-        renderer, grid, tile = self.renderer, self.renderer.grid, self.tile
-        tiles = tuple(-(-edge // n) for edge, n in zip(grid, tile, strict=True))
-        z, y, x = (count * n for count, n in zip(tiles, tile, strict=True))
-        padded = (z, y, x)
         batch, objects = tables.branch.shape
-        words = -(-objects // BITS)
-        first, steps = jax.vmap(partial(renderer.visible_tiles, tile=tile))(tables)
-        image, planes, counts = pl.pallas_call(
-            partial(_render_tile, renderer, Tiling(tile, padded)),
-            grid=(batch, *tiles),
-            out_shape=(
-                jax.ShapeDtypeStruct((batch, *padded), jnp.float32),
-                jax.ShapeDtypeStruct((batch, words, *padded), jnp.uint32),
-                jax.ShapeDtypeStruct((batch, tiles[0] * tiles[1] * tiles[2], objects), jnp.int32),
-            ),
-            out_specs=(
-                pl.BlockSpec((None, *tile), lambda b, z, y, x: (b, z, y, x)),
-                pl.BlockSpec((None, words, *tile), lambda b, z, y, x: (b, 0, z, y, x)),
-                pl.BlockSpec(memory_space=pl.ANY),
-            ),
-            in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (len(tables) + 1),
+        tiles = math.prod(edge // n for edge, n in zip(self._plan.padded, self.tile, strict=True))
+        counts = jax.ShapeDtypeStruct((batch, tiles, objects), jnp.int32)
+        image, planes, held = self._call(
+            _render_tile,
+            (*tables[:-1], *self._visible(tables)),
+            self._volume(batch, jnp.float32),
+            self._volume(batch, jnp.uint32, -(-objects // BITS)),
+            (counts, pl.BlockSpec(memory_space=pl.ANY)),
+        )
+        volumes, crop = held.sum(1), self._crop
+        painted = jax.vmap(self.renderer.paint)(planes[crop], volumes, tables.label)
+        return Rendering(image[crop], *painted, volumes)
+
+    def distances(self, tables: Table, volumes: Int[Array, "B n"]) -> Float[Array, "B 2 D H W"]:
+        """Distances in scenes of tables with a leading batch axis, as `Renderer.distances` gives each."""
+        tables = jax.vmap(in_painting_order)(tables, volumes)
+        units = jax.vmap(voxels_of_units)(tables.inverse)
+        visible = self._visible(tables, REACH / units)
+        out = self._volume(len(units), jnp.float32, 2)
+        (distances,) = self._call(_measure_tile, (*tables[:5], *visible, units), out)
+        return distances[self._crop]
+
+    @property
+    def _plan(self) -> Tiling:
+        """The grid in whole tiles."""
+        z, y, x = (-(-edge // n) * n for edge, n in zip(self.renderer.grid, self.tile, strict=True))
+        return Tiling(self.tile, (z, y, x))
+
+    @property
+    def _crop(self) -> tuple:
+        """The grid of the whole tiles, behind any other axes."""
+        return (..., *(slice(0, edge) for edge in self.renderer.grid))
+
+    def _visible(self, tables: Table, *reach: Array) -> tuple[Array, Array]:
+        visible = self.renderer.visible_tiles
+        return jax.vmap(lambda table, *reach: visible(table, self.tile, *reach))(tables, *reach)
+
+    def _volume(self, batch: int, dtype: Any, *lead: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
+        """A volume a scene, or several, that is written tile by tile."""
+        block = pl.BlockSpec((None, *lead, *self.tile), lambda b, *tile: (b, *(0 for _ in lead), *tile))
+        return jax.ShapeDtypeStruct((batch, *lead, *self._plan.padded), dtype), block
+
+    def _call(self, kernel: Any, inputs: tuple, *outputs: tuple[jax.ShapeDtypeStruct, pl.BlockSpec]) -> Any:
+        """What a kernel writes, that runs once for every tile of every scene; all inputs stay where they are."""
+        shapes, blocks = zip(*outputs, strict=True)
+        tiles = (edge // n for edge, n in zip(self._plan.padded, self.tile, strict=True))
+        return pl.pallas_call(
+            partial(kernel, self.renderer, self._plan),
+            grid=(len(inputs[0]), *tiles),
+            out_shape=shapes,
+            out_specs=blocks,
+            in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * len(inputs),
             compiler_params=triton.CompilerParams(num_warps=self.warps, num_stages=1),
             interpret=self.interpret,
-        )(*tables[:-1], first, steps)
-        crop = tuple(slice(0, edge) for edge in grid)
-        painted = jax.vmap(renderer.paint)(planes[:, :, *crop], counts.sum(1), tables.label)
-        return Rendering(image[:, *crop], *painted)
+        )(*inputs)
+
+
+class _Objects:
+    """The objects of a program's scene, and its tile of voxels; which both are, is its place in the kernel's grid."""
+
+    def __init__(self, renderer: Renderer, plan: Tiling, columns: tuple, first: Any, steps: Any):
+        self.scene, *self.place = (pl.program_id(axis) for axis in range(4))
+        corner = tuple(at * n for at, n in zip(self.place, plan.tile, strict=True))
+        self.p = renderer.grid.tile(corner, plan.tile)
+        self._renderer, self._columns, self._first, self._steps = renderer, columns, first, steps
+
+    def distance(self, i: Array) -> Array:
+        """As `Renderer.distance`, of the tile."""
+        branch, row, inverse, displacement = self._columns
+        scene, renderer = self.scene, self._renderer
+        matrix: Any = Numbers(lambda k: inverse[scene, i, k // 4, k % 4], 0, (3, 4))
+        shapes = [
+            partial(lambda structure, at: _unpack(structure, lambda k: row[scene, i, k])(at), structure)
+            for structure in renderer.structures
+        ]
+        d = lax.switch(branch[scene, i], shapes, move(matrix, self.p))
+        return d + lax.switch(displacement[scene, i], renderer.displacement_fields(), self.p)
+
+    def seen(self, i: Array) -> Array:
+        """Whether an object can touch the tile."""
+        seen = jnp.bool_(True)
+        for k, at in enumerate(self.place):
+            position = at - self._first[self.scene, i, k]
+            seen = seen & (position >= 0) & (position < self._steps[self.scene, i, k])
+        return seen
 
 
 def _render_tile(
@@ -168,33 +236,22 @@ def _render_tile(
     planes: Any,
     counts: Any,
 ) -> None:
-    """One program: the tile and the scene are its position in the kernel's grid."""
-    scene, *place = (pl.program_id(axis) for axis in range(4))
-    p = renderer.grid.tile(tuple(at * n for at, n in zip(place, plan.tile, strict=True)), plan.tile)
+    """One program of `TileKernel.render`."""
+    objects = _Objects(renderer, plan, (branch, row, inverse, displacement), first, steps)
+    scene, place = objects.scene, objects.place
     tiles = [pl.num_programs(axis) for axis in (1, 2, 3)]
     tile = (place[0] * tiles[1] + place[1]) * tiles[2] + place[2]
-    within = plan.within(renderer.grid, p)
-    fields, mappers = renderer.displacement_fields(), [m.function for m in renderer.mappers]
+    within, mappers = plan.within(renderer.grid, objects.p), [m.function for m in renderer.mappers]
 
     def draw(begin: int, i: Array, intensity: Array, bits: Array) -> tuple[Array, Array, Array]:
-        matrix: Any = Numbers(lambda k: inverse[scene, i, k // 4, k % 4], 0, (3, 4))
-        local = move(matrix, p)
-        shapes = [
-            partial(lambda structure, at: _unpack(structure, lambda k: row[scene, i, k])(at), structure)
-            for structure in renderer.structures
-        ]
-        d = lax.switch(branch[scene, i], shapes, local)
-        d = d + lax.switch(displacement[scene, i], fields, p)
+        d = objects.distance(i)
         inside = (d <= 0) & within
         bit = inside.astype(jnp.uint32) << (i - begin).astype(jnp.uint32)
         intensity = intensity + lax.switch(mapper[scene, i], mappers, d)
         return intensity, bits | bit, jnp.sum(inside.astype(jnp.int32))
 
     def visit(begin: int, i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        steps_in = [(at - first[scene, i, k], steps[scene, i, k]) for k, at in enumerate(place)]
-        seen = jnp.bool_(True)
-        for position, count in steps_in:
-            seen = seen & (position >= 0) & (position < count)
+        seen = objects.seen(i)
         *carried, held = lax.cond(seen, partial(draw, begin), lambda i, *same: (*same, i - i), i, *carry)
         counts[scene, tile, i] = held
         return tuple(carried)
@@ -207,3 +264,30 @@ def _render_tile(
         )
         planes[word] = bits
     image[...] = jnp.clip(intensity, 0, INTENSITY_TOP)
+
+
+def _measure_tile(
+    renderer: Renderer,
+    plan: Tiling,
+    number: Any,
+    branch: Any,
+    row: Any,
+    inverse: Any,
+    displacement: Any,
+    first: Any,
+    steps: Any,
+    units: Any,
+    distances: Any,
+) -> None:
+    """One program of `TileKernel.distances`."""
+    objects = _Objects(renderer, plan, (branch, row, inverse, displacement), first, steps)
+
+    def draw(i: Array, own: Array, boundary: Array) -> tuple[Array, Array]:
+        return painted_over(own, boundary, units[objects.scene, i] * objects.distance(i))
+
+    def visit(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        return lax.cond(objects.seen(i), draw, lambda i, *same: same, i, *carry)
+
+    far = jnp.full(plan.tile, REACH, jnp.float32)
+    painted = lax.fori_loop(0, number[objects.scene], visit, (far, far))
+    distances[0], distances[1] = (jnp.clip(d, -REACH, REACH) for d in painted)

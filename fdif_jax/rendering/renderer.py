@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
+from fdif_jax.rendering.distances import REACH, painted_over, voxels_of_units
 from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Box, Distance, Point, length
@@ -60,11 +61,13 @@ class Rendering(NamedTuple):
         image: intensities, float32 ``(D, H, W)``, 0 … 128.
         label: class ids, uint8 or uint16 ``(D, H, W)``, or ``(T, D, H, W)`` where a table has several label maps.
         owner: the instance that owns a voxel, uint8 or uint16 ``(D, H, W)``: 0 is background, i + 1 the table's row i.
+        volumes: voxels that every object holds, seen or painted over, int32 ``(n,)``; the largest is painted first.
     """
 
     image: Float[Array, "D H W"]
     label: UInt[Array, "*tasks D H W"]
     owner: UInt[Array, "D H W"]
+    volumes: Int[Array, " n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +117,13 @@ class Renderer:
         objects = table.branch.shape[0]
         plan = Tiling.of(self.grid, self.tile)
         first, steps = self.visible_tiles(table, plan.tile)
-        fields, mappers, evaluate = self.displacement_fields(), self.mapper_functions(), self.evaluators()
+        mappers = self.mapper_functions()
 
         def visit(i: Array, step: Array, carry: tuple) -> tuple:
             image, planes, volumes = carry
             start = plan.start(first[i], steps[i], step)
             p = self.grid.tile(tuple(start), plan.tile)
-            local = move(table.inverse[i], p)
-            d = lax.switch(table.branch[i], evaluate, table.row[i], local)
-            d = d + lax.switch(table.displacement[i], fields, p)
+            d = self.distance(table, i, p)
             intensity = lax.switch(table.mapper[i], mappers, d)
             inside = (d <= 0) & plan.within(self.grid, p)
             volumes = volumes.at[i].add(jnp.sum(inside, dtype=jnp.int32))
@@ -143,7 +144,44 @@ class Renderer:
         image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
         crop = tuple(slice(0, edge) for edge in self.grid)
         painted = self.paint(planes[(slice(None), *crop)], volumes, table.label)
-        return Rendering(jnp.clip(image[crop], 0, INTENSITY_TOP), *painted)
+        return Rendering(jnp.clip(image[crop], 0, INTENSITY_TOP), *painted, volumes)
+
+    def distances(self, table: Table, volumes: Int[Array, " n"]) -> Float[Array, "2 D H W"]:
+        """How far voxels of one scene are from surfaces, in voxels, cut at ±`REACH`; pure and jittable.
+
+        First the signed distance to the surface of the object that owns the voxel, also where that surface is painted
+        over; where no object is, to the nearest surface. Second the distance, 0 or more, to the nearest boundary
+        between owners. Objects that hold no voxel do not count, nor do the faces of the grid.
+
+        Both are as true as the shapes' distances are: a displacement is added to them as it is in the image.
+
+        Args:
+            table: the objects.
+            volumes: that `render` found.
+        """
+        plan = Tiling.of(self.grid, self.tile)
+        table = in_painting_order(table, volumes)
+        units = voxels_of_units(table.inverse)
+        first, steps = self.visible_tiles(table, plan.tile, REACH / units)
+
+        def visit(i: Array, step: Array, carry: Array) -> Array:
+            start = plan.start(first[i], steps[i], step)
+            d = units[i] * self.distance(table, i, self.grid.tile(tuple(start), plan.tile))
+            place = (0, *start)
+            old = lax.dynamic_slice(carry, place, (2, *plan.tile))
+            return lax.dynamic_update_slice(carry, jnp.stack(painted_over(*old, d)), place)
+
+        def draw(i: Array, carry: Array) -> Array:
+            return lax.fori_loop(0, jnp.prod(steps[i]), partial(visit, i), carry)
+
+        far = jnp.full((2, *plan.padded), REACH, jnp.float32)
+        painted = lax.fori_loop(0, table.number, draw, far)
+        return jnp.clip(painted[:, *(slice(0, edge) for edge in self.grid)], -REACH, REACH)
+
+    def distance(self, table: Table, i: Array, p: Point) -> Distance:
+        """Signed distance to object ``i`` in its own units, negative inside, displaced."""
+        d = lax.switch(table.branch[i], self.evaluators(), table.row[i], move(table.inverse[i], p))
+        return d + lax.switch(table.displacement[i], self.displacement_fields(), p)
 
     def evaluators(self) -> list[Callable[[Array, Point], Distance]]:
         """What `Table.branch` counts into: functions of a row of parameters and local points."""
@@ -183,13 +221,21 @@ class Renderer:
         ]
 
     def visible_tiles(
-        self, table: Table, tile: tuple[int, int, int]
+        self, table: Table, tile: tuple[int, int, int], reach: Float[Array, " n"] | None = None
     ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
-        """First tile (z, y, x) and number of tiles along each axis that every object can touch."""
+        """First tile (z, y, x) and number of tiles along each axis that every object can touch.
+
+        Args:
+            table: the objects.
+            tile: voxels (z, y, x) of a tile.
+            reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
+        """
         negligible, least = 0.5 / table.branch.shape[0], 0.5 if self.partial_volume else 0.0
         growth = jnp.asarray([0.0, *growths(self.displacements, self.grid)], jnp.float32)
-        reach = jnp.asarray([max(m.reach(negligible), least) for m in self.mappers], jnp.float32)
-        margin = growth[table.displacement] + reach[table.mapper]
+        if reach is None:
+            shown = [max(m.reach(negligible), least) for m in self.mappers]
+            reach = jnp.asarray(shown, jnp.float32)[table.mapper]
+        margin = growth[table.displacement] + reach
         bounds = [partial(_bounds, structure) for structure in self.structures]
 
         def visible(branch: Array, row: Array, inverse: Array, margin: Array) -> tuple[Array, Array]:
@@ -200,7 +246,7 @@ class Renderer:
 
     def paint(self, planes: Array, volumes: Array, labels: Int[Array, "n T"]) -> tuple[Array, Array]:
         """Label and owner of the voxels: the objects whose bits ``planes`` holds, painted by falling volume."""
-        order, (objects, tasks) = jnp.argsort(-volumes, stable=True), labels.shape
+        order, (objects, tasks) = painting_order(volumes), labels.shape
         columns = [*labels.T, jnp.arange(1, objects + 1)]
         dtypes = [whole_numbers(self.top_label)] * tasks + [whole_numbers(objects)]
         painted = [jnp.zeros(planes.shape[1:], dtype) for dtype in dtypes]
@@ -214,6 +260,18 @@ class Renderer:
             ]
         *maps, owner = painted
         return maps[0] if tasks == 1 else jnp.stack(maps), owner
+
+
+def painting_order(volumes: Int[Array, " n"]) -> Int[Array, " n"]:
+    """The objects by falling volume, the earlier one of equals first."""
+    return jnp.argsort(-volumes, stable=True)
+
+
+def in_painting_order(table: Table, volumes: Int[Array, " n"]) -> Table:
+    """The objects that hold a voxel, in the order in which they are painted."""
+    order = painting_order(volumes)
+    ordered = Table(table.number, *(column[order] for column in table[1:]))
+    return ordered._replace(number=(volumes > 0).sum(dtype=jnp.int32))
 
 
 def whole_numbers(top: int) -> Any:

@@ -82,6 +82,12 @@ class Tissue(Plain):
                     f"{name} must be a fraction from 0 to 1 and a strength of 0 or more, not {[fraction, strength]}"
                 )
 
+    @property
+    def clean(self) -> "Tissue":
+        """The same intensities, textures and gamma without noise and artefacts."""
+        off = {name: (0.0, 0.0) for name in ("deviation", *_ARTEFACTS) if name != "gamma"}
+        return dataclasses.replace(self, **off)
+
     def apply(self, key: jax.Array, image: Image, owner: UInt[Array, "D H W"], objects: int) -> Image:
         """A look of one scene.
 

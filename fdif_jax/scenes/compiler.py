@@ -5,7 +5,7 @@ volumes (`Renderer`), their look (`Look`). Sample i of seed s depends on nothing
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
@@ -43,11 +43,16 @@ class Views(NamedTuple):
         images: uint8 ``(V, D, H, W)``, 0 … 128; the first one is the sample's image.
         label: class ids, ``(D, H, W)``, or ``(T, D, H, W)`` with several tasks.
         owner: which instance owns a voxel, ``(D, H, W)``; 0 is background.
+        distances: to the owner's surface and to the nearest boundary, float32 ``(2, D, H, W)``, as
+            `Renderer.distances` has them; None where they are not asked for.
+        clean: the images without what degrades them (`Look.clean`), uint8 ``(V, D, H, W)``; None likewise.
     """
 
     images: UInt[Array, "V D H W"]
     label: UInt[Array, "*tasks D H W"]
     owner: UInt[Array, "D H W"]
+    distances: Float[Array, "2 D H W"] | None = None
+    clean: UInt[Array, "V D H W"] | None = None
 
 
 def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> "World":
@@ -104,20 +109,31 @@ class World:
 
         With several tasks the label is ``(T, D, H, W)``. With a ``sampling`` the scene is another one, drawn so.
         """
-        images, label, _ = self.views(key, 1, sampling)
+        images, label, *_ = self.views(key, 1, sampling)
         return images[0], label
 
-    def views(self, key: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
-        """``number`` looks of the scene that `sample` shows; they differ as far as the recipe's look is random."""
+    def views(
+        self, key: jax.Array, number: int, sampling: Sampling | None = None, extra: Collection[str] = ()
+    ) -> Views:
+        """``number`` looks of the scene that `sample` shows; they differ as far as the recipe's look is random.
+
+        Args:
+            key: of the sample.
+            number: V, of looks.
+            sampling: what is drawn otherwise than the recipe says.
+            extra: what else is asked for, of ``"distances"`` and ``"clean"``.
+        """
         raise NotImplementedError
 
-    def batch_views(self, keys: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
+    def batch_views(
+        self, keys: jax.Array, number: int, sampling: Sampling | None = None, extra: Collection[str] = ()
+    ) -> Views:
         """Views of several keys, one scene after another: never under `vmap`, which would run every branch."""
-        return lax.map(lambda key: self.views(key, number, sampling), keys)
+        return lax.map(lambda key: self.views(key, number, sampling, extra), keys)
 
     def batch(self, keys: jax.Array, sampling: Sampling | None = None) -> Batch:
         """Samples of several keys, as `batch_views` draws them."""
-        images, labels, _ = self.batch_views(keys, 1, sampling)
+        images, labels, *_ = self.batch_views(keys, 1, sampling)
         return images[:, 0], labels
 
     @cached_property
@@ -231,34 +247,55 @@ class Program(World):
         """Whether scenes are rendered side by side, as on a GPU."""
         return jax.default_backend() == "gpu" if self.kernel == "auto" else self.kernel != "off"
 
-    def views(self, key: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
+    def views(
+        self, key: jax.Array, number: int, sampling: Sampling | None = None, extra: Collection[str] = ()
+    ) -> Views:
         """Looks of a random scene; see `World.views`."""
         if not self._renders_batches:
-            return self._scanned(number, sampling, key)
-        return jax.tree.map(lambda volumes: volumes[0], self.batch_views(key[None], number, sampling))
+            return self._scanned(number, sampling, extra, key)
+        return jax.tree.map(lambda volumes: volumes[0], self.batch_views(key[None], number, sampling, extra))
 
-    def batch_views(self, keys: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
+    def batch_views(
+        self, keys: jax.Array, number: int, sampling: Sampling | None = None, extra: Collection[str] = ()
+    ) -> Views:
         """Views of several keys: one scene after another, or side by side on a GPU."""
-        scan, side_by_side = (partial(way, number, sampling) for way in (self._scanned, self._side_by_side))
+        scan, side_by_side = (
+            partial(way, number, sampling, extra) for way in (self._scanned, self._side_by_side)
+        )
         if not self._renders_batches:
             return lax.map(scan, keys)
         if self.kernel == "auto":  # the same program may be compiled for a CPU, too
             return lax.platform_dependent(keys, cuda=side_by_side, default=partial(lax.map, scan))
         return side_by_side(keys)
 
-    def _scanned(self, number: int, sampling: Sampling | None, key: jax.Array) -> Views:
-        return self._looked_at(number, key, self.renderer.render(self.draw(key, sampling=sampling)))
+    def _scanned(
+        self, number: int, sampling: Sampling | None, extra: Collection[str], key: jax.Array
+    ) -> Views:
+        return self._looked_at(
+            number, extra, key, *_rendered(self.renderer, self.draw(key, sampling=sampling), extra)
+        )
 
-    def _side_by_side(self, number: int, sampling: Sampling | None, keys: jax.Array) -> Views:
+    def _side_by_side(
+        self, number: int, sampling: Sampling | None, extra: Collection[str], keys: jax.Array
+    ) -> Views:
         render: TileKernel | BranchFree = TileKernel(self.renderer, interpret=self.kernel == "interpret")
         if self.kernel == "auto" and TileKernel.refusal(self.renderer):
             render = BranchFree(self.renderer)
+        looked_at = jax.vmap(partial(self._looked_at, number, extra))
         tables = jax.vmap(partial(self.draw, sampling=sampling))(keys)
-        return jax.vmap(partial(self._looked_at, number))(keys, render.render(tables))
+        return looked_at(keys, *_rendered(render, tables, extra))
 
-    def _looked_at(self, number: int, key: jax.Array, rendering: Rendering) -> Views:
-        images = [_seen(self.recipe.look, key, view, *rendering, self.objects) for view in range(number)]
-        return Views(jnp.stack(images), rendering.label, rendering.owner)
+    def _looked_at(
+        self, number: int, extra: Collection[str], key: jax.Array, rendering: Rendering, distances: Any
+    ) -> Views:
+        image, label, owner, _ = rendering
+
+        def seen(look: Look) -> Array:
+            views = [_seen(look, key, view, image, label, owner, self.objects) for view in range(number)]
+            return jnp.stack(views)
+
+        look = self.recipe.look
+        return Views(seen(look), label, owner, distances, seen(look.clean) if "clean" in extra else None)
 
     @cached_property
     def _jitted_draw(self) -> Callable[[jax.Array], Table]:
@@ -335,23 +372,32 @@ class MixedProgram(World):
         weights = jnp.asarray([part.weight for part in self.recipe.parts])
         return jax.random.categorical(choice, jnp.log(weights)), rest
 
-    def views(self, key: jax.Array, number: int, sampling: Sampling | None = None) -> Views:
+    def views(
+        self, key: jax.Array, number: int, sampling: Sampling | None = None, extra: Collection[str] = ()
+    ) -> Views:
         """Looks of a scene of one of the parts, with its label ids in the common label space."""
         part, rest = self._choose(key)
         objects = self.objects
 
         def of(program: Program, ids: np.ndarray, key: jax.Array) -> Views:
             own = sampling and sampling._replace(class_logits=sampling.class_logits[ids[1:] - 1])
-            images, label, owner = program.views(key, number, own)
-            return Views(images, jnp.asarray(ids)[label], owner.astype(whole_numbers(objects)))
+            views = program.views(key, number, own, extra)
+            return views._replace(
+                label=jnp.asarray(ids)[views.label], owner=views.owner.astype(whole_numbers(objects))
+            )
 
         draws = [partial(of, *pair) for pair in zip(self.parts, self._ids, strict=True)]
-        images, label, owner = lax.switch(part, draws, rest)
-        seen = [
-            _seen(self.recipe.look, key, view, image.astype(jnp.float32), label, owner, objects)
-            for view, image in enumerate(images)
-        ]
-        return Views(jnp.stack(seen), label, owner)
+        views = lax.switch(part, draws, rest)
+
+        def seen(look: Look, images: Array) -> Array:
+            shown = (image.astype(jnp.float32) for image in images)
+            return jnp.stack(
+                [_seen(look, key, v, i, views.label, views.owner, objects) for v, i in enumerate(shown)]
+            )
+
+        look = self.recipe.look
+        clean = None if views.clean is None else seen(look.clean, views.clean)
+        return views._replace(images=seen(look, views.images), clean=clean)
 
     def scene_at(self, seed: int, index: int) -> Scene:
         """Sample ``index`` of ``seed`` as a scene document (jitted); class ids are of the common label space."""
@@ -360,6 +406,14 @@ class MixedProgram(World):
         scene = program.scene(key)
         objects = (dataclasses.replace(o, class_id=(int(ids[o.class_id[0]]),)) for o in scene.objects)
         return Scene(scene.grid, tuple(objects))
+
+
+def _rendered(
+    renderer: Renderer | TileKernel | BranchFree, table: Table, extra: Collection[str]
+) -> tuple[Rendering, Any]:
+    """What a renderer gives of a table, or of several, and distances where they are asked for."""
+    rendering = renderer.render(table)
+    return rendering, renderer.distances(table, rendering.volumes) if "distances" in extra else None
 
 
 def _seen(

@@ -93,8 +93,8 @@ class Run:
         """The weights of the newest (``last``) or the best (``best``) checkpoint, by name, on the host.
 
         Their moving average, where the run keeps one; without the heads that objectives keep beside the network. The
-        best is the one of highest score in validation (mean foreground Dice, accuracy, or retrieval); before any
-        validation it is the newest.
+        best is the one of highest score in validation (mean foreground Dice, accuracy, or what another objective is
+        ranked by); before any validation it is the newest.
 
         Raises:
             FdifError: the run has no checkpoint yet, or ``which`` is neither.

@@ -128,11 +128,12 @@ Curve = Sequence[tuple[float, float]]
 def save_curves(series: Mapping[str, Curve], path: str | os.PathLike) -> None:
     """Write a PNG of training curves by name, points (step, value), in panels side by side.
 
-    Names that say loss or rate go to panels of their own, others to the scores'.
+    Names that say loss, rate or error go to those panels, others to the scores'.
     """
-    panels: dict[str, dict[str, Curve]] = {"loss": {}, "score": {}, "learning rate": {}}
+    panels: dict[str, dict[str, Curve]] = {"loss": {}, "score": {}, "error": {}, "learning rate": {}}
+    told = {"loss": "loss", "rate": "learning rate", "error": "error"}
     for name, points in series.items():
-        kind = "loss" if "loss" in name else "learning rate" if "rate" in name else "score"
+        kind = next((panel for word, panel in told.items() if word in name), "score")
         panels[kind][name] = points
     save_panels({title: group for title, group in panels.items() if group}, path)
 

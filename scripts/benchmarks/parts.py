@@ -175,9 +175,18 @@ def measure_parts(training: Training, steps: Steps, runs: int) -> tuple[dict[str
     drawn, passed, both, whole = (Part(seconds[name], works[name]) for name in works)
     parts = {"generate": drawn, "forward": passed, "backward": both.beyond(passed)}
     parts |= {"update": whole.beyond(drawn, both), "step": whole}
+    return parts, _planned(step, reached)
+
+
+def step_memory(training: Training) -> Memory:
+    """What XLA plans for the step."""
+    return _planned(_compiled_step(training, training.plan), None)
+
+
+def _planned(step: Any, reached: int | None) -> Memory:
     planned = step.memory_analysis()
     results = planned.output_size_in_bytes - planned.alias_size_in_bytes
-    return parts, Memory(planned.argument_size_in_bytes, results, planned.temp_size_in_bytes, reached)
+    return Memory(planned.argument_size_in_bytes, results, planned.temp_size_in_bytes, reached)
 
 
 def _programs(training: Training) -> tuple[dict[str, Any], dict[str, Callable[[int], Any]]]:

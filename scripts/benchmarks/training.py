@@ -21,8 +21,8 @@ import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -30,7 +30,6 @@ from rich.console import Console
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
 from fdif_jax.objectives.supervised import Segmentation
-from fdif_jax.scripts import pretrain
 from fdif_jax.scripts.benchmarks.parts import (
     Part,
     Peaks,
@@ -42,70 +41,35 @@ from fdif_jax.scripts.benchmarks.parts import (
     spread,
 )
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
+from fdif_jax.scripts.benchmarks.step_options import StepOptions, check, conditions, options_of
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.jobs.prepared import Training, prepare
 from fdif_jax.scripts.options.presets import preset_of
-from fdif_jax.scripts.options.settings import check_least
-from fdif_jax.scripts.options.training import settings_of
-
-Option = TypeVar("Option")
-Hidden = Annotated[Option, tyro.conf.Suppress]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(pretrain.Config):
+class Config(StepOptions):
     """What to measure: a run of `fdif pretrain`, but for what takes no time in its step."""
 
-    runs: int = 5
-    """Runs of each measurement; medians are reported, and the fastest and the slowest."""
     rivals: Annotated[
         tuple[Literal["files", "torch"], ...], tyro.conf.arg(name="from", metavar="files|torch ...")
     ] = ()
     """Also train from files, and with PyTorch from memory."""
-    json: Path | None = None
-    """Also write the figures to this file."""
-
-    # Presets may set them, so they are here.
-    out: Hidden[Path] = Path()
-    data: Hidden[Path | None] = None
-    distributed: Hidden[str | None] = None
-    steps: Hidden[int] = pretrain.Config.steps
-    lr: Hidden[float] = pretrain.Config.lr
-    weight_decay: Hidden[float] = pretrain.Config.weight_decay
-    warmup: Hidden[int | None] = None
-    max_loss: Hidden[float] = pretrain.Config.max_loss
-    val_every: Hidden[int] = pretrain.Config.val_every
-    val_samples: Hidden[int] = pretrain.Config.val_samples
-    val_seed: Hidden[int] = pretrain.Config.val_seed
-    checkpoint_every: Hidden[int] = pretrain.Config.checkpoint_every
-    keep_every: Hidden[int] = pretrain.Config.keep_every
 
 
 def defaults(arguments: Sequence[str]) -> Config | None:
     """The options of the preset that is asked for, for those that are not given."""
-    return preset_of(arguments, _of_preset)
-
-
-def _of_preset(**settings: Any) -> Config:
-    """The options that a preset sets; what it has as texts are paths here, or the subcommand would not take them."""
-    for name in settings.keys() & {"data", "plans"}:
-        settings[name] = Path(settings[name])
-    for name in ("catalogue", "mesh_dir"):
-        settings[name] = tuple(map(Path, settings.get(name, ())))
-    return Config(**settings)
+    return preset_of(arguments, partial(options_of, Config))
 
 
 def run(config: Config) -> None:
     """Measure, print the tables and write the figures, also those before a rival that failed."""
-    check_least(config, runs=1)
-    for name in ("data", "distributed"):
-        if getattr(config, name) is not None:
-            raise FdifError(f"preset {config.preset}: {name} is not measured; scenes are, in one process")
+    check(config)
     if "torch" in config.rivals:
         # JAX would take most of a GPU's memory.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     training = _prepared(config)
-    figures, console = _conditions(config, training), Console(width=118)
+    figures, console = conditions(config, training), Console(width=118)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("compiling and measuring the step"))
         original = {"torch": TorchSteps(training)} if "torch" in config.rivals else {}
@@ -135,23 +99,6 @@ def _prepared(config: Config) -> Training:
     if "torch" in config.rivals and training.devices.count > 1:
         raise FdifError(f"--from torch trains on one device; give --devices 1, not {training.devices.count}")
     return training
-
-
-def _conditions(config: Config, training: Training) -> dict[str, Any]:
-    """What is measured, and where."""
-    return {
-        "task": training.source.task,
-        "recipe": training.source.recipe,
-        "name": training.source.name,
-        "grid": list(training.source.grid),
-        "network": training.spec,
-        "parameters": sum(training.network.weights[name].size for name in training.network.parameters),
-        "training": settings_of(config, training.plan),
-        "device": training.devices.describe(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "runs": config.runs,
-    }
 
 
 def _measured(config: Config, training: Training, steps: Steps) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import jax
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
 from fdif_jax.io.files import append_json_line, read_json_lines, write_atomic, write_json_lines
+from fdif_jax.objectives.combined import MEASURES
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.tasks import Task
 from fdif_jax.training.processes import is_first_process
@@ -27,7 +28,7 @@ from fdif_jax.viewing import viz
 
 CLASSES, CURVE, PREDICTION = "classes.jsonl", "curve.png", "prediction.png"
 PICTURES, TENSORBOARD = "pictures", "tensorboard"
-_CURVES = ("loss", "dice", "nsd", "accuracy", "retrieval", "competence", "learning_rate")
+_CURVES = ("loss", "dice", "nsd", "accuracy", *MEASURES.values(), "competence", "learning_rate")
 _FLUSH_SECONDS = 10
 
 
@@ -62,6 +63,8 @@ class TrainingBar:
             "dice": "Dice {:.3f}",
             "accuracy": "acc. {:.3f}",
             "retrieval": "retrieval {:.3f}",
+            "distance_error": "distance {:.2f} voxels",
+            "restore_error": "restored {:.2f}",
             "competence": "competence {:.2f}",
             "objects": "{:.0f} objects",
             "volumes_per_second": "{:.3g} vol/s",

@@ -96,8 +96,14 @@ def _objective(
     if weights == {"class": 1.0}:
         return segmentation, _augmented(config, scene_batch(program)), None
     combined = Combined(segmentation, tuple(sorted(weights.items())), program.objects, contrast)
+    recipes = [program.recipe, *(part.recipe for part in getattr(program, "parts", ()))]
+    if "restore" in weights and not config.augment and all(r.look == r.look.clean for r in recipes):
+        raise FdifError(
+            f"--objective {config.objective}: recipe {config.recipe} has no look that degrades images, so there is "
+            "nothing to restore; take random_tissue, or leave out --no-augment"
+        )
     document = {"weights": weights} | ({"contrast": contrast.to_dict()} if "contrast" in weights else {})
-    return combined, views_batch(program, combined.looks, augment=config.augment), document
+    return combined, views_batch(program, combined, augment=config.augment), document
 
 
 def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:

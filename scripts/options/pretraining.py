@@ -21,8 +21,9 @@ class PretrainingOptions(TrainingOptions, RecipeOptions):
     options."""
     objective: str = "class"
     """What is learnt of a scene, a sum with weights as in "class + 0.5*contrast": class, the class of every voxel;
-    contrast, features that agree within an instance and between two looks of a scene, by heads that only this run
-    has."""
+    contrast, features that agree within an instance and between two looks of a scene; distance, how far every voxel
+    is from its object's surface and from the nearest boundary; restore, the image without blur, bias and noise. All
+    but class have heads that only this run has."""
     contrast: SettingsOption = ()
     """Changes of the objective contrast: voxels a resolution, temperature, levels (resolutions, from the finest),
     features of an embedding, balance (how much more often voxels of small instances are drawn)."""

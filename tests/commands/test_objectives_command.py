@@ -20,10 +20,11 @@ from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from tests.helpers.paths import ROOT
 
+ALL = "class + 0.5*contrast + 2*distance + restore"
 SMALL = {
-    "recipe": "random_tissue", "grid": (16, 16, 16), "primitives": ("sphere", "torus"), "min_objects": 2,
-    "max_objects": 3, "sdf_mappers": ("inverse_cube",), "displacement_functions": ("ridge",), "steps": 4,
-    "size": ("features=[4,8]",), "val_every": 2, "val_samples": 2, "objective": "class + 0.5*contrast",
+    "recipe": "fdif", "look": ("gaussian=0.2",), "grid": (16, 16, 16), "primitives": ("sphere", "torus"),
+    "min_objects": 2, "max_objects": 3, "sdf_mappers": ("inverse_cube",), "displacement_functions": ("ridge",),
+    "steps": 4, "size": ("features=[4,8]",), "val_every": 2, "val_samples": 2, "objective": ALL,
     "contrast": ("voxels=32", "features=8"), "lr": 1e-3, "curriculum": ("goal=0.8", "objects=0.5"),
 }  # fmt: skip
 
@@ -44,12 +45,21 @@ def _kept(path):
         return checkpoints.result(checkpoints.latest())
 
 
-def test_classes_and_contrast_are_learnt_and_the_heads_stay_behind(whole):
-    run = load_run(whole)
-    assert run.document.objective["weights"] == {"class": 1.0, "contrast": 0.5}
+def test_all_objectives_are_learnt_and_the_heads_stay_behind(whole):
+    run, kept = load_run(whole), _kept(whole)
+    assert run.document.objective["weights"] == {
+        "class": 1.0,
+        "contrast": 0.5,
+        "distance": 2.0,
+        "restore": 1.0,
+    }
     assert run.document.objective["contrast"]["voxels"] == 32
-    assert {"dice", "retrieval", "score"} <= set(run.history[-1])
-    assert any(name.startswith("objective.contrast.levels.1.") for name in _kept(whole))
+    assert {"dice", "retrieval", "distance_error", "restore_error"} <= set(run.history[-1])
+    assert run.history[-1]["score"] == run.history[-1]["dice"]
+    assert 0 < run.history[-1]["distance_error"] < 8 and 0 < run.history[-1]["restore_error"] < 3
+    assert any(name.startswith("objective.contrast.levels.1.") for name in kept)
+    assert kept["objective.distance.map.kernel"].shape == (4, 2)
+    assert kept["objective.restore.map.kernel"].shape == (4, 1)
     model = models.create(**run.network)
     run.restore(model)
     assert model(jnp.zeros((1, 16, 16, 16, 1))).shape == (1, 16, 16, 16, 3)
@@ -115,7 +125,8 @@ def test_eight_devices_learn_what_one_does(tmp_path):
         )  # fmt: skip
     one, eight = (load_run(tmp_path / name).history[-1] for name in ("1", "8"))
     np.testing.assert_allclose(eight["loss"], one["loss"], rtol=2e-4)
-    assert abs(eight["retrieval"] - one["retrieval"]) < 0.1
+    for name, within in {"retrieval": 0.1, "distance_error": 1e-2, "restore_error": 1e-2}.items():
+        assert abs(eight[name] - one[name]) < within, name
     ours, theirs = _kept(tmp_path / "8"), _kept(tmp_path / "1")
     for name in theirs:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-2, atol=2e-3, err_msg=name)
@@ -146,6 +157,12 @@ def test_the_class_objective_is_the_one_without_objectives(tmp_path):
         ({"network": "vnet", "size": ()}, "VNet does not give its features"),
         ({"task": "classification", "contrast": ()}, "--task classification gives classes alone"),
         ({"data": "somewhere", "contrast": ()}, "--data gives classes alone"),
+        ({"objective": "distances"}, "did you mean 'distance'"),
+        ({"objective": "0*distance"}, "'0' is no weight"),
+        (
+            {"look": (), "objective": "restore", "contrast": (), "augment": False},
+            "no look that degrades images, so there is nothing to restore",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(tmp_path, changes, message):
