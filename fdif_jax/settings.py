@@ -12,13 +12,18 @@ from fdif_jax.errors import FdifError, unknown
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """Base of settings. Fields are whole numbers, numbers, truth values, strings, lists of names, triples, or `Plain`.
+    """Base of settings. Fields are numbers, truth values, strings, lists of names or numbers, triples, or `Plain`.
 
     Whole numbers are accepted where numbers are wanted, lists become tuples, and tables become what the field holds.
+
+    Attributes:
+        later: fields that documents without them are older than: told where they are not the default.
 
     Raises:
         FdifError: a value of the wrong type; the message names the key.
     """
+
+    later: typing.ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for name, kind in _fields(type(self)).items():
@@ -40,8 +45,12 @@ class Plain:
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys as plain lists, numbers, strings, booleans and tables."""
-        return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
+        """All keys as plain lists, numbers, strings, booleans and tables, but those of ``later`` at their defaults."""
+        return {
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in self.later or getattr(self, field.name) != _default(field)
+        }
 
 
 class Choice(Plain):
@@ -124,6 +133,11 @@ def _short(flat: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _default(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def _fields(cls: type[Plain]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -146,6 +160,10 @@ def _checked(key: str, kind: Any, value: Any) -> Any:
         if isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value)):
             return tuple(map(float, value))
         raise FdifError(f"{key} must be two numbers, not {value!r}")
+    if kind == tuple[float, ...]:
+        if isinstance(value, (list, tuple)) and all(map(_is_number, value)):
+            return tuple(map(float, value))
+        raise FdifError(f"{key} must be a list of numbers, not {value!r}")
     if kind == tuple[str, ...]:
         if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return tuple(value)

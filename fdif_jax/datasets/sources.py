@@ -18,13 +18,19 @@ DrawSample = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 """Key and index of a sample → what its files hold; pure and jittable."""
 
 
-def labelled(program: World) -> DrawSample:
-    """Samples of a program as files hold them: the image, then every label map, in the smallest type it fits in."""
-    dtypes = [np.min_scalar_type(len(class_names)) for _, class_names in program.tasks]
+def labelled(program: World, instances: bool = False) -> DrawSample:
+    """Samples of a program as files hold them: the image, then every label map, in the smallest type it fits in.
+
+    Args:
+        program: what draws them.
+        instances: which instance owns a voxel is one map more, the last.
+    """
+    numbers = [len(class_names) for _, class_names in program.tasks] + [program.objects] * instances
+    dtypes = [np.min_scalar_type(number) for number in numbers]
 
     def sample(key: jax.Array, index: jax.Array) -> tuple[jax.Array, ...]:
-        image, label = program.sample(key)
-        maps = [label] if label.ndim == 3 else list(label)
+        (image,), label, owner = program.views(key, 1)
+        maps = ([label] if label.ndim == 3 else list(label)) + [owner] * instances
         return image, *(one.astype(dtype) for one, dtype in zip(maps, dtypes, strict=True))
 
     return sample

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Int, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.keys import LOOK, OTHER_LOOKS, sample_key, view_key
+from fdif_jax.keys import LOOK, OTHER_LOOKS, WINDOW, sample_key, view_key
 from fdif_jax.rendering.branch_free import BranchFree
 from fdif_jax.rendering.look import Look, to_grey_levels
 from fdif_jax.rendering.pallas_kernel import TileKernel
@@ -85,7 +85,7 @@ class World:
 
     @property
     def objects(self) -> int:
-        """Greatest number of objects in a scene."""
+        """Greatest number of instances in a scene: objects, and what a window adds."""
         raise NotImplementedError
 
     @property
@@ -164,8 +164,8 @@ class Program(World):
 
     @property
     def objects(self) -> int:
-        """Greatest number of objects in a scene."""
-        return self.recipe.max_objects
+        """Greatest number of instances in a scene: objects, and what a window adds."""
+        return self.recipe.max_objects + self.recipe.window.instances
 
     @cached_property
     def _displacement_names(self) -> list[str]:
@@ -195,6 +195,10 @@ class Program(World):
             key: random key.
             drawn: classes (counted from 0) of the ``max_objects`` objects; None to choose them as the placement does.
         """
+        return self._drawn(key, drawn, self._labels[1])
+
+    def _drawn(self, key: jax.Array, drawn: Int[Array, " n"] | None, ids: np.ndarray) -> Table:
+        """A random scene whose labels are the rows of ``ids`` that its objects' classes count into."""
         recipe, size, placement = self.recipe, self.recipe.max_objects, self.recipe.placement
         count_key, factor_key, pose_key, shape_key = jax.random.split(key, 4)
         count = jax.random.randint(count_key, (), recipe.min_objects, size + 1)
@@ -208,7 +212,7 @@ class Program(World):
         family = jnp.asarray([self.families.members.index(c.family) for c in self.classes])[drawn]
         branch, row = self.families.draw(jax.random.split(shape_key, size), family, self.renderer.width)
         inverse = jnp.broadcast_to(jnp.eye(3, 4), (size, 3, 4))
-        label = jnp.asarray(self._labels[1], jnp.int32)[drawn]
+        label = jnp.asarray(ids, jnp.int32)[drawn]
         return placement.place(
             pose_key, self, Table(count, branch, row, inverse, displacement, mapper, label)
         )
@@ -243,12 +247,15 @@ class Program(World):
         return jax.vmap(partial(self._looked_at, number))(keys, render.render(jax.vmap(self.draw)(keys)))
 
     def _looked_at(self, number: int, key: jax.Array, rendering: Rendering) -> Views:
-        images = [_seen(self.recipe.look, key, view, *rendering, self.objects) for view in range(number)]
+        recipe = self.recipe
+        rendering = recipe.window.apply(jax.random.fold_in(key, WINDOW), rendering, recipe.max_objects)
+        images = [_seen(recipe.look, key, view, *rendering, self.objects) for view in range(number)]
         return Views(jnp.stack(images), rendering.label, rendering.owner)
 
     @cached_property
     def _jitted_draw(self) -> Callable[[jax.Array], Table]:
-        return jax.jit(self.draw)
+        """Draws tables whose labels are the classes themselves, counted from 0."""
+        return jax.jit(lambda key: self._drawn(key, None, np.arange(len(self.classes))[:, None]))
 
     def scene_at(self, seed: int, index: int) -> Scene:
         """Sample ``index`` of ``seed`` as a scene document (jitted)."""
@@ -257,16 +264,15 @@ class Program(World):
     def scene(self, key: jax.Array) -> Scene:
         """The sample of a key as a scene document (jitted)."""
         table = jax.tree.map(np.asarray, self._jitted_draw(key))
-        ids = [tuple(row) for row in self._labels[1].tolist()]
         objects = []
         for i in range(int(table.number)):
             shape = self.families.structures[table.branch[i]].unpack(table.row[i])
-            labels = tuple(table.label[i].tolist())
-            name = self.classes[ids.index(labels)].family.name
+            drawn = int(table.label[i, 0])
+            name = self.classes[drawn].family.name
             inverse = np.concatenate([table.inverse[i], [[0, 0, 0, 1]]])
             objects.append(
                 SceneObject(
-                    labels,
+                    tuple(self._labels[1][drawn].tolist()),
                     name,
                     unions.describe(self.vocabulary, name, shape),
                     inverse.tolist(),
@@ -302,7 +308,7 @@ class MixedProgram(World):
 
     @property
     def objects(self) -> int:
-        """Greatest number of objects in a scene of any part."""
+        """Greatest number of instances in a scene of any part."""
         return max(part.objects for part in self.parts)
 
     @cached_property
