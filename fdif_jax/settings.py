@@ -156,10 +156,11 @@ def _checked(key: str, kind: Any, value: Any) -> Any:
         if isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_integer, value)):
             return tuple(map(int, value))
         raise FdifError(f"{key} must be three whole numbers (D, H, W), not {value!r}")
-    if kind == tuple[float, float]:
-        if isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_is_number, value)):
+    if kind in (tuple[float, float], tuple[float, float, float]):
+        count = len(kind.__args__)
+        if isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_number, value)):
             return tuple(map(float, value))
-        raise FdifError(f"{key} must be two numbers, not {value!r}")
+        raise FdifError(f"{key} must be {'two' if count == 2 else 'three'} numbers, not {value!r}")
     if kind == tuple[float, ...]:
         if isinstance(value, (list, tuple)) and all(map(_is_number, value)):
             return tuple(map(float, value))

@@ -25,12 +25,16 @@ def labelled(program: World, instances: bool = False) -> DrawSample:
         program: what draws them.
         instances: which instance owns a voxel is one map more, the last.
     """
-    numbers = [len(class_names) for _, class_names in program.tasks] + [program.objects] * instances
+    numbers = [len(class_names) for _, class_names in program.tasks]
+    numbers += [program.objects] if instances else []
     dtypes = [np.min_scalar_type(number) for number in numbers]
 
     def sample(key: jax.Array, index: jax.Array) -> tuple[jax.Array, ...]:
-        (image,), label, owner = program.views(key, 1)
-        maps = ([label] if label.ndim == 3 else list(label)) + [owner] * instances
+        if instances:
+            (image,), label, *further = program.views(key, 1)
+        else:
+            image, label, *further = program.sample(key)
+        maps = [*([label] if label.ndim == 3 else label), *further]
         return image, *(one.astype(dtype) for one, dtype in zip(maps, dtypes, strict=True))
 
     return sample

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -126,6 +127,7 @@ class Ensemble(Placement):
         shift: how far objects are moved at most, as a fraction of the grid's edges.
         size: objects are first made this large, drawn between these two: the geometric mean of the edges of an object's
             own box, in voxels, small ones as often as large ones. Two zeros keep the size they are drawn with.
+        voxel: edges of a voxel along z, y, x relative to each other; objects look flat along the longer ones.
 
     Raises:
         FdifError: a factor or size that is not above 0, ends in the wrong order, or a probability outside 0 … 1.
@@ -138,10 +140,13 @@ class Ensemble(Placement):
     shear: float = 0.5
     shift: float = 0.04
     size: tuple[float, float] = (0.0, 0.0)
+    voxel: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "mirror", "shear", "shift")
+        if not min(self.voxel) > 0:
+            raise FdifError(f"voxel of the placement must be three numbers above 0, not {list(self.voxel)}")
         if self.mirror > 1:
             raise FdifError(f"mirror of the placement must be a probability from 0 to 1, not {self.mirror:g}")
         for name in ("scale", "size"):
@@ -182,6 +187,8 @@ class Ensemble(Placement):
             angles = jnp.pi * jax.random.uniform(angle_key, (3,), minval=-1.0)
             slopes = jax.random.uniform(shear_key, (3, 3), minval=-self.shear, maxval=self.shear)
             linear = linear @ turned(angles) @ (jnp.eye(3) + jnp.triu(slopes, 1)) @ jnp.diag(flipped)
+        edges = np.asarray(self.voxel[::-1], np.float32)
+        linear = jnp.diag(np.exp(np.log(edges).mean()) / edges) @ linear  # as wide as before on average
         return jnp.concatenate([linear, (away * jnp.asarray(grid.edges))[:, None]], axis=1)
 
 

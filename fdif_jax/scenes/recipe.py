@@ -6,7 +6,7 @@ import importlib.resources
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -40,9 +40,10 @@ class AnyRecipe(Choice):
     def _identity(self) -> Any:
         return self.to_dict()
 
-    def save(self, path: str | Path) -> None:
-        """Write the recipe as TOML."""
-        Path(path).write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+    def save(self, path: str | Path, notes: Sequence[str] = ()) -> None:
+        """Write the recipe as TOML, after ``notes``, a comment each."""
+        comments = "".join(f"# {note}\n" for note in notes)
+        Path(path).write_text(comments + tomli_w.dumps(self.to_dict()), encoding="utf-8")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,6 +144,8 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSo
         raise FdifError(
             f"--data and --task {config.task}: files of a dataset are segmented; leave one of them out"
         )
+    if config.like is not None:
+        raise FdifError("--data and --like: a dataset's own volumes are trained on; leave one of them out")
     patch = config.grid or (like.patch if like else None)
     shared = (jax.process_index(), jax.process_count())
     training = FileSource(config.data, config.batch_size, config.seed, patch, *shared)
