@@ -7,7 +7,6 @@ normal of deviation √2·σ (the energy distance of two shifted normals; Széke
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ _MULTIPLE = (16, 16, 16)  # what edges of the grid are multiples of
 _LEAST = 8  # voxels of an object
 _MIXED = 0.5  # voxels; the blur that partial volume is as good as
 _SQUASHED = 1.25  # a blur or an edge of a voxel this many times another is no chance
+_NEIGHBOURHOOD = 5  # voxels; edge of the boxes that noise is measured in
 _BLURS = np.linspace(0.05, 3.0, 60)
 
 
@@ -39,7 +39,7 @@ class Measured(NamedTuple):
         spacing: mm, ``(3,)``.
         levels: of each channel, 17 evenly spaced quantiles of its intensities, 0 … 1, without air, ``(C, 17)``.
         air: whether corners are dark, of each channel, ``(C,)``.
-        noise: deviation of what differs from a voxel's neighbours, as part of the range, ``(C,)``.
+        noise: deviation of what differs from a voxel's neighbours in the quietest quarter, part of the range, ``(C,)``.
         blur: deviation in voxels of the Gaussian that blurs surfaces along each axis, ``(C, 3)``.
         sizes: geometric means of the edges of every labelled object's box, voxels, ``(N,)``; none without labels.
     """
@@ -117,8 +117,9 @@ def _intensities(volume: np.ndarray) -> tuple[np.ndarray, float, float, list[flo
     tissue = scaled > _AIR if air and (scaled > _AIR).any() else np.ones(scaled.shape, bool)
     levels = np.quantile(scaled[tissue], np.linspace(0, 1, _QUANTILES))
     around = ndimage.correlate(scaled, ndimage.generate_binary_structure(3, 1) / 6.0)
-    apart = ((7 / 6) * scaled - around)[tissue]  # the voxel less the mean of its six neighbours
-    noise = float(np.median(np.abs(apart - np.median(apart)))) / 0.6745 / math.sqrt(7 / 6)
+    apart = (7 / 6) * scaled - around  # the voxel less the mean of its six neighbours
+    local = ndimage.uniform_filter(np.square(apart), _NEIGHBOURHOOD)[tissue]
+    noise = math.sqrt(float(np.percentile(local, 25)) / (7 / 6))  # where there is the least anatomy
     return levels, float(air), noise, [_blur(scaled, axis, noise) for axis in range(3)]
 
 
@@ -159,8 +160,7 @@ def _sizes(label: np.ndarray | None) -> np.ndarray:
     return np.asarray(sizes)
 
 
-@dataclass(frozen=True)
-class LikeScans:
+class LikeScans(NamedTuple):
     """A recipe that is like scans, and why it says what it says, a line each."""
 
     recipe: Recipe
@@ -236,7 +236,7 @@ def _tissue(recipe: Recipe, likeness: Likeness) -> tuple[dict[str, Any], list[st
         "levels": [round(float(level), 3) for level in levels],
         "air": round(float(typical.air.mean()), 3),
         "noise": [1.0, round(2 * noise, 4)],
-        "deviation": [0.0, round(noise, 4)],
+        "deviation": [0.0, 0.0],
         "blur": [1.0, round(2 * rest, 3)],
         "resolution": [1.0, round(2 * thick, 3)],
     }
