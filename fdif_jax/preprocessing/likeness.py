@@ -39,7 +39,7 @@ class Measured(NamedTuple):
         spacing: mm, ``(3,)``.
         levels: of each channel, 17 evenly spaced quantiles of its intensities, 0 … 1, without air, ``(C, 17)``.
         air: whether corners are dark, of each channel, ``(C,)``.
-        noise: deviation of what differs from a voxel's neighbours in the quietest quarter, part of the range, ``(C,)``.
+        noise: its deviation in the quietest quarter of the voxels, as part of the range, ``(C,)``.
         blur: deviation in voxels of the Gaussian that blurs surfaces along each axis, ``(C, 3)``.
         sizes: geometric means of the edges of every labelled object's box, voxels, ``(N,)``; none without labels.
     """
@@ -116,27 +116,26 @@ def _intensities(volume: np.ndarray) -> tuple[np.ndarray, float, float, list[flo
     air = float(np.median(corners)) < _AIR
     tissue = scaled > _AIR if air and (scaled > _AIR).any() else np.ones(scaled.shape, bool)
     levels = np.quantile(scaled[tissue], np.linspace(0, 1, _QUANTILES))
-    around = ndimage.correlate(scaled, ndimage.generate_binary_structure(3, 1) / 6.0)
-    apart = (7 / 6) * scaled - around  # the voxel less the mean of its six neighbours
-    local = ndimage.uniform_filter(np.square(apart), _NEIGHBOURHOOD)[tissue]
-    noise = math.sqrt(float(np.percentile(local, 25)) / (7 / 6))  # where there is the least anatomy
+    noise = min(_noise(scaled, axis, tissue) for axis in range(3))
     return levels, float(air), noise, [_blur(scaled, axis, noise) for axis in range(3)]
+
+
+def _noise(volume: np.ndarray, axis: int, tissue: np.ndarray) -> float:
+    """Deviation of second differences along an axis in the quietest quarter, where there is the least anatomy."""
+    apart = ndimage.convolve1d(volume, [1.0, -2.0, 1.0], axis) / math.sqrt(6)
+    local = ndimage.uniform_filter(np.square(apart), _NEIGHBOURHOOD)[tissue]
+    return math.sqrt(float(np.percentile(local, 25)))
 
 
 def _blur(volume: np.ndarray, axis: int, noise: float) -> float:
     """Deviation (voxels) of the Gaussian that blurs steps along an axis."""
-    near, far = (
-        float(np.mean(np.square(np.diff(volume[_every(axis, step)], axis=axis)))) - 2 * noise**2
-        for step in (1, 2)
-    )
+    along = np.moveaxis(volume, axis, 0)
+    apart = (np.square(along[h:] - along[:-h]) - 2 * noise**2 for h in (1, 2))
+    near, far = (float(np.sum(squares)) for squares in apart)  # sums, as both see the same steps
     if near <= 0:
         return 0.0
     ratios = _apart(2.0) / _apart(1.0)
     return float(np.interp(far / near, ratios, _BLURS))
-
-
-def _every(axis: int, step: int) -> tuple[slice, ...]:
-    return tuple(slice(None, None, step) if a == axis else slice(None) for a in range(3))
 
 
 def _apart(h: float) -> np.ndarray:
