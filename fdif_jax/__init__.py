@@ -12,10 +12,11 @@ Example:
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key
 from fdif_jax.rendering.look import Look
-from fdif_jax.scenes.compiler import MixedProgram, Program, World, compile
+from fdif_jax.scenes.compiler import MixedProgram, Program, compile
 from fdif_jax.scenes.documents import Scene, SceneObject, load_scenes, save_scenes
 from fdif_jax.scenes.recipe import Mixture, Part, Recipe, load_recipe, shipped_recipes
 from fdif_jax.scenes.replay import render_scenes
+from fdif_jax.scenes.world import World
 
 # `fd.shape` has the words of type hints, and functions that are differentiable everywhere.
 from fdif_jax.sdf import shape as shape

@@ -24,6 +24,9 @@ OTHER_LOOKS, VOXELS, OTHER_AUGMENTATIONS = 17, 19, 23
 """The same for further looks of a scene (each folded in by its number, from 1), for the voxels that are compared, and
 for the random looks of further looks in training."""
 
+WINDOW = 29
+"""The same for the window that a scene is seen through."""
+
 _STREAMS = ("network", "cases", "folds", "heads")
 
 

@@ -12,11 +12,16 @@ from fdif_jax.errors import FdifError, unknown
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """Base of settings. Fields are whole numbers, numbers, truth values, strings, lists of names, triples, or `Plain`.
+    """Base of settings. Fields are numbers, truth values, strings, lists of names or numbers, triples, or `Plain`.
 
     Whole numbers are accepted where numbers are wanted, lists become tuples, and tables become what the field holds.
     FdifError, naming the key, for a value of the wrong type.
+
+    Attributes:
+        later: fields that documents without them are older than: told where they are not the default.
     """
+
+    later: typing.ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for name, kind in _fields(type(self)).items():
@@ -38,8 +43,12 @@ class Plain:
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys as plain lists, numbers, strings, booleans and tables."""
-        return {name: _plain(getattr(self, name)) for name in _fields(type(self))}
+        """All keys as plain lists, numbers, strings, booleans and tables, but those of ``later`` at their defaults."""
+        return {
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in self.later or getattr(self, field.name) != _default(field)
+        }
 
 
 class Choice(Plain):
@@ -119,6 +128,11 @@ def _short(flat: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _default(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def _fields(cls: type[Plain]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -162,5 +176,7 @@ def _is_number(value: Any) -> bool:
 _SEQUENCES: dict[Any, tuple[str, int | None, Callable[[Any], bool], type]] = {
     tuple[int, int, int]: ("three whole numbers (D, H, W)", 3, _is_integer, int),
     tuple[float, float]: ("two numbers", 2, _is_number, float),
+    tuple[float, float, float]: ("three numbers", 3, _is_number, float),
+    tuple[float, ...]: ("a list of numbers", None, _is_number, float),
     tuple[str, ...]: ("a list of names", None, lambda value: isinstance(value, str), str),
 }

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from fdif_jax.errors import FdifError
 from fdif_jax.rendering.look import normalise
-from fdif_jax.scenes.compiler import World, compile
+from fdif_jax.scenes.compiler import compile
 from fdif_jax.scenes.recipe import Mixture, Recipe, load_recipe
+from fdif_jax.scenes.world import World
 
 try:
     import torch

@@ -21,6 +21,7 @@ from fdif_jax.scripts.console.compilation import keep_compiled_programs, leave_o
 COMMANDS = {
     "generate": "write a labelled synthetic dataset (MONAI or nnU-Net layout)",
     "render": "render saved scene documents to NIfTI",
+    "like": "make a recipe whose scenes are like scans of your own",
     "bank": "turn label maps into a bank of organs for recipes of anatomy, or list one",
     "pretrain": "pre-train a network on scenes drawn inside the jitted step",
     "runs": "list training runs side by side, and plot their curves",

@@ -180,7 +180,8 @@ def _pictures(
         yield case, read_b2nd(image)[0], np.asarray(label), job.program.class_names
         return
     voxels = read_volume(image).array
-    for number, (label, (task, class_names)) in enumerate(zip(labels, plan.tasks.items(), strict=True)):
+    # Instances, if there are any, are the last file, and no classes.
+    for number, (label, (task, class_names)) in enumerate(zip(labels, plan.tasks.items(), strict=False)):
         yield case + f"_{task}" * (number > 0), voxels, read_volume(label).array, class_names
 
 

@@ -99,6 +99,13 @@ class Atlas:
         return np.stack([np.resize(members, counts.max()) for members in found]), counts
 
     @cached_property
+    def volumes(self) -> dict[str, float]:
+        """Of each organ, by name, the mean volume of its members, mm³."""
+        return {
+            o: float(self.bank.volume[self.bank.organ == n].mean()) for n, o in enumerate(self.bank.organs)
+        }
+
+    @cached_property
     def fallback(self) -> np.ndarray:
         """Of each organ the member of the subject that has the most members, ``(N,)``."""
         wealth = np.bincount(self.bank.subject)[self.bank.subject]

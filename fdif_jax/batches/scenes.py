@@ -10,8 +10,8 @@ from fdif_jax.batches.augmentation import random_intensity
 from fdif_jax.keys import AUGMENTATION, OTHER_AUGMENTATIONS, view_key
 from fdif_jax.objectives.combined import Combined, Targets
 from fdif_jax.rendering.look import normalise
-from fdif_jax.scenes.compiler import World
 from fdif_jax.scenes.placement import Sampling
+from fdif_jax.scenes.world import World
 from fdif_jax.training.updates import MakeBatch
 
 

@@ -17,11 +17,16 @@ from fdif_jax.vocabulary.vocabulary import NONE
 
 
 def centred(recipe: Recipe, grid_scale: float) -> Recipe:
-    """The recipe with one object a volume, in its middle; the grid covers ``grid_scale`` of its usual extent."""
+    """The recipe with one object a volume, in its middle; the grid covers ``grid_scale`` of its usual extent.
+
+    Nothing hides the object, and it is of its own class: window and groups are left out.
+    """
     if not 0 < grid_scale < math.inf:
         raise FdifError(f"grid scale is {grid_scale:g}; it must be greater than 0")
     placement = {"kind": "centred", "scale": grid_scale}
-    return recipe.replace(placement=placement, min_objects=1, max_objects=1, multi_task=False)
+    return recipe.replace(
+        placement=placement, min_objects=1, max_objects=1, multi_task=False, window={}, classes={}
+    )
 
 
 def classes_of(

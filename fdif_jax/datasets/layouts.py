@@ -44,7 +44,7 @@ class Layout(Protocol):
         """What the case of sample ``index`` is called."""
 
     def files(self, index: int, plan: "DatasetPlan") -> tuple[Path, ...]:
-        """Where sample ``index`` goes: its image, then its label maps, if any, a file each."""
+        """Where sample ``index`` goes: its image, then its label maps, if any, a file each, then its instances."""
 
     def encode(self, array: np.ndarray) -> bytes | memoryview:
         """The bytes of one of those files; equal arrays give equal bytes."""
@@ -65,6 +65,7 @@ class DatasetPlan:
         grid: ``(D, H, W)``.
         tasks: the label maps in order: what one tells apart → its foreground classes, the first of them label 1.
         layout: how the files are laid out.
+        instances: every sample has a map of its instances, too: 0 is background.
     """
 
     recipe: Mapping[str, Any]
@@ -75,6 +76,7 @@ class DatasetPlan:
     grid: tuple[int, int, int]
     tasks: Mapping[str, tuple[str, ...]]
     layout: Layout
+    instances: bool = False
 
     def __post_init__(self):
         if self.num_samples < 1:
@@ -100,6 +102,8 @@ class DatasetPlan:
     def identity(self) -> dict[str, Any]:
         """The plan as JSON holds it: what a directory must have been made by to be continued."""
         plain = {**asdict(self), "layout": {"name": self.layout.name, **asdict(self.layout)}}  # type: ignore[call-overload]
+        if not self.instances:  # datasets may be older than this key
+            del plain["instances"]
         return json.loads(json.dumps(plain))
 
 
@@ -108,6 +112,7 @@ class MonaiLayout:
     """MONAI's / the Decathlon's layout: ``data/data.json`` lists the pairs, 100 to a folder.
 
     With several label maps every one has its file and its key: ``label``, then ``label_displacement`` and so on.
+    Instances have the key ``instance``.
     """
 
     name: ClassVar[str] = "monai"
@@ -130,14 +135,17 @@ class MonaiLayout:
         suffix = ENCODINGS[self.compress].suffix
         several = plan.further_tasks != ()
         labels = (f"{case}_y{f'_{task}' * several}{suffix}" for task in plan.tasks)
+        instances = [Path("data/instance", batch, f"{case}_i{suffix}")] * plan.instances
         return (
             Path("data/image", batch, f"{case}_x{suffix}"),
             *(Path("data/label", batch, name) for name in labels),
+            *instances,
         )
 
     def documents(self, plan: DatasetPlan) -> dict[str, Any]:
         """``data.json``; its paths are relative to the folder it is in."""
         keys = ("image", "label", *(f"label_{task}" for task in plan.further_tasks))
+        keys += ("instance",) * plan.instances
 
         def entry(index: int) -> dict[str, str]:
             paths = (path.relative_to("data").as_posix() for path in self.files(index, plan))
@@ -163,7 +171,8 @@ class MonaiLayout:
 class NnunetLayout:
     """nnU-Net v2's raw layout; validation samples become the dataset with the next id, named ``…_Val``.
 
-    nnU-Net reads one label map, ``labelsTr``. Further ones lie beside it, ``labelsTr_displacement`` and so on.
+    nnU-Net reads one label map, ``labelsTr``. Further ones lie beside it, ``labelsTr_displacement`` and so on, and
+    instances in ``instancesTr``.
     """
 
     name: ClassVar[str] = "nnunet"
@@ -195,6 +204,7 @@ class NnunetLayout:
         folder, case = Path(self._folder(index >= plan.num_samples)), self.case_id(index, plan)
         suffix = ENCODINGS[self.compress].suffix
         labels = ("labelsTr", *(f"labelsTr_{task}" for task in plan.further_tasks))
+        labels += ("instancesTr",) * plan.instances
         return (
             folder / f"imagesTr/{case}_0000{suffix}",
             *(folder / name / f"{case}{suffix}" for name in labels),

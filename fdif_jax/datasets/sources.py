@@ -12,19 +12,29 @@ from jax import lax
 
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key
-from fdif_jax.scenes.compiler import World
+from fdif_jax.scenes.world import World
 
 DrawSample = Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]]
 """Key and index of a sample → what its files hold; pure and jittable."""
 
 
-def labelled(program: World) -> DrawSample:
-    """Samples of a program as files hold them: the image, then every label map, in the smallest type it fits in."""
-    dtypes = [np.min_scalar_type(len(class_names)) for _, class_names in program.tasks]
+def labelled(program: World, instances: bool = False) -> DrawSample:
+    """Samples of a program as files hold them: the image, then every label map, in the smallest type it fits in.
+
+    Args:
+        program: what draws them.
+        instances: which instance owns a voxel is one map more, the last.
+    """
+    numbers = [len(class_names) for _, class_names in program.tasks]
+    numbers += [program.objects] if instances else []
+    dtypes = [np.min_scalar_type(number) for number in numbers]
 
     def sample(key: jax.Array, index: jax.Array) -> tuple[jax.Array, ...]:
-        image, label = program.sample(key)
-        maps = [label] if label.ndim == 3 else list(label)
+        if instances:
+            (image,), label, *further = program.views(key, 1)
+        else:
+            image, label, *further = program.sample(key)
+        maps = [*([label] if label.ndim == 3 else label), *further]
         return image, *(one.astype(dtype) for one, dtype in zip(maps, dtypes, strict=True))
 
     return sample

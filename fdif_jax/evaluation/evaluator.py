@@ -21,7 +21,8 @@ from fdif_jax.evaluation.scoring import mean_defined, where_labelled
 from fdif_jax.keys import RESERVED_SEEDS, sample_key
 from fdif_jax.objectives.losses import dice_per_class
 from fdif_jax.rendering.look import normalise
-from fdif_jax.scenes.compiler import Program, World
+from fdif_jax.scenes.compiler import Program
+from fdif_jax.scenes.world import World
 from fdif_jax.tasks import Task
 
 DrawHeldOut = Callable[[Array], tuple[Array, Array]]

@@ -1,7 +1,10 @@
-"""Filters of volumes that work along one axis at a time, each a small matrix of that axis."""
+"""Filters of volumes that work along one axis at a time, each a small matrix of that axis, and smooth noise."""
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 
 def along_axes(volume: Array, matrices: list[Array]) -> Array:
@@ -36,3 +39,38 @@ def slices(edge: int, thickness: Array) -> Array:
     averages = covered / jnp.maximum(covered.sum(1, keepdims=True), 1e-6)
     positions = jnp.clip((voxels + 0.5) / thickness - 0.5, 0, count - 1)
     return hat(positions, edge) @ averages
+
+
+def layered_noise(key: Array, shape: Sequence[int], edges: Sequence[int]) -> Float[Array, "D H W"]:
+    """Smooth noise of several scales: normal values on coarse grids, interpolated; the strength of each is drawn.
+
+    Args:
+        key: random key.
+        shape: voxels ``(D, H, W)``.
+        edges: nodes an axis of the coarse grids, rising; the strength of each is uniform from 0 to 1.
+    """
+    strength_key, *keys = jax.random.split(key, 1 + len(edges))
+    strengths = jax.random.uniform(strength_key, (len(edges),))
+    wave = jnp.zeros((2, 2, 2))
+    for k, n, strength in zip(keys, edges, strengths, strict=True):
+        wave = enlarged(wave, (n, n, n)) + strength * jax.random.normal(k, (n, n, n))
+    return enlarged(wave, shape)
+
+
+def enlarged(volume: Array, shape: Sequence[int]) -> Array:
+    """Trilinear interpolation to another grid, the corners kept."""
+    pairs = zip(shape, volume.shape, strict=True)
+    return along_axes(volume, [hat(jnp.linspace(0, old - 1, n), old) for n, old in pairs])
+
+
+def partly_mixed(volume: Array) -> Array:
+    """Voxels at surfaces as partial volume has them on average: an eighth of each neighbour along every axis.
+
+    Where a surface lies between two voxel centres is unknown; if anywhere alike, the outermost voxel of an object is
+    7/8 full on average, and these weights make it so.
+    """
+    for axis in range(3):
+        padded = jnp.pad(volume, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        before, after = (jax.lax.slice_in_dim(padded, i, i + volume.shape[axis], axis=axis) for i in (0, 2))
+        volume = 0.75 * volume + 0.125 * (before + after)
+    return volume

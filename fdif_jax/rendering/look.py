@@ -5,7 +5,7 @@ axis (blur, thick slices, the grids of smooth fields) is a product with one smal
 """
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class Look(Plain):
         FdifError: a strength below 0, or ends of ``uniform_noise`` in the wrong order.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("tissue",)
+
     partial_volume: bool = False
     texture: float = 0.0
     bias_field: float = 0.0
@@ -78,11 +80,6 @@ class Look(Plain):
         off = dict.fromkeys(("bias_field", "blur", "slice_thickness", "rician", "gaussian"), 0.0)
         tissue = self.tissue.clean if self.tissue.paint else self.tissue
         return dataclasses.replace(self, **off, uniform_noise=(0.0, 0.0), tissue=tissue)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All keys as plain values; without ``tissue`` where nothing is painted."""
-        table = super().to_dict()
-        return table if self.tissue.paint else {k: v for k, v in table.items() if k != "tissue"}
 
     def apply(
         self,

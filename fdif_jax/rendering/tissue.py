@@ -6,6 +6,7 @@ that axis, so that blur, ringing, sharpening and resolution together are three m
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.filters import along_axes, gaussian, hat, slices
+from fdif_jax.rendering.filters import along_axes, gaussian, layered_noise, partly_mixed, slices
 from fdif_jax.settings import Plain, at_least
 
 Image = Float[Array, "D H W"]
@@ -45,10 +46,15 @@ class Tissue(Plain):
         sharpening: weight of an unsharp mask.
         resolution: how many voxels more than one a slice is thick, drawn for every axis; interpolated back.
         noise: deviation of Gaussian noise.
+        partial_volume: voxels at surfaces are mixed of what lies on both sides.
+        levels: instead of ``mean``: evenly spaced quantiles of the intensities that instances' means are drawn from, as
+            a histogram of scans has them.
 
     Raises:
-        FdifError: a fraction outside 0 … 1, a strength below 0, or ends in the wrong order.
+        FdifError: a fraction outside 0 … 1, a strength below 0, ends in the wrong order, or levels that do not rise.
     """
+
+    later: ClassVar[tuple[str, ...]] = ("partial_volume", "levels")
 
     paint: bool = False
     mean: tuple[float, float] = (0.1, 1.0)
@@ -64,6 +70,8 @@ class Tissue(Plain):
     sharpening: tuple[float, float] = (0.25, 1.0)
     resolution: tuple[float, float] = (0.33, 1.0)
     noise: tuple[float, float] = (0.33, 0.05)
+    partial_volume: bool = False
+    levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +83,11 @@ class Tissue(Plain):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise FdifError(f"{name} must be two numbers with 0 <= low <= high, not {[low, high]}")
+        levels = (0.0, *self.levels, 1.0)
+        if len(self.levels) == 1 or sorted(levels) != list(levels):
+            raise FdifError(
+                f"levels must be two or more rising numbers from 0 to 1, or none, not {list(self.levels)}"
+            )
         for name in _ARTEFACTS:
             fraction, strength = getattr(self, name)
             if not (0 <= fraction <= 1 and strength >= 0):
@@ -122,20 +135,29 @@ class Tissue(Plain):
             jax.random.split(key, 8)
         )
         instances = (objects + 1,)
-        mean = jax.random.uniform(mean_key, instances, minval=self.mean[0], maxval=self.mean[1])
+        mean = self._means(mean_key, instances)
         deviation = jax.random.uniform(
             deviation_key, instances, minval=self.deviation[0], maxval=self.deviation[1]
         )
         texture = jax.random.uniform(texture_key, instances, maxval=self.texture)
-        other = jax.random.uniform(other_key, instances, minval=self.mean[0], maxval=self.mean[1])
+        other = self._means(other_key, instances)
         kept = jax.random.bernoulli(kept_key, self.mapper_fraction, instances).at[0].set(False)
         # One column a kind of intensity; without air in the background, the row of the background is one more.
         table = jnp.stack([mean, deviation, texture, jnp.where(kept, other - mean, 0)])
         table = table.at[:, 0].multiply(~jax.random.bernoulli(air_key, self.air))
         level, spread, waves, mapped = table[:, owner]
         voxels = _nearly_normal(voxel_key, owner.shape)
-        volume = level + mapped * image + spread * voxels + waves * _texture(wave_key, owner.shape)
+        clean = level + mapped * image
+        clean = partly_mixed(clean) if self.partial_volume else clean
+        volume = clean + spread * voxels + waves * layered_noise(wave_key, owner.shape, _OCTAVES)
         return jnp.maximum(volume, 0)
+
+    def _means(self, key: jax.Array, shape: tuple[int, ...]) -> Array:
+        """Intensities of instances."""
+        if self.levels:
+            places = jnp.linspace(0, 1, len(self.levels))
+            return jnp.interp(jax.random.uniform(key, shape), places, jnp.asarray(self.levels))
+        return jax.random.uniform(key, shape, minval=self.mean[0], maxval=self.mean[1])
 
 
 _ARTEFACTS = ("bias_field", "spikes", "gamma", "blur", "ringing", "sharpening", "resolution", "noise")
@@ -162,22 +184,6 @@ def _nearly_normal(key: jax.Array, shape: tuple[int, ...]) -> Image:
     words = jax.random.bits(key, shape)
     total = sum(((words >> (8 * byte)) & 255 for byte in range(4)), jnp.uint32(0))
     return (total.astype(jnp.float32) - 510.0) / np.float32(np.sqrt(4 * (256**2 - 1) / 12))
-
-
-def _texture(key: jax.Array, shape: tuple[int, ...]) -> Image:
-    """Smooth noise of four scales, the strength of each drawn from 0 to 1."""
-    strength_key, *keys = jax.random.split(key, 1 + len(_OCTAVES))
-    strengths = jax.random.uniform(strength_key, (len(_OCTAVES),))
-    wave = jnp.zeros((2, 2, 2))
-    for k, n, strength in zip(keys, _OCTAVES, strengths, strict=True):
-        wave = _enlarged(wave, (n, n, n)) + strength * jax.random.normal(k, (n, n, n))
-    return _enlarged(wave, shape)
-
-
-def _enlarged(volume: Image, shape: tuple[int, ...]) -> Image:
-    """Trilinear interpolation to another grid, the corners kept."""
-    pairs = zip(shape, volume.shape, strict=True)
-    return along_axes(volume, [hat(jnp.linspace(0, old - 1, n), old) for n, old in pairs])
 
 
 def _polynomial(strength: Array, key: jax.Array, shape: tuple[int, ...]) -> Image:

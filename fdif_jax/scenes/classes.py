@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
+from fdif_jax.scenes.grouping import Grouping
 from fdif_jax.scenes.recipe import Recipe
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.structure import Structure
@@ -80,11 +81,14 @@ def tasks_of(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task
     """The label maps of a recipe, and the id of each class in each of them, ``(classes, T)``.
 
     One map with an id a class; with ``multi_task`` one map each for shape, displacement (1 = none) and mapper,
-    as far as they take more than one value.
+    as far as they take more than one value. With a grouping several classes share an id, and those that are
+    background have the id 0.
 
     Raises:
-        FdifError: multi-task, and nothing takes more than one value.
+        FdifError: multi-task, and nothing takes more than one value; or see `Grouping.named`.
     """
+    if recipe.classes != Grouping():
+        return _grouped(recipe, classes)
     if not recipe.multi_task:
         names = tuple(c.name for c in classes)
         return (Task("class", names),), np.arange(1, len(names) + 1)[:, None]
@@ -101,6 +105,21 @@ def tasks_of(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task
         )
     columns = [[task.class_names.index(value) + 1 for value in factors[task.name]] for task in tasks]
     return tasks, np.asarray(columns).T
+
+
+def _grouped(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task, ...], np.ndarray]:
+    """One label map; displacement and mapper tell classes apart as they do without groups."""
+    atlas = recipe.resolved.atlas
+    families = tuple(dict.fromkeys(c.family.name for c in classes))
+    named = recipe.classes.named(families, atlas.volumes if atlas else {})
+    names = [
+        named[c.family.name] + c.name[len(c.family.name) :] if c.family.name in named else "" for c in classes
+    ]
+    order = [
+        name for family in named for c, name in zip(classes, names, strict=True) if c.family.name == family
+    ]
+    found = tuple(dict.fromkeys(order))
+    return (Task("class", found),), np.asarray([[1 + found.index(name) if name else 0] for name in names])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,18 +7,18 @@ volumes (`Renderer`), their look (`Look`). Sample i of seed s depends on nothing
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Float, Int
 
 from fdif_jax.errors import FdifError
-from fdif_jax.keys import LOOK, OTHER_LOOKS, sample_key, view_key
+from fdif_jax.keys import WINDOW, sample_key
 from fdif_jax.rendering.branch_free import BranchFree
-from fdif_jax.rendering.look import Look, to_grey_levels
+from fdif_jax.rendering.look import Look
 from fdif_jax.rendering.pallas_kernel import TileKernel
 from fdif_jax.rendering.renderer import Renderer, Rendering, Table, whole_numbers
 from fdif_jax.scenes.classes import Families, ObjectClass, classes_of, tasks_of
@@ -26,36 +26,15 @@ from fdif_jax.scenes.documents import Scene, SceneObject
 from fdif_jax.scenes.placement import Sampling
 from fdif_jax.scenes.recipe import Mixture, Recipe
 from fdif_jax.scenes.replay import render_scenes
-from fdif_jax.sdf.grid import Grid
+from fdif_jax.scenes.world import Views, World, seen_in
 from fdif_jax.tasks import Task
 from fdif_jax.vocabulary import unions
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
 
 Kernel = Literal["auto", "off", "on", "interpret"]
-Volumes = tuple[UInt[Array, "D H W"], UInt[Array, "*tasks D H W"]]
-Batch = tuple[UInt[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]
 
 
-class Views(NamedTuple):
-    """Several looks of one scene, and what all of them show; with a leading batch axis where there are several.
-
-    Attributes:
-        images: uint8 ``(V, D, H, W)``, 0 … 128; the first one is the sample's image.
-        label: class ids, ``(D, H, W)``, or ``(T, D, H, W)`` with several tasks.
-        owner: which instance owns a voxel, ``(D, H, W)``; 0 is background.
-        distances: to the owner's surface and to the nearest boundary, float32 ``(2, D, H, W)``, as
-            `Renderer.distances` has them; None where they are not asked for.
-        clean: the images without what degrades them (`Look.clean`), uint8 ``(V, D, H, W)``; None likewise.
-    """
-
-    images: UInt[Array, "V D H W"]
-    label: UInt[Array, "*tasks D H W"]
-    owner: UInt[Array, "D H W"]
-    distances: Float[Array, "2 D H W"] | None = None
-    clean: UInt[Array, "V D H W"] | None = None
-
-
-def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> "World":
+def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> World:
     """Turn a recipe into a program. XLA compiles each of its functions on first use.
 
     Args:
@@ -72,81 +51,6 @@ def compile(recipe: Recipe | Mixture, *, kernel: Kernel = "auto") -> "World":
     if kernel not in ("auto", "off"):
         raise FdifError("the kernel renders one recipe; compile the parts of a mixture by themselves")
     return MixedProgram(recipe)
-
-
-class World:
-    """What all programs can do. Methods without a note on jit are pure and may be used inside `jax.jit`."""
-
-    recipe: Any
-
-    @property
-    def grid(self) -> Grid:
-        """Voxels ``(D, H, W)``."""
-        return Grid(*self.recipe.grid)
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The label maps; several where labels are ``(T, D, H, W)``."""
-        raise NotImplementedError
-
-    @property
-    def objects(self) -> int:
-        """Greatest number of objects in a scene."""
-        raise NotImplementedError
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the foreground classes of the (first) label map; label id = position + 1."""
-        return self.tasks[0].class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Number of foreground classes of the (first) label map."""
-        return len(self.class_names)
-
-    def sample(self, key: jax.Array, sampling: Sampling | None = None) -> Volumes:
-        """Image (uint8, 0 … 128) and label (uint8 or uint16), both ``(D, H, W)``, of a random scene.
-
-        With several tasks the label is ``(T, D, H, W)``. With a ``sampling`` the scene is another one, drawn so.
-        """
-        images, label, *_ = self.views(key, 1, sampling)
-        return images[0], label
-
-    def views(
-        self, key: jax.Array, number: int, sampling: Sampling | None = None, extra: Collection[str] = ()
-    ) -> Views:
-        """``number`` looks of the scene that `sample` shows; they differ as far as the recipe's look is random.
-
-        Args:
-            key: of the sample.
-            number: V, of looks.
-            sampling: what is drawn otherwise than the recipe says.
-            extra: what else is asked for, of ``"distances"`` and ``"clean"``.
-        """
-        raise NotImplementedError
-
-    def batch_views(
-        self, keys: jax.Array, number: int, sampling: Sampling | None = None, extra: Collection[str] = ()
-    ) -> Views:
-        """Views of several keys, one scene after another: never under `vmap`, which would run every branch."""
-        return lax.map(lambda key: self.views(key, number, sampling, extra), keys)
-
-    def batch(self, keys: jax.Array, sampling: Sampling | None = None) -> Batch:
-        """Samples of several keys, as `batch_views` draws them."""
-        images, labels, *_ = self.batch_views(keys, 1, sampling)
-        return images[:, 0], labels
-
-    @cached_property
-    def _jitted_sample(self) -> Callable[[Any, Any], Volumes]:
-        return jax.jit(lambda seed, index: self.sample(sample_key(seed, index)))
-
-    def sample_at(self, seed: int, index: int) -> Volumes:
-        """Sample ``index`` of ``seed``, jitted; the same whatever batch, device or process draws it."""
-        return self._jitted_sample(np.uint32(seed), np.uint32(index))
-
-    def scene_at(self, seed: int, index: int) -> Scene:
-        """Sample ``index`` of ``seed`` as a scene document (jitted)."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +84,14 @@ class Program(World):
         return self._labels[0]
 
     @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipe."""
+        return (self.recipe,)
+
+    @property
     def objects(self) -> int:
-        """Greatest number of objects in a scene."""
-        return self.recipe.max_objects
+        """Greatest number of instances in a scene: objects, and what a window adds."""
+        return self.recipe.max_objects + self.recipe.window.instances
 
     @cached_property
     def _displacement_names(self) -> list[str]:
@@ -215,6 +124,16 @@ class Program(World):
             drawn: classes (counted from 0) of the ``max_objects`` objects; None to choose them as the placement does.
             sampling: what is drawn otherwise than the recipe says; objects beyond the number are not there.
         """
+        return self._drawn(key, drawn, self._labels[1], sampling)
+
+    def _drawn(
+        self,
+        key: jax.Array,
+        drawn: Int[Array, " n"] | None,
+        ids: np.ndarray,
+        sampling: Sampling | None = None,
+    ) -> Table:
+        """A random scene whose labels are the rows of ``ids`` that its objects' classes count into."""
         recipe, size, placement = self.recipe, self.recipe.max_objects, self.recipe.placement
         count_key, factor_key, pose_key, shape_key = jax.random.split(key, 4)
         between: tuple[Any, Any] = (recipe.min_objects, size)
@@ -232,7 +151,7 @@ class Program(World):
         family = jnp.asarray([self.families.members.index(c.family) for c in self.classes])[drawn]
         branch, row = self.families.draw(jax.random.split(shape_key, size), family, self.renderer.width)
         inverse = jnp.broadcast_to(jnp.eye(3, 4), (size, 3, 4))
-        label = jnp.asarray(self._labels[1], jnp.int32)[drawn]
+        label = jnp.asarray(ids, jnp.int32)[drawn]
         table = Table(count, branch, row, inverse, displacement, mapper, label)
         return placement.place(pose_key, self, table, None if sampling is None else sampling.scale)
 
@@ -240,7 +159,8 @@ class Program(World):
         """Those of the label maps' classes for what an object can be: sums over the maps."""
         tasks, ids = self._labels
         first = np.cumsum([0, *(len(task.class_names) for task in tasks[:-1])])
-        return jnp.sum(sampling.class_logits[ids - 1 + first], axis=1)
+        logits = jnp.where(ids > 0, sampling.class_logits[ids - 1 + first], 0.0)
+        return jnp.sum(logits, axis=1)
 
     @cached_property
     def _renders_batches(self) -> bool:
@@ -288,18 +208,21 @@ class Program(World):
     def _looked_at(
         self, number: int, extra: Collection[str], key: jax.Array, rendering: Rendering, distances: Any
     ) -> Views:
+        recipe = self.recipe
+        rendering = recipe.window.apply(jax.random.fold_in(key, WINDOW), rendering, recipe.max_objects)
         image, label, owner, _ = rendering
 
         def seen(look: Look) -> Array:
-            views = [_seen(look, key, view, image, label, owner, self.objects) for view in range(number)]
+            views = [seen_in(look, key, view, image, label, owner, self.objects) for view in range(number)]
             return jnp.stack(views)
 
-        look = self.recipe.look
+        look = recipe.look
         return Views(seen(look), label, owner, distances, seen(look.clean) if "clean" in extra else None)
 
     @cached_property
     def _jitted_draw(self) -> Callable[[jax.Array], Table]:
-        return jax.jit(self.draw)
+        """Draws tables whose labels are the classes themselves, counted from 0."""
+        return jax.jit(lambda key: self._drawn(key, None, np.arange(len(self.classes))[:, None]))
 
     def scene_at(self, seed: int, index: int) -> Scene:
         """Sample ``index`` of ``seed`` as a scene document (jitted)."""
@@ -308,16 +231,15 @@ class Program(World):
     def scene(self, key: jax.Array) -> Scene:
         """The sample of a key as a scene document (jitted)."""
         table = jax.tree.map(np.asarray, self._jitted_draw(key))
-        ids = [tuple(row) for row in self._labels[1].tolist()]
         objects = []
         for i in range(int(table.number)):
             shape = self.families.structures[table.branch[i]].unpack(table.row[i])
-            labels = tuple(table.label[i].tolist())
-            name = self.classes[ids.index(labels)].family.name
+            drawn = int(table.label[i, 0])
+            name = self.classes[drawn].family.name
             inverse = np.concatenate([table.inverse[i], [[0, 0, 0, 1]]])
             objects.append(
                 SceneObject(
-                    labels,
+                    tuple(self._labels[1][drawn].tolist()),
                     name,
                     unions.describe(self.vocabulary, name, shape),
                     inverse.tolist(),
@@ -352,8 +274,13 @@ class MixedProgram(World):
         return (Task("class", tuple(dict.fromkeys(names))),)
 
     @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """Those of the parts."""
+        return tuple(part.recipe for part in self.parts)
+
+    @property
     def objects(self) -> int:
-        """Greatest number of objects in a scene of any part."""
+        """Greatest number of instances in a scene of any part."""
         return max(part.objects for part in self.parts)
 
     @cached_property
@@ -392,7 +319,7 @@ class MixedProgram(World):
         def seen(look: Look, images: Array) -> Array:
             shown = (image.astype(jnp.float32) for image in images)
             return jnp.stack(
-                [_seen(look, key, v, i, views.label, views.owner, objects) for v, i in enumerate(shown)]
+                [seen_in(look, key, v, i, views.label, views.owner, objects) for v, i in enumerate(shown)]
             )
 
         look = self.recipe.look
@@ -414,15 +341,6 @@ def _rendered(
     """What a renderer gives of a table, or of several, and distances where they are asked for."""
     rendering = renderer.render(table)
     return rendering, renderer.distances(table, rendering.volumes) if "distances" in extra else None
-
-
-def _seen(
-    look: Look, key: jax.Array, view: int, image: Array, label: Array, owner: Array, objects: int
-) -> Array:
-    """The image of the sample of ``key`` as a recipe's look has it, in grey levels; ``view`` counts its looks."""
-    if look.changes_images:
-        image = look.apply(view_key(key, view, LOOK, OTHER_LOOKS), image, label, owner, objects)
-    return to_grey_levels(image)
 
 
 def _factor(key: jax.Array, drawn: Array, fixed: Sequence[str | None], names: Sequence[str]) -> Array:

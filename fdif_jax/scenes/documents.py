@@ -20,7 +20,7 @@ class SceneObject:
     """One object of a scene.
 
     Attributes:
-        class_id: its label in each label map, ≥ 1; a document has a number where there is one map.
+        class_id: its label in each label map, 0 for background; a document has a number where there is one map.
         class_name: its class in the vocabulary, or ``first|second`` for a smooth union of two.
         params: the class's parameters, lengths in voxels.
         inverse_transform: 4×4, world (x, y, z, 1) → local, voxels.
@@ -92,9 +92,9 @@ def _object(document: Any, where: str) -> SceneObject:
         raise FdifError(f"{where}: {missing[0]!r} is missing")
     given = document["class_id"]
     labels = tuple(given) if isinstance(given, list) else (given,)
-    if not labels or not all(type(label) is int and 1 <= label <= 65535 for label in labels):
+    if not labels or not all(type(label) is int and 0 <= label <= 65535 for label in labels):
         raise FdifError(
-            f"{where}: class_id must be a whole number from 1 to 65535, or a list of such, not {given!r}"
+            f"{where}: class_id must be a whole number from 0 to 65535, or a list of such, not {given!r}"
         )
     matrix = finite_numbers(document["inverse_transform"], (4, 4))
     if matrix is None:

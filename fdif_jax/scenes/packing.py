@@ -16,10 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from fdif_jax.errors import FdifError
 from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
-from fdif_jax.scenes.placement import Placement, SceneProgram
+from fdif_jax.scenes.placement import Placement, SceneProgram, frame_of
 from fdif_jax.sdf.affine import move
-from fdif_jax.sdf.shape import Box
-from fdif_jax.sdf.structure import Structure
 from fdif_jax.settings import at_least
 
 # The six axis-aligned turns: proper rotations that take the z axis to ±z, ±x and ±y. Whole numbers, so that a
@@ -163,7 +161,7 @@ def _ranges(
 
     ``linear`` is local → world.
     """
-    frames = [partial(_frame, structure) for structure in renderer.structures]
+    frames = [partial(frame_of, structure) for structure in renderer.structures]
     grid = renderer.grid
     edges, top = jnp.asarray(grid.edges, jnp.float32), jnp.asarray(grid.highest, jnp.float32)
 
@@ -179,11 +177,6 @@ def _ranges(
         return lowest.astype(jnp.int32), highest.astype(jnp.int32)
 
     return lax.map(lambda o: allowed(*o), (table.branch, table.row, linear))
-
-
-def _frame(structure: Structure, row: Array) -> Box:
-    lower, upper = structure.unpack(row).frame()
-    return Box(jnp.asarray(lower, jnp.float32), jnp.asarray(upper, jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)

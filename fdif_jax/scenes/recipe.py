@@ -6,7 +6,7 @@ import importlib.resources
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,6 +15,8 @@ import tomli_w
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.rendering.look import Look
+from fdif_jax.rendering.window import Window
+from fdif_jax.scenes.grouping import Grouping
 from fdif_jax.scenes.placement import Placement, Scattered, placement_of
 from fdif_jax.settings import Choice, Plain, at_least, read_choice
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary, resolve
@@ -38,9 +40,10 @@ class AnyRecipe(Choice):
     def _identity(self) -> Any:
         return self.to_dict()
 
-    def save(self, path: str | Path) -> None:
-        """Write the recipe as TOML."""
-        Path(path).write_text(tomli_w.dumps(self.to_dict()), encoding="utf-8")
+    def save(self, path: str | Path, notes: Sequence[str] = ()) -> None:
+        """Write the recipe as TOML, after ``notes``, a comment each."""
+        comments = "".join(f"# {note}\n" for note in notes)
+        Path(path).write_text(comments + tomli_w.dumps(self.to_dict()), encoding="utf-8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +69,15 @@ class Recipe(AnyRecipe):
         transform: turn and deform the objects as the placement does; False only moves them.
         placement: how objects get onto the grid; a table with the key ``kind``.
         look: realism of the images; nothing by default.
+        window: what of a scene is seen; everything by default.
+        classes: which families the label map tells apart; all by default.
 
     Raises:
         FdifError: a value is impossible or of the wrong type; the message names the key.
     """
 
     kind: ClassVar[str] = "scenes"
+    later: ClassVar[tuple[str, ...]] = ("window", "classes")
 
     vocabulary: tuple[str, ...] = ("fdif_jax.shapes:published",)
     grid: tuple[int, int, int] = (64, 64, 64)
@@ -90,6 +96,8 @@ class Recipe(AnyRecipe):
     transform: bool = True
     placement: Placement = dataclasses.field(default_factory=Scattered)
     look: Look = dataclasses.field(default_factory=Look)
+    window: Window = dataclasses.field(default_factory=Window)
+    classes: Grouping = dataclasses.field(default_factory=Grouping)
 
     def __post_init__(self) -> None:
         if isinstance(self.vocabulary, str):
@@ -114,6 +122,10 @@ class Recipe(AnyRecipe):
             raise FdifError(
                 "multi_task excludes mapper_as_augmentation and displacement_as_augmentation: "
                 "it labels what they would draw at random; switch them off"
+            )
+        if self.multi_task and self.classes != Grouping():
+            raise FdifError(
+                "multi_task excludes classes: it labels shape, displacement and mapper by themselves"
             )
         self._check_names()
 

@@ -18,7 +18,8 @@ from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved
 from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.objectives.combined import Combined, parse_objective
 from fdif_jax.objectives.supervised import Classification, Objective, Segmentation
-from fdif_jax.scenes.compiler import Program, World
+from fdif_jax.scenes.compiler import Program
+from fdif_jax.scenes.world import World
 from fdif_jax.scripts.options.objective import contrast_of, curriculum_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
 from fdif_jax.scripts.options.recipe import recipe_of
@@ -71,7 +72,8 @@ def scenes(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingS
     course, curriculum = None, curriculum_of(config)
     if curriculum:
         classes = sum(len(task.class_names) for task in program.tasks)
-        course = SceneCourse(curriculum, classes, program.objects, objective.overlap)
+        most = max(r.max_objects for r in program.recipes)
+        course = SceneCourse(curriculum, classes, most, objective.overlap)
     return TrainingSource(
         name=f"recipe {config.recipe}",
         task="segmentation",
@@ -96,8 +98,13 @@ def _objective(
     if weights == {"class": 1.0}:
         return segmentation, _augmented(config, scene_batch(program)), None
     combined = Combined(segmentation, tuple(sorted(weights.items())), program.objects, contrast)
-    recipes = [program.recipe, *(part.recipe for part in getattr(program, "parts", ()))]
-    if "restore" in weights and not config.augment and all(r.look == r.look.clean for r in recipes):
+    looks = [program.recipe.look, *(r.look for r in program.recipes)]
+    if "distance" in weights and any(r.window.fraction for r in program.recipes):
+        raise FdifError(
+            f"--objective {config.objective}: recipe {config.recipe} shows scenes through windows, whose edges "
+            "have no distances; set fraction of its [window] to 0, or leave out distance"
+        )
+    if "restore" in weights and not config.augment and all(look == look.clean for look in looks):
         raise FdifError(
             f"--objective {config.objective}: recipe {config.recipe} has no look that degrades images, so there is "
             "nothing to restore; take random_tissue, or leave out --no-augment"
@@ -140,6 +147,8 @@ def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSo
         raise FdifError(
             f"--data and --task {config.task}: files of a dataset are segmented; leave one of them out"
         )
+    if config.like is not None:
+        raise FdifError("--data and --like: a dataset's own volumes are trained on; leave one of them out")
     patch = config.grid or (like.patch if like else None)
     shared = (jax.process_index(), jax.process_count())
     training = FileSource(config.data, config.batch_size, config.seed, patch, *shared)

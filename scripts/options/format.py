@@ -17,6 +17,7 @@ _FORMATS = {
     "num_val_samples": _SEGMENTATION,
     "multi_task": _SEGMENTATION,
     "placement": _SEGMENTATION,
+    "instances": _SEGMENTATION,
     "dataset_id": ("nnunet",),
     "dataset_name": ("nnunet", "classification"),
     "samples_per_class": ("classification",),
@@ -41,6 +42,8 @@ class FormatOptions(RecipeOptions):
     """Training samples (monai, nnunet)."""
     num_val_samples: int = 0
     """Validation samples (monai, nnunet); they come after the training samples and share none with them."""
+    instances: Flag = False
+    """Also write which instance owns each voxel, 0 for background, beside the class labels (monai, nnunet)."""
     nnunet_format: Flag = False
     """The same as --format nnunet; validation samples become the dataset with the next id."""
     dataset_id: int = 999
@@ -108,8 +111,9 @@ def _segmentation(options: FormatOptions, format_: str) -> DatasetJob:
         grid=program.grid,
         tasks=dict(program.tasks),
         layout=layout,
+        instances=options.instances,
     )
-    return DatasetJob(plan, labelled(program))
+    return DatasetJob(plan, labelled(program, options.instances))
 
 
 def _classification(options: FormatOptions) -> DatasetJob:

@@ -8,9 +8,11 @@ import tyro
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
+from fdif_jax.preprocessing.likeness import LikeScans, like_scans, likeness_of
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.options.settings import parse_settings, shown
 from fdif_jax.shapes.user_files import vocabulary_of
+from fdif_jax.training.processes import is_first_process
 from fdif_jax.vocabulary.shape_checks import check_numbers
 
 Recipe = fd.Recipe | fd.Mixture
@@ -73,11 +75,16 @@ class RecipeOptions:
     look: SettingsOption = ()
     """Realism of images: strengths of partial_volume, texture, bias_field, blur, slice_thickness, rician, gaussian,
     uniform_noise, gamma, histogram, as in bias_field=0.3 rician=0.05 partial_volume=true."""
+    like: Path | None = None
+    """Take grid, spacing, intensities, noise, blur and sizes of objects from the scans of this dataset, or folder of
+    volumes without labels; other options change what comes of it. `fdif like` saves it instead."""
 
 
 def recipe_of(config: RecipeOptions) -> Recipe:
     """The recipe with the options' changes; FdifError for one that contradicts another, the recipe, or a mixture."""
     recipe = fd.load_recipe(config.recipe)
+    if config.like is not None:
+        recipe = like_dataset(recipe, config.like).recipe
     options: dict[str, Any] = {
         "grid": config.grid,
         "min_objects": config.min_objects,
@@ -117,6 +124,22 @@ def recipe_of(config: RecipeOptions) -> Recipe:
         _sample_meshes(folder)
     given |= _vocabulary(config, recipe)
     return recipe.replace(**given)
+
+
+def like_dataset(recipe: Recipe, path: Path) -> LikeScans:
+    """The recipe made like a dataset's scans, its reasons printed.
+
+    Raises:
+        FdifError: the recipe is a mixture; or see `likeness_of` and `like_scans`.
+    """
+    if isinstance(recipe, fd.Mixture):
+        raise FdifError(
+            "a mixture of recipes cannot be made like scans; make its parts so, and mix the files"
+        )
+    made = like_scans(recipe, likeness_of(path))
+    if is_first_process():
+        print(f"like {path}:", *made.reasons, sep="\n  ")
+    return made
 
 
 def _vocabulary(config: RecipeOptions, recipe: fd.Recipe) -> dict[str, Any]:

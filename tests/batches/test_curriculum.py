@@ -20,8 +20,8 @@ from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key, sample_keys
 from fdif_jax.objectives.losses import dice_cross_entropy
 from fdif_jax.objectives.supervised import Segmentation
-from fdif_jax.scenes.compiler import Views
 from fdif_jax.scenes.placement import Sampling
+from fdif_jax.scenes.world import Views
 from fdif_jax.tasks import Task
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.loop import fit

@@ -3,7 +3,9 @@
 import json
 import shutil
 import subprocess
+from functools import partial
 
+import jax
 import matplotlib.image
 import nibabel as nib
 import numpy as np
@@ -62,6 +64,25 @@ def dataset(tmp_path_factory):
         "generate", ["--out", str(out), "--num-samples", "5", "--num-val-samples", "2", "--seed", "9", *SMALL]
     )
     return out
+
+
+def test_instances_are_written_beside_labels_and_finished_later(tmp_path, dataset):
+    out = tmp_path / "set"
+    options = [*SMALL, "--instances", "--num-samples", "2", "--seed", "9", "--out", str(out)]
+    cli.run("generate", options)
+    views = jax.jit(partial(fd.compile(RECIPE).views, number=1))
+    for i, entry in enumerate(json.loads((out / "data/data.json").read_text())["training"]):
+        owner = voxels(out / "data" / entry["instance"])
+        np.testing.assert_array_equal(owner, views(fd.sample_key(9, i)).owner)
+        np.testing.assert_array_equal(owner > 0, voxels(out / "data" / entry["label"]) > 0)
+        assert owner.dtype == np.uint8 and 1 <= owner.max() <= 3
+        for kind in ("image", "label"):
+            assert (out / "data" / entry[kind]).read_bytes() == (dataset / "data" / entry[kind]).read_bytes()
+    whole = tree(out)
+    (out / "data" / entry["instance"]).unlink()
+    cli.run("generate", options)
+    assert tree(out) == whole and load_dataset(out).tasks[0].class_names == ("sphere", "torus")
+    assert "instance" not in "".join(tree(dataset)) + (dataset / "manifest.json").read_text()
 
 
 def test_files_are_the_samples_of_the_recipe(dataset):

@@ -178,6 +178,17 @@ def test_every_label_map_has_the_smallest_type_it_fits_in():
     np.testing.assert_array_equal(mapper, label[1])
 
 
+def test_instances_of_a_raw_dataset_lie_beside_its_labels(tmp_path):
+    plan = replace(PLAN, layout=NnunetLayout(), instances=True)
+    write_dataset(tmp_path, lambda indices: [(*draw(i), draw(i + 50)[1]) for i in indices], plan)
+    for folder, count in (("Dataset999_SDFSynthetic", 7), ("Dataset1000_SDFSynthetic_Val", 3)):
+        files = sorted((tmp_path / folder / "instancesTr").iterdir())
+        assert [file.name for file in files] == [f"case_{i:05d}.nii.gz" for i in range(count)]
+    owner = nib.load(tmp_path / "Dataset999_SDFSynthetic/instancesTr/case_00004.nii.gz")
+    np.testing.assert_array_equal(np.asarray(owner.dataobj), draw(54)[1])
+    assert len(load_dataset(tmp_path).tasks) == 1 and plan.identity()["instances"]
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_are_no_uint32(seed):
     with pytest.raises(FdifError, match="seed"):

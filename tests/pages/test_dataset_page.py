@@ -6,7 +6,7 @@ from tests.helpers import nnunet_client
 from tests.helpers.pages import run_page
 
 SHAPES = "--primitives sphere torus --displacement-functions ridge"
-PLAIN = ("monai", "nnUNet_raw", "scratch", "shapes")  # what a mapper more would only make slower
+PLAIN = ("monai", "nnUNet_raw", "instances", "scratch", "shapes")  # what a mapper more would only make slower
 
 
 @pytest.mark.slow("a page of many commands, each with programs of its own")

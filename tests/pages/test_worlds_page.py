@@ -15,9 +15,11 @@ def test_the_page_on_worlds(tmp_path):
     small = {
         "--num-samples 5000": "--num-samples 1 --grid 24 24 24",
         "data/mr": "data/mr --num-samples 1 --grid 16 16 16",
+        "data/like": "data/like --num-samples 1 --grid 16 16 16",
     }
+    nnunet_client.decathlon_folder(tmp_path)
     run_page("worlds.md", tmp_path, nnunet_client.environment(tmp_path), small)
-    for name in ("avs", "bodies", "mixed", "mr"):
+    for name in ("avs", "bodies", "mixed", "mr", "like"):
         assert len(list((tmp_path / "data" / name).rglob("*_x.nii.gz"))) == 1
 
 

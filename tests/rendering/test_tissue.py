@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import fdif_jax as fd
 from fdif_jax.rendering import tissue
+from fdif_jax.rendering.filters import partly_mixed
 from fdif_jax.rendering.tissue import Tissue
 from fdif_jax.scenes.recipe import from_dict
 
@@ -124,8 +126,34 @@ def test_recipes_without_tissue_say_nothing_of_it():
         ({"mean": (0.5, 0.2)}, "mean must be two numbers"),
         ({"noise": (1.5, 0.1)}, "noise must be a fraction"),
         ({"blur": (0.5, -1.0)}, "blur must be a fraction"),
+        ({"levels": (0.5, 0.2)}, "levels must be two or more rising numbers"),
+        ({"levels": (0.5,)}, "levels must be two or more rising numbers"),
     ],
 )
 def test_impossible_settings_are_refused(bad, message):
     with pytest.raises(fd.FdifError, match=message):
         Tissue(**bad)
+
+
+def test_partial_volume_mixes_an_eighth_of_each_neighbour():
+    volume = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
+    expected = volume
+    for axis in range(3):
+        expected = ndimage.correlate1d(expected, [0.125, 0.75, 0.125], axis, mode="nearest")
+    np.testing.assert_allclose(partly_mixed(jnp.asarray(volume)), expected, atol=1e-6)
+    mixed, sharp = look(partial_volume=True), look()
+    assert len(np.unique(mixed.round(4))) > len(np.unique(sharp.round(4))) == 3
+    np.testing.assert_allclose(mixed[OWNER == 0].min(), sharp[OWNER == 0].min(), atol=1e-6)
+
+
+def test_means_are_drawn_from_the_quantiles_of_a_histogram():
+    levels = (0.0, 0.1, 0.2, 0.9, 1.0)
+    means = np.asarray(Tissue(levels=levels)._means(jax.random.key(0), (4000,)))
+    np.testing.assert_allclose(np.quantile(means, [0, 0.25, 0.5, 0.75, 1]), levels, atol=0.03)
+
+
+def test_keys_that_came_later_are_told_where_they_are_used_alone():
+    assert not {"partial_volume", "levels"} & Tissue(paint=True).to_dict().keys()
+    assert Tissue(levels=(0.0, 1.0)).to_dict()["levels"] == [0.0, 1.0]
+    recipe = RECIPE.replace(window={"fraction": 0.5}, classes={"sides": True})
+    assert not {"window", "classes"} & RECIPE.to_dict().keys() and from_dict(recipe.to_dict()) == recipe

@@ -116,7 +116,7 @@ def _object(**changes):
         ({"grid": [8, 8, 8]}, "keys 'grid' and 'objects'"),
         ({"grid": [8, 8], "objects": [_object()]}, "grid"),
         ({"grid": [8, 8, 8], "objects": []}, "at least one object"),
-        ({"grid": [8, 8, 8], "objects": [_object(class_id=0)]}, "class_id"),
+        ({"grid": [8, 8, 8], "objects": [_object(class_id=-1)]}, "class_id"),
         ({"grid": [8, 8, 8], "objects": [_object(inverse_transform=[[1]])]}, "matrix of finite numbers"),
         ({"grid": [8, 8, 8], "objects": [_object(inverse_transform=[[0.0] * 4] * 4)]}, "inverted"),
         ({"grid": [8, 8, 8], "objects": [_object(colour=1)]}, "unknown key"),

@@ -1,0 +1,108 @@
+"""A window onto a scene: a random blob outside of which there is background, with a body around what it shows.
+
+Source: anatomix (arXiv 2411.02372), whose label ensembles are cut by a warped ball and wrapped in an envelope.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fdif_jax.errors import FdifError
+from fdif_jax.rendering.filters import layered_noise
+from fdif_jax.rendering.renderer import Rendering, whole_numbers
+from fdif_jax.settings import Plain, at_least
+
+_OCTAVES = (4, 8, 16)  # edges of the coarse grids that the blob's surface is the sum of
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(Plain):
+    """What of a scene is seen, in images and labels alike; everything by default.
+
+    The window is a ball (of a grid with unequal edges an ellipsoid) whose radius varies by smooth noise of three
+    scales. Lengths are fractions of the grid's edges. Body and envelope are instances without a class: background in
+    label maps, painted by a recipe's ``[look.tissue]`` as objects are.
+
+    Attributes:
+        fraction: of scenes that have a window.
+        radius: of the ball, drawn between these two.
+        shift: of its centre from the grid's, at most, along each axis.
+        roughness: deviation of the noise at each scale, drawn between these two.
+        body: fraction of windows in which what no object holds is a body of its own, apart from the background outside.
+        envelope: fraction of windows with an envelope around them.
+        thickness: how far the envelope reaches inwards, and as far outwards, drawn between these two.
+
+    Raises:
+        FdifError: a fraction outside 0 … 1, a length below 0, or ends in the wrong order.
+    """
+
+    fraction: float = 0.0
+    radius: tuple[float, float] = (0.375, 0.555)
+    shift: float = 0.25
+    roughness: tuple[float, float] = (0.008, 0.04)
+    body: float = 0.0
+    envelope: float = 0.5
+    thickness: tuple[float, float] = (0.016, 0.031)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "fraction", "shift", "body", "envelope")
+        for name in ("fraction", "body", "envelope"):
+            if getattr(self, name) > 1:
+                raise FdifError(
+                    f"{name} of the window must be a fraction from 0 to 1, not {getattr(self, name):g}"
+                )
+        for name in ("radius", "roughness", "thickness"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise FdifError(
+                    f"{name} of the window must be two numbers with 0 <= low <= high, not {[low, high]}"
+                )
+
+    @property
+    def instances(self) -> int:
+        """How many instances it may add to a scene's objects."""
+        return 2 if self.fraction else 0
+
+    def apply(self, key: jax.Array, rendering: Rendering, objects: int) -> Rendering:
+        """The scene as seen through a random window.
+
+        Args:
+            key: random key.
+            rendering: the whole scene.
+            objects: greatest number of its objects; the body is instance ``objects + 1``, the envelope the next.
+        """
+        if not self.fraction:
+            return rendering
+        toss, place, noise = jax.random.split(key, 3)
+        there, body, envelope = jax.random.uniform(toss, (3,)) < jnp.asarray(
+            [self.fraction, self.body, self.envelope]
+        )
+        outward, thickness = self._outward(place, noise, rendering.image.shape)
+        wrap = there & envelope & (jnp.abs(outward) <= thickness)
+        outside = there & (outward > 0) & ~wrap
+        filled = there & body & (rendering.owner == 0) & ~outside & ~wrap
+        owner = rendering.owner.astype(whole_numbers(objects + self.instances))
+        for where, instance in ((outside, 0), (filled, objects + 1), (wrap, objects + 2)):
+            owner = jnp.where(where, jnp.asarray(instance, owner.dtype), owner)
+        hidden = outside | wrap
+        return rendering._replace(
+            image=jnp.where(hidden, 0, rendering.image),
+            label=jnp.where(hidden, jnp.zeros((), rendering.label.dtype), rendering.label),
+            owner=owner,
+        )
+
+    def _outward(
+        self, place: jax.Array, noise: jax.Array, shape: tuple[int, ...]
+    ) -> tuple[Float[Array, "D H W"], Float[Array, ""]]:
+        """How far voxels lie beyond the window's surface, negative inside, and half the envelope's thickness."""
+        shift = self.shift * jax.random.uniform(place, (3,), minval=-1.0)
+        ends = jnp.asarray([self.radius, self.roughness, self.thickness])
+        radius, roughness, thickness = jax.random.uniform(
+            jax.random.fold_in(place, 1), (3,), minval=ends[:, 0], maxval=ends[:, 1]
+        )
+        z, y, x = (jnp.linspace(-0.5, 0.5, n) - s for n, s in zip(shape, shift, strict=True))
+        away = jnp.sqrt(jnp.square(z)[:, None, None] + jnp.square(y)[:, None] + jnp.square(x))
+        return away - radius + roughness * layered_noise(noise, shape, _OCTAVES), thickness
