@@ -5,6 +5,7 @@ import trimesh
 
 import fdif_jax as fd
 from fdif_jax.scripts.options.recipe import RecipeOptions, recipe_of
+from tests.helpers.paths import HIPPOCAMPUS
 
 
 def test_nothing_given_changes_nothing():
@@ -23,6 +24,14 @@ def test_looks_placements_and_unions_change_the_recipe():
     assert recipe.look == fd.Look(bias_field=0.3, partial_volume=True, uniform_noise=(125, 200))
     assert recipe.placement.to_dict() == {"kind": "centred", "scale": 0.5}
     assert recipe.num_combined_unions == 3 and recipe.class_seed == 7
+
+
+def test_like_scans_comes_before_other_options(capsys):
+    recipe = recipe_of(
+        RecipeOptions(recipe="fdif", like=HIPPOCAMPUS, grid=(16, 16, 16), placement=("mirror=0",))
+    )
+    assert recipe.grid == (16, 16, 16) and recipe.placement.mirror == 0 and recipe.placement.size[0] > 8
+    assert recipe.look.tissue.levels and "8 scans measured" in capsys.readouterr().out
 
 
 def test_changes_of_a_placement_keep_the_rest_of_it(tmp_path):
@@ -54,6 +63,7 @@ def test_a_mixture_takes_a_grid_and_a_look():
         ({"recipe": "fdif + fdif_exakt"}, "did you mean 'fdif_exact'"),
         ({"recipe": "3 fdif + fdif"}, "should read NAME or WEIGHT*NAME"),
         ({"recipe": "1..2*fdif + fdif"}, "is no weight"),
+        ({"recipe": "fdif + fdif_exact", "like": HIPPOCAMPUS}, "a mixture of recipes cannot be made like scans"),
         ({"vocabulary": ("nowhere:at_all",)}, "cannot be loaded"),
         ({"mapper_as_augmentation": True, "no_mapper_as_augmentation": True}, "exclude each other"),
     ],
