@@ -202,6 +202,7 @@ class Combined:
         self, outputs: Outputs, targets: Targets
     ) -> tuple[Float[Array, "BV D H W 2"], Float[Array, "BV D H W 2"]]:
         """Distances as the network and as the scenes have them."""
+        assert targets.distances is not None
         wanted = jnp.repeat(jnp.moveaxis(targets.distances, 1, -1), self.looks, axis=0)
         return outputs.heads.distance(outputs.features[0]), wanted
 
@@ -209,9 +210,9 @@ class Combined:
         self, outputs: Outputs, targets: Targets
     ) -> tuple[Float[Array, "BV D H W"], Float[Array, "BV D H W"]]:
         """Clean images as the network and as the scenes have them."""
-        return outputs.heads.restore(outputs.features[0])[..., 0], targets.clean.reshape(
-            -1, *targets.clean.shape[2:]
-        )
+        assert targets.clean is not None
+        wanted = targets.clean.reshape(-1, *targets.clean.shape[2:])
+        return outputs.heads.restore(outputs.features[0])[..., 0], wanted
 
     def measure(self, outputs: Outputs, targets: Targets) -> dict[str, Float[Array, "2"]]:
         """What validation tells of the objectives beside ``class``, by `MEASURES`: sums, and of how many.

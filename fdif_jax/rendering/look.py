@@ -77,7 +77,9 @@ class Look(Plain):
     @property
     def clean(self) -> "Look":
         """The same scene and contrast without what degrades an image: bias, blur, thick slices, noise, artefacts."""
-        off = dict.fromkeys(("bias_field", "blur", "slice_thickness", "rician", "gaussian"), 0.0)
+        off: dict[str, Any] = dict.fromkeys(
+            ("bias_field", "blur", "slice_thickness", "rician", "gaussian"), 0.0
+        )
         tissue = self.tissue.clean if self.tissue.paint else self.tissue
         return dataclasses.replace(self, **off, uniform_noise=(0.0, 0.0), tissue=tissue)
 

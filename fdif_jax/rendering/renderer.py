@@ -168,8 +168,8 @@ class Renderer:
             start = plan.start(first[i], steps[i], step)
             d = units[i] * self.distance(table, i, self.grid.tile(tuple(start), plan.tile))
             place = (0, *start)
-            old = lax.dynamic_slice(carry, place, (2, *plan.tile))
-            return lax.dynamic_update_slice(carry, jnp.stack(painted_over(*old, d)), place)
+            own, boundary = lax.dynamic_slice(carry, place, (2, *plan.tile))
+            return lax.dynamic_update_slice(carry, jnp.stack(painted_over(own, boundary, d)), place)
 
         def draw(i: Array, carry: Array) -> Array:
             return lax.fori_loop(0, jnp.prod(steps[i]), partial(visit, i), carry)

@@ -6,7 +6,7 @@ that axis, so that blur, ringing, sharpening and resolution together are three m
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ class Tissue(Plain):
     @property
     def clean(self) -> "Tissue":
         """The same intensities, textures and gamma without noise and artefacts."""
-        off = {name: (0.0, 0.0) for name in ("deviation", *_ARTEFACTS) if name != "gamma"}
+        off: dict[str, Any] = {name: (0.0, 0.0) for name in ("deviation", *_ARTEFACTS) if name != "gamma"}
         return dataclasses.replace(self, **off)
 
     def apply(self, key: jax.Array, image: Image, owner: UInt[Array, "D H W"], objects: int) -> Image:

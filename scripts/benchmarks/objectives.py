@@ -79,11 +79,11 @@ def measured(trainings: Mapping[str, Training], runs: int) -> dict[str, dict[str
 
 def _prepared(config: Config) -> dict[str, Training]:
     """What is trained by objective, `PLAIN` first; FdifError before anything is compiled."""
-    names = dict.fromkeys((PLAIN, *config.objectives))
-    contrast = {name: config.contrast if "contrast" in parse_objective(name) else () for name in names}
-    return {
-        name: prepare(dataclasses.replace(config, objective=name, contrast=contrast[name])) for name in names
+    changes: dict[str, dict[str, Any]] = {
+        name: {"objective": name, "contrast": config.contrast if "contrast" in parse_objective(name) else ()}
+        for name in (PLAIN, *config.objectives)
     }
+    return {name: prepare(dataclasses.replace(config, **changed)) for name, changed in changes.items()}
 
 
 def _print(console: Console, figures: Mapping[str, Any]) -> None:

@@ -67,8 +67,10 @@ class _Ablated(Renderer):
 
     whole: Any = None
 
-    def visible_tiles(self, table: Table, tile: tuple[int, int, int]) -> tuple[jax.Array, jax.Array]:
-        return self.whole.visible_tiles(table, tile)
+    def visible_tiles(
+        self, table: Table, tile: tuple[int, int, int], reach: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        return self.whole.visible_tiles(table, tile, reach)
 
 
 def _without(renderer: Renderer, kept: str) -> Renderer:

@@ -22,10 +22,11 @@ RECIPE = fd.load_recipe("fdif").replace(
 def test_owners_are_the_rows_whose_classes_the_label_holds():
     program = fd.compile(RECIPE)
     table = jax.jit(program.draw)(fd.sample_key(5, 0))
-    image, label, owner = jax.jit(program.renderer.render)(table)
+    image, label, owner, volumes = jax.jit(program.renderer.render)(table)
     classes = np.concatenate([[0], table.label[:, 0]])
     np.testing.assert_array_equal(classes[owner], label)
     assert owner.dtype == jnp.uint8 and len(np.unique(owner)) > 10
+    assert (np.bincount(np.ravel(owner), minlength=len(classes))[1:] <= volumes).all()
     np.testing.assert_array_equal(image, jax.jit(program.renderer.intensities)(table)[0])
 
 
