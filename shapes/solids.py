@@ -1,12 +1,15 @@
 """Solids: 3D signed distances given directly by a formula."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
-from fdif_jax.sdf.lifts import Revolved, revolve
+from fdif_jax.sdf.algebra import Axis
+from fdif_jax.sdf.arguments import is_triple, number, vector
+from fdif_jax.sdf.lifts import Revolved, stood
 from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, root, static
-from fdif_jax.shapes.profiles import circle
+from fdif_jax.shapes.profiles import Circle
 
 # The published factor; 1/sqrt(3) would make the distance true.
 PUBLISHED_OCTAHEDRON_FACTOR = 0.35773502691896257
@@ -83,24 +86,36 @@ class Cone(Shape):
 
 def sphere(radius: Scalar) -> Sphere:
     """A ball of ``radius`` voxels. A true distance."""
-    return Sphere(radius)
+    return Sphere(number("sphere", "radius", radius, above=0))
 
 
-def box(x: Scalar, y: Scalar | None = None, z: Scalar | None = None) -> Cuboid:
-    """A box with half edges ``x, y, z`` voxels; a cube if only ``x`` is given. A true distance."""
-    return Cuboid(x, x if y is None else y, x if z is None else z)
+def box(x: Any, y: Scalar | None = None, z: Scalar | None = None) -> Cuboid:
+    """A box with half edges ``x, y, z`` voxels, or one tuple of them; a cube of one number. A true distance."""
+    return Cuboid(*half_edges("box", x, y, z))
+
+
+def half_edges(of: str, x: Any, y: Scalar | None, z: Scalar | None) -> tuple[Scalar, Scalar, Scalar]:
+    """The half edges of a box from three numbers, one tuple of three, or one number for all."""
+    if is_triple(x) and y is None and z is None:
+        x, y, z = vector(of, "half edges", x, above=0)
+    given = (("x", x), ("y", x if y is None else y), ("z", x if z is None else z))
+    x, y, z = (number(of, name, value, above=0) for name, value in given)
+    return x, y, z
 
 
 def octahedron(size: Scalar) -> Octahedron:
     """An octahedron with tips at ``size`` voxels. True on its faces, a bound near its edges."""
-    return Octahedron(size, OCTAHEDRON_FACTOR)
+    return Octahedron(number("octahedron", "size", size, above=0), OCTAHEDRON_FACTOR)
 
 
-def cone(radius: Scalar, height: Scalar) -> Cone:
-    """A cone about y, centred: base ``radius`` and ``height`` in voxels. A true distance."""
-    return Cone(radius, height)
+def cone(radius: Scalar, height: Scalar, axis: Axis = "y") -> Shape:
+    """A cone about ``axis``, centred: base ``radius`` and ``height`` in voxels. A true distance."""
+    made = Cone(number("cone", "radius", radius, above=0), number("cone", "height", height, above=0))
+    return stood(made, "y", axis)
 
 
-def torus(major_radius: Scalar, minor_radius: Scalar) -> Revolved:
-    """A ring about the y axis; radii of its core circle and of its tube, voxels. A true distance."""
-    return revolve(circle(minor_radius), major_radius)
+def torus(major_radius: Scalar, minor_radius: Scalar, axis: Axis = "y") -> Shape:
+    """A ring about ``axis``; radii of its core circle and of its tube, voxels. A true distance."""
+    major = number("torus", "major_radius", major_radius, above=0)
+    minor = number("torus", "minor_radius", minor_radius, above=0)
+    return stood(Revolved(Circle(minor), major), "y", axis)

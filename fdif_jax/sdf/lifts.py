@@ -5,7 +5,20 @@ Source of the formulas: the FDIF implementation (arXiv 2603.23199), described in
 
 import jax.numpy as jnp
 
-from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Profile, Scalar, Shape, length, node
+from fdif_jax.sdf.algebra import Axis, rotate_to
+from fdif_jax.sdf.arguments import instance, number
+from fdif_jax.sdf.shape import (
+    Box,
+    Coordinate,
+    Distance,
+    Point,
+    Profile,
+    Scalar,
+    Shape,
+    as_profile,
+    length,
+    node,
+)
 
 
 @node
@@ -103,8 +116,12 @@ class Revolved(Shape):
 
 
 def extrude(
-    profile: Profile, half_height: Scalar, taper: Taper | None = None, thickness: Scalar = 0.0
-) -> Extruded:
+    profile: Profile,
+    half_height: Scalar,
+    taper: Taper | None = None,
+    thickness: Scalar = 0.0,
+    axis: Axis = "z",
+) -> Shape:
     """A prism: ``profile`` in the x-y plane for |z| ≤ ``half_height`` voxels.
 
     Args:
@@ -112,16 +129,32 @@ def extrude(
         half_height: half the height in voxels (> 0).
         taper: scale of the section along z; None for a straight prism. A tapered distance is not true.
         thickness: voxels; above 0 keeps only the shell |d| ≤ thickness of every section.
+        axis: where the prism's z axis points.
 
     Returns:
         A shape; a true distance where there is no taper and the profile is true.
     """
-    return Extruded(profile, half_height, no_taper(half_height) if taper is None else taper, thickness)
+    profile = as_profile("extrude", "profile", profile)
+    half_height = number("extrude", "half_height", half_height, above=0)
+    taper = no_taper(half_height) if taper is None else instance("extrude", "taper", taper, Taper, _TAPER)
+    made = Extruded(profile, half_height, taper, number("extrude", "thickness", thickness, least=0))
+    return stood(made, "z", axis)
 
 
-def revolve(profile: Profile, distance: Scalar = 0.0) -> Revolved:
-    """Turn ``profile`` about the y axis, its origin ``distance`` voxels away from the axis.
+def revolve(profile: Profile, distance: Scalar = 0.0, axis: Axis = "y") -> Shape:
+    """Turn ``profile`` about an axis, y if not said otherwise, its origin ``distance`` voxels away from it.
 
     A true distance where the profile does not reach across the axis; a bound where it does.
     """
-    return Revolved(profile, distance)
+    made = Revolved(
+        as_profile("revolve", "profile", profile), number("revolve", "distance", distance, least=0)
+    )
+    return stood(made, "y", axis)
+
+
+_TAPER = "shapes.linear_taper(12.0, 0.5)"
+
+
+def stood(shape: Shape, usual: str, axis: Axis) -> Shape:
+    """A shape made along its ``usual`` axis, along ``axis``; as it is where that is the same."""
+    return shape if isinstance(axis, str) and axis == usual else rotate_to(shape, usual, axis)

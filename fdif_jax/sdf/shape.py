@@ -1,9 +1,10 @@
 """What a shape is: a pure function from points to signed distance that is also a pytree of parameters.
 
-Everything else in the package stands on three ideas defined here.
+Everything else in the package stands on three ideas.
 
 - A `Point` is three broadcastable coordinate arrays. A voxel grid is an *open* mesh, one array an axis,
   so that a function of one axis is computed on n numbers and not on n³. A single point is three scalars.
+  What else a shape can be called with is made a `Point` in one place (`fdif_jax.sdf.arguments`).
 - A `Shape` is a frozen dataclass registered as a pytree and callable on a `Point`. Its leaves are its
   parameters, its structure is its program: `jit` caches by structure, `vmap` batches parameters, `grad` fits them.
 - A `Box` says where a shape can be, so that a renderer may skip the rest of the grid.
@@ -12,53 +13,18 @@ Everything else in the package stands on three ideas defined here.
 import dataclasses
 import functools
 import operator
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool
 
-Coordinate = Num[Array | np.ndarray, "..."] | float | int
-Distance = Float[Array | np.ndarray, "..."]
-Scalar = Float[Array, ""] | float
+from fdif_jax.errors import FdifError
+from fdif_jax.sdf import arguments
+from fdif_jax.sdf.grid import Box, Coordinate, Distance, Point, Scalar
 
 T = TypeVar("T")
-
-
-class Point(NamedTuple):
-    """Coordinates in voxels; three arrays that broadcast against each other."""
-
-    x: Coordinate
-    y: Coordinate
-    z: Coordinate
-
-
-class Box(NamedTuple):
-    """An axis-aligned box; ``lower`` and ``upper`` are float32 ``(3,)`` in x, y, z order, in voxels."""
-
-    lower: Float[Array | np.ndarray, "3"]
-    upper: Float[Array | np.ndarray, "3"]
-
-    @classmethod
-    def around(cls, x: Coordinate, y: Coordinate, z: Coordinate) -> "Box":
-        """The box of these half extents, centred on the origin."""
-        half = jnp.stack([jnp.asarray(v, jnp.float32) for v in (x, y, z)])
-        return cls(-half, half)
-
-    @classmethod
-    def everywhere(cls) -> "Box":
-        """The box that rules nothing out."""
-        return cls.around(jnp.inf, jnp.inf, jnp.inf)
-
-    def mapped(self, matrix: Float[Array, "3 4"]) -> "Box":
-        """The tightest box around this box moved by the affine ``matrix``; unbounded stays unbounded."""
-        centre, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
-        bounded = jnp.all(jnp.isfinite(half))
-        centre, half = jnp.where(bounded, centre, 0.0), jnp.where(bounded, half, 1.0)
-        moved = matrix[:, :3] @ centre + matrix[:, 3]
-        reach = jnp.where(bounded, jnp.abs(matrix[:, :3]) @ half, jnp.inf)
-        return Box(moved - reach, moved + reach)
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
@@ -104,13 +70,24 @@ class Profile:
 
 
 class Shape:
-    """A 3D signed distance: call it with a `Point`; negative inside, zero on the surface, in voxels.
+    """A 3D signed distance: negative inside, zero on the surface, in voxels.
 
-    Operators: ``a | b`` union, ``a & b`` intersection, ``a - b`` difference.
+    Call it with a `Point`, an array ``(..., 3)``, three arrays x, y, z, or a `Grid`; a class of shapes defines
+    ``__call__`` for a `Point`, and the rest is done for it. Operators: ``a | b`` union, ``a & b`` intersection,
+    ``a - b`` difference.
     """
 
-    def __call__(self, p: Point) -> Distance:
-        """Signed distance at ``p``, float32, of the broadcast shape of the coordinates."""
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if "__call__" in vars(cls):
+            cls.__call__ = arguments.at_points(vars(cls)["__call__"])  # type: ignore[method-assign]
+
+    def __call__(self, p: Any) -> Distance:
+        """Signed distance at the points ``p``, float32, of the broadcast shape of their coordinates.
+
+        Raises:
+            FdifError: ``p`` is nothing that stands for points.
+        """
         raise NotImplementedError
 
     def bounds(self, margin: Scalar = 0.0) -> Box:
@@ -125,13 +102,13 @@ class Shape:
         return self.bounds()
 
     def __or__(self, other: "Shape") -> "Shape":
-        return union(self, other)
+        return _joined("|", Union, (self, other), None)
 
     def __and__(self, other: "Shape") -> "Shape":
-        return intersection(self, other)
+        return _joined("&", Intersection, (self, other), None)
 
     def __sub__(self, other: "Shape") -> "Shape":
-        return difference(self, other)
+        return _joined("-", Difference, (self, other), None)
 
 
 @node
@@ -183,42 +160,61 @@ class Difference(Shape):
         return self.first.bounds(margin)
 
 
-def union(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
+def union(*shapes: Any, smooth: Scalar | None = None) -> Shape:
     """What is inside any of the shapes.
 
     Args:
-        first: a shape.
-        *others: more shapes.
-        smooth: width in voxels (> 0) of a polynomial blend between neighbours; None for a sharp seam.
+        *shapes: shapes, one by one or in a list.
+        smooth: width in voxels of a polynomial blend between neighbours; None or 0 for a sharp seam.
 
     Returns:
         A shape. Sharp: a true distance outside, a bound inside. Smooth: a bound.
+
+    Raises:
+        FdifError: no shape, something that is none, or a negative width.
     """
-    for other in others:
-        first = Union(first, other, smooth)
-    return first
+    return _joined("union", Union, shapes, smooth)
 
 
-def intersection(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
+def intersection(*shapes: Any, smooth: Scalar | None = None) -> Shape:
     """What is inside all of the shapes; arguments as for `union`. A bound outside, true inside."""
-    for other in others:
-        first = Intersection(first, other, smooth)
-    return first
+    return _joined("intersection", Intersection, shapes, smooth)
 
 
-def difference(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
-    """What is inside ``first`` and outside all others; arguments as for `union`. A bound."""
-    for other in others:
-        first = Difference(first, other, smooth)
-    return first
+def difference(*shapes: Any, smooth: Scalar | None = None) -> Shape:
+    """What is inside the first shape and outside all others; arguments as for `union`. A bound."""
+    return _joined("difference", Difference, shapes, smooth)
+
+
+def _joined(
+    of: str, operation: Callable[[Shape, Shape, Any], Shape], shapes: tuple, smooth: Scalar | None
+) -> Shape:
+    """The shapes put together two by two, from the first on."""
+    parts = [as_shape(of, f"shape {i}", part) for i, part in enumerate(arguments.flat(shapes), 1)]
+    if not parts:
+        raise FdifError(f"{of}: there is no shape; give some, one by one or in a list")
+    if smooth is not None:
+        smooth = arguments.number(of, "smooth", smooth, least=0)
+        smooth = None if not isinstance(smooth, jax.core.Tracer) and smooth == 0 else smooth
+    return functools.reduce(lambda first, second: operation(first, second, smooth), parts)
+
+
+def as_shape(of: str, name: str, value: Any) -> Shape:
+    """The shape that an operation was given; FdifError if it is none."""
+    return arguments.instance(of, name, value, Shape, "shapes.sphere(5.0)")
+
+
+def as_profile(of: str, name: str, value: Any) -> Profile:
+    """The profile that an operation was given; FdifError if it is none."""
+    return arguments.instance(of, name, value, Profile, "shapes.circle(5.0)")
 
 
 def smooth_minimum(a: Distance, b: Distance, smooth: Scalar | None) -> Distance:
-    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None."""
+    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None, and for k = 0."""
     sharp = jnp.minimum(a, b)
     if smooth is None:
         return sharp
-    return sharp - jnp.square(jnp.maximum(smooth - jnp.abs(a - b), 0.0)) / (4 * smooth)
+    return sharp - jnp.square(jnp.maximum(smooth - jnp.abs(a - b), 0.0)) / jnp.maximum(4 * smooth, 1e-18)
 
 
 def length(*components: Coordinate) -> Distance:
