@@ -38,7 +38,20 @@ from fdif_jax.sdf.algebra import (
 )
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.lifts import extrude, revolve
-from fdif_jax.sdf.shape import Box, Point, Profile, Shape, difference, intersection, node, static, union
+from fdif_jax.sdf.shape import (
+    Blend,
+    Box,
+    Point,
+    Profile,
+    Shape,
+    complement,
+    difference,
+    intersection,
+    node,
+    static,
+    union,
+    xor,
+)
 from fdif_jax.vocabulary.authoring import displacement, family, mapper
 from fdif_jax.vocabulary.spread import Spread
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
@@ -46,6 +59,7 @@ from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Blend",
     "Box",
     "Displacement",
     "Family",
@@ -69,6 +83,7 @@ __all__ = [
     "World",
     "bend",
     "compile",
+    "complement",
     "difference",
     "displace",
     "displacement",
@@ -99,4 +114,5 @@ __all__ = [
     "translate",
     "twist",
     "union",
+    "xor",
 ]

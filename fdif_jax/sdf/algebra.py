@@ -17,7 +17,8 @@ from fdif_jax.sdf.arguments import direction, is_triple, number, vector
 from fdif_jax.sdf.captured import captured
 from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, as_shape, node
 
-Axis = str | tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]
+Vector = tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]
+Axis = str | Vector
 
 
 @node
@@ -221,7 +222,7 @@ def transform(shape: Shape, matrix: Float[Array, "4 4"] | Float[Array, "3 4"]) -
     return Affine(shape, invert(matrix[:3]))
 
 
-def translate(shape: Shape, offset: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]) -> Shape:
+def translate(shape: Shape, offset: Vector) -> Shape:
     """Move a shape by ``offset`` voxels (x, y, z). Keeps a true distance."""
     shape, offset = as_shape("translate", "shape", shape), vector("translate", "offset", offset)
     return Affine(shape, jnp.concatenate([jnp.eye(3), -offset[:, None]], axis=1))
@@ -259,7 +260,7 @@ def shear(shape: Shape, xy: Scalar = 0.0, xz: Scalar = 0.0, yz: Scalar = 0.0) ->
     return transform(shape, jnp.concatenate([linear, jnp.zeros((3, 1))], axis=1))
 
 
-def scale(shape: Shape, factor: Scalar | tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]) -> Shape:
+def scale(shape: Shape, factor: Scalar | Vector) -> Shape:
     """Grow a shape by ``factor`` (> 0) about the origin. Keeps a true distance.
 
     Three factors (x, y, z) stretch it: the distance becomes a bound.
@@ -283,15 +284,15 @@ def round(shape: Shape, radius: Scalar) -> Shape:
     return Rounded(as_shape("round", "shape", shape), number("round", "radius", radius))
 
 
-def elongate(shape: Shape, half: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]) -> Shape:
+def elongate(shape: Shape, half: Vector) -> Shape:
     """Pull a shape apart at its centre planes by ``half`` (≥ 0) voxels to each side (x, y, z). A bound inside."""
     return Elongated(as_shape("elongate", "shape", shape), vector("elongate", "half", half, least=0))
 
 
 def repeat(
     shape: Shape,
-    spacing: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"],
-    counts: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"] | None = None,
+    spacing: Vector,
+    counts: Vector | None = None,
 ) -> Shape:
     """Copy a shape ``counts`` times to each side along x, y, z, ``spacing`` voxels (> 0) apart; None: without end.
 

@@ -94,13 +94,13 @@ def number(
     found = _numbers(value)
     if found is None or np.shape(found) != ():
         raise _wrong(of, name, value, " ".join(["one number", limit]).strip())
-    if not isinstance(found, jax.core.Tracer):
-        known = float(found)
-        low = (above is not None and known <= above) or (least is not None and known < least)
-        if low or not np.isfinite(known):
-            raise _wrong(of, name, known, limit or "a finite number")
-    kept: Any = value if isinstance(value, float | jax.Array | np.generic) and _floats(value) else found
-    return kept
+    if isinstance(found, jax.core.Tracer):
+        return found
+    known = float(found)
+    low = (above is not None and known <= above) or (least is not None and known < least)
+    if low or not np.isfinite(known):
+        raise _wrong(of, name, known, limit or "a finite number")
+    return jnp.asarray(value, found.dtype) if isinstance(value, jax.Array) else known
 
 
 def vector(

@@ -57,8 +57,27 @@ def node(cls: type[T]) -> type[T]:
     return made
 
 
-class Profile:
-    """A 2D signed distance: call it with two broadcastable arrays ``u, v``; negative inside."""
+class _Sets:
+    """The operators of set operations; both operands are shapes, or both profiles."""
+
+    def __or__(self, other: Any) -> Any:
+        return _joined("|", "union", (self, other), None)
+
+    def __and__(self, other: Any) -> Any:
+        return _joined("&", "intersection", (self, other), None)
+
+    def __sub__(self, other: Any) -> Any:
+        return _joined("-", "difference", (self, other), None)
+
+    def __xor__(self, other: Any) -> Any:
+        return _joined("^", "xor", (self, other), None)
+
+
+class Profile(_Sets):
+    """A 2D signed distance: call it with two broadcastable arrays ``u, v``; negative inside.
+
+    Operators as a `Shape`'s, but for ``~``.
+    """
 
     def __call__(self, u: Coordinate, v: Coordinate) -> Distance:
         """Signed distance at ``(u, v)``, float32, of the broadcast shape."""
@@ -69,12 +88,12 @@ class Profile:
         return jnp.inf
 
 
-class Shape:
+class Shape(_Sets):
     """A 3D signed distance: negative inside, zero on the surface, in voxels.
 
     Call it with a `Point`, an array ``(..., 3)``, three arrays x, y, z, or a `Grid`; a class of shapes defines
     ``__call__`` for a `Point`, and the rest is done for it. Operators: ``a | b`` union, ``a & b`` intersection,
-    ``a - b`` difference.
+    ``a - b`` difference, ``a ^ b`` what is in one of both alone, ``~a`` all but the shape.
     """
 
     def __init_subclass__(cls, **settings: Any) -> None:
@@ -101,14 +120,24 @@ class Shape:
         """The box that a packed placement keeps within the grid; the shape's own, unless it says otherwise."""
         return self.bounds()
 
-    def __or__(self, other: "Shape") -> "Shape":
-        return _joined("|", Union, (self, other), None)
+    def __invert__(self) -> "Shape":
+        return complement(self)
 
-    def __and__(self, other: "Shape") -> "Shape":
-        return _joined("&", Intersection, (self, other), None)
 
-    def __sub__(self, other: "Shape") -> "Shape":
-        return _joined("-", Difference, (self, other), None)
+class Blend:
+    """How a seam is made other than sharp or smooth: called with two distances it gives that of their union.
+
+    The union may be as far as ``size`` / 2 below the sharp one. Intersections and differences follow by negation.
+    """
+
+    size: Scalar
+
+    def __call__(self, a: Distance, b: Distance) -> Distance:
+        """The distance of the union from those of its parts."""
+        raise NotImplementedError
+
+
+Smooth = Scalar | Blend | None
 
 
 @node
@@ -117,14 +146,13 @@ class Union(Shape):
 
     first: Shape
     second: Shape
-    smooth: Scalar | None = None
+    smooth: Smooth = None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return smooth_minimum(self.first(p), self.second(p), self.smooth)
+        return combined("union", self.first(p), self.second(p), self.smooth)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        # The smooth minimum lies at most smooth / 4 below the sharp one.
-        margin = margin if self.smooth is None else margin + self.smooth / 4
+        margin = margin + _sag(self.smooth)
         a, b = self.first.bounds(margin), self.second.bounds(margin)
         return Box(jnp.minimum(a.lower, b.lower), jnp.maximum(a.upper, b.upper))
 
@@ -135,10 +163,10 @@ class Intersection(Shape):
 
     first: Shape
     second: Shape
-    smooth: Scalar | None = None
+    smooth: Smooth = None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return -smooth_minimum(-self.first(p), -self.second(p), self.smooth)
+        return combined("intersection", self.first(p), self.second(p), self.smooth)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         a, b = self.first.bounds(margin), self.second.bounds(margin)
@@ -151,52 +179,135 @@ class Difference(Shape):
 
     first: Shape
     second: Shape
-    smooth: Scalar | None = None
+    smooth: Smooth = None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return -smooth_minimum(-self.first(p), self.second(p), self.smooth)
+        return combined("difference", self.first(p), self.second(p), self.smooth)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         return self.first.bounds(margin)
 
 
-def union(*shapes: Any, smooth: Scalar | None = None) -> Shape:
-    """What is inside any of the shapes.
+@node
+class Exclusive(Shape):
+    """`xor` of two shapes."""
+
+    first: Shape
+    second: Shape
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return combined("xor", self.first(p), self.second(p), None)
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        return Union(self.first, self.second).bounds(margin)
+
+
+@node
+class Complement(Shape):
+    """`complement`: all but a shape."""
+
+    shape: Shape
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return -self.shape(p)
+
+
+@node
+class Joined(Profile):
+    """A set operation of two profiles, by its name."""
+
+    first: Profile
+    second: Profile
+    smooth: Smooth
+    kind: str = static()
+
+    def __call__(self, u: Coordinate, v: Coordinate) -> Distance:  # noqa: D102
+        return combined(self.kind, self.first(u, v), self.second(u, v), self.smooth)
+
+    def radius(self) -> Scalar:  # noqa: D102
+        first, second = self.first.radius(), self.second.radius()
+        if self.kind == "difference":
+            return first
+        if self.kind == "intersection":
+            return jnp.minimum(first, second)
+        return jnp.maximum(first, second) + _sag(self.smooth)
+
+
+def _sag(smooth: Smooth) -> Scalar:
+    """How far a union's distance may be below the lesser of its parts'."""
+    if smooth is None:
+        return 0.0
+    return smooth.size / 2 if isinstance(smooth, Blend) else smooth / 4
+
+
+def combined(kind: str, a: Distance, b: Distance, smooth: Smooth) -> Distance:
+    """The distance of a set operation, ``"union"``, ``"intersection"``, ``"difference"`` or ``"xor"``, of two."""
+    if kind == "union":
+        return smooth_minimum(a, b, smooth)
+    if kind == "xor":
+        return jnp.maximum(jnp.minimum(a, b), -jnp.maximum(a, b))
+    return -smooth_minimum(-a, -b if kind == "intersection" else b, smooth)
+
+
+def union(*shapes: Any, smooth: Smooth = None) -> Any:
+    """What is inside any of the shapes, or of the profiles.
 
     Args:
-        *shapes: shapes, one by one or in a list.
-        smooth: width in voxels of a polynomial blend between neighbours; None or 0 for a sharp seam.
+        *shapes: shapes, or profiles, one by one or in a list.
+        smooth: width in voxels of a polynomial blend between neighbours, or a `Blend`; None or 0 for a sharp seam.
 
     Returns:
-        A shape. Sharp: a true distance outside, a bound inside. Smooth: a bound.
+        A shape, or a profile. Sharp: a true distance outside, a bound inside. Smooth: a bound.
 
     Raises:
         FdifError: no shape, something that is none, or a negative width.
     """
-    return _joined("union", Union, shapes, smooth)
+    return _joined("union", "union", shapes, smooth)
 
 
-def intersection(*shapes: Any, smooth: Scalar | None = None) -> Shape:
+def intersection(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside all of the shapes; arguments as for `union`. A bound outside, true inside."""
-    return _joined("intersection", Intersection, shapes, smooth)
+    return _joined("intersection", "intersection", shapes, smooth)
 
 
-def difference(*shapes: Any, smooth: Scalar | None = None) -> Shape:
+def difference(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside the first shape and outside all others; arguments as for `union`. A bound."""
-    return _joined("difference", Difference, shapes, smooth)
+    return _joined("difference", "difference", shapes, smooth)
 
 
-def _joined(
-    of: str, operation: Callable[[Shape, Shape, Any], Shape], shapes: tuple, smooth: Scalar | None
-) -> Shape:
-    """The shapes put together two by two, from the first on."""
-    parts = [as_shape(of, f"shape {i}", part) for i, part in enumerate(arguments.flat(shapes), 1)]
-    if not parts:
+def xor(*shapes: Any) -> Any:
+    """What is inside one of two shapes, or of an odd number of several. A bound."""
+    return _joined("xor", "xor", shapes, None)
+
+
+def complement(shape: Shape) -> Shape:
+    """All but the shape: the distance with the other sign, without bounds. Keeps a true distance."""
+    return Complement(as_shape("complement", "shape", shape))
+
+
+_NODES: dict[str, Callable[[Any, Any, Any], Shape]] = {
+    "union": Union,
+    "intersection": Intersection,
+    "difference": Difference,
+    "xor": lambda first, second, smooth: Exclusive(first, second),
+}
+
+
+def _joined(of: str, kind: str, shapes: tuple, smooth: Smooth) -> Any:
+    """The shapes, or the profiles, put together two by two, from the first on; ``of`` is what errors call it."""
+    given = arguments.flat(shapes)
+    if not given:
         raise FdifError(f"{of}: there is no shape; give some, one by one or in a list")
-    if smooth is not None:
+    flat = isinstance(given[0], Profile)
+    parts = [(as_profile if flat else as_shape)(of, f"shape {i}", part) for i, part in enumerate(given, 1)]
+    if smooth is not None and not isinstance(smooth, Blend):
         smooth = arguments.number(of, "smooth", smooth, least=0)
         smooth = None if not isinstance(smooth, jax.core.Tracer) and smooth == 0 else smooth
-    return functools.reduce(lambda first, second: operation(first, second, smooth), parts)
+
+    def pair(first: Any, second: Any) -> Any:
+        return Joined(first, second, smooth, kind) if flat else _NODES[kind](first, second, smooth)
+
+    return functools.reduce(pair, parts)
 
 
 def as_shape(of: str, name: str, value: Any) -> Shape:
@@ -209,8 +320,13 @@ def as_profile(of: str, name: str, value: Any) -> Profile:
     return arguments.instance(of, name, value, Profile, "shapes.circle(5.0)")
 
 
-def smooth_minimum(a: Distance, b: Distance, smooth: Scalar | None) -> Distance:
-    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None, and for k = 0."""
+def smooth_minimum(a: Distance, b: Distance, smooth: Smooth) -> Distance:
+    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None and k = 0.
+
+    A `Blend` has a formula of its own.
+    """
+    if isinstance(smooth, Blend):
+        return smooth(a, b)
     sharp = jnp.minimum(a, b)
     if smooth is None:
         return sharp
