@@ -38,6 +38,11 @@ from fdif_jax.sdf.algebra import (
 )
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.lifts import extrude, revolve
+from fdif_jax.sdf.operations import noise as noise
+from fdif_jax.sdf.operations.blends import chamfer, fillet, groove, morph, stairs, tongue
+from fdif_jax.sdf.operations.copies import mirror, repeat_around, symmetric
+from fdif_jax.sdf.operations.deformations import bend_between, loft, transition, wrap_around
+from fdif_jax.sdf.operations.measures import bounded, normalise, slice
 from fdif_jax.sdf.shape import (
     Blend,
     Box,
@@ -82,6 +87,9 @@ __all__ = [
     "Vocabulary",
     "World",
     "bend",
+    "bend_between",
+    "bounded",
+    "chamfer",
     "compile",
     "complement",
     "difference",
@@ -90,16 +98,23 @@ __all__ = [
     "elongate",
     "extrude",
     "family",
+    "fillet",
+    "groove",
     "intersection",
     "load_recipe",
     "load_scenes",
+    "loft",
     "map",
     "mapper",
+    "mirror",
+    "morph",
     "node",
+    "normalise",
     "onion",
     "orient",
     "render_scenes",
     "repeat",
+    "repeat_around",
     "revolve",
     "rotate",
     "rotate_to",
@@ -109,10 +124,16 @@ __all__ = [
     "scale",
     "shear",
     "shipped_recipes",
+    "slice",
+    "stairs",
     "static",
+    "symmetric",
+    "tongue",
     "transform",
+    "transition",
     "translate",
     "twist",
     "union",
+    "wrap_around",
     "xor",
 ]

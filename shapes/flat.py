@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fdif_jax.sdf.arguments import count, number, vector
-from fdif_jax.sdf.shape import Coordinate, Distance, Profile, Scalar, as_profile, length, node
+from fdif_jax.sdf.shape import Coordinate, Distance, Profile, Scalar, as_profile, box_distance, length, node
 from fdif_jax.shapes.profiles import Star
 
 
@@ -21,9 +21,7 @@ class Rectangle(Profile):
     v: Scalar
 
     def __call__(self, u: Coordinate, v: Coordinate) -> Distance:  # noqa: D102
-        along, across = jnp.abs(u) - self.u, jnp.abs(v) - self.v
-        outside = length(jnp.maximum(along, 0.0), jnp.maximum(across, 0.0))
-        return jnp.where(jnp.maximum(along, across) > 0, outside, jnp.maximum(along, across))
+        return box_distance([jnp.abs(u) - self.u, jnp.abs(v) - self.v])
 
     def radius(self) -> Scalar:  # noqa: D102
         return jnp.sqrt(self.u * self.u + self.v * self.v)

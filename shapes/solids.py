@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float
 from fdif_jax.sdf.algebra import Axis, Rounded
 from fdif_jax.sdf.arguments import direction, is_triple, number, vector
 from fdif_jax.sdf.lifts import Revolved, stood
-from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, root, static
+from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, box_distance, length, node, root, static
 from fdif_jax.shapes.profiles import Circle
 
 # The published factor; 1/sqrt(3) would make the distance true.
@@ -46,12 +45,6 @@ class Cuboid(Shape):
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         return Box.around(self.x + margin, self.y + margin, self.z + margin)
-
-
-def box_distance(beyond: Sequence[Distance]) -> Distance:
-    """The distance to a box from how far a point is beyond it along each axis, negative within."""
-    deepest = functools.reduce(jnp.maximum, beyond)
-    return jnp.where(deepest > 0, length(*(jnp.maximum(c, 0.0) for c in beyond)), deepest)
 
 
 @node

@@ -15,7 +15,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.sdf.affine import between, invert, move, rotation
 from fdif_jax.sdf.arguments import direction, is_triple, number, vector
 from fdif_jax.sdf.captured import captured
-from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, as_shape, node
+from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, as_shape, method, node
 
 Vector = tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]
 Axis = str | Vector
@@ -33,7 +33,8 @@ class Displaced(Shape):
         return self.shape(p) + self.field(p)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        return Box.everywhere() if self.reach is None else self.shape.bounds(margin + self.reach)
+        reach = getattr(self.field, "reach", None) if self.reach is None else self.reach
+        return Box.everywhere() if reach is None else self.shape.bounds(margin + reach)
 
 
 @node
@@ -167,7 +168,7 @@ class Twisted(Shape):
         return self.shape(Point(cos * p.x + sin * p.y, cos * p.y - sin * p.x, p.z))
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        return _around_z(self.shape.bounds(margin))
+        return around_z(self.shape.bounds(margin))
 
 
 @node
@@ -182,16 +183,17 @@ class Bent(Shape):
         return self.shape(Point(cos * p.x - sin * p.y, sin * p.x + cos * p.y, p.z))
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        return _around_z(self.shape.bounds(margin))
+        return around_z(self.shape.bounds(margin))
 
 
-def _around_z(box: Box) -> Box:
+def around_z(box: Box) -> Box:
     """What a box can cover when each of its points is turned about the z axis by an angle of its own."""
     across = jnp.maximum(jnp.abs(box.lower), jnp.abs(box.upper))[:2]
     reach = jnp.full(2, jnp.sqrt(jnp.sum(jnp.square(across))))
     return Box(jnp.append(-reach, box.lower[2]), jnp.append(reach, box.upper[2]))
 
 
+@method
 def displace(shape: Shape, field: Callable[[Point], Distance], reach: Scalar | None = None) -> Shape:
     """Add ``field(point)`` (voxels) to the distance. Neither true nor a bound: as rough as the field is.
 
@@ -201,16 +203,17 @@ def displace(shape: Shape, field: Callable[[Point], Distance], reach: Scalar | N
         reach: how far it swells the shape, voxels: minus its least value. Known, the result has bounds. None: the
             field's own ``reach`` if it has one, as those of `fdif_jax.sdf.noise`; else not known.
     """
-    field = captured("displace", "field", field)
-    reach = getattr(field, "reach", None) if reach is None else number("displace", "reach", reach, least=0)
-    return Displaced(as_shape("displace", "shape", shape), field, reach)
+    reach = None if reach is None else number("displace", "reach", reach, least=0)
+    return Displaced(as_shape("displace", "shape", shape), captured("displace", "field", field), reach)
 
 
+@method
 def map(shape: Shape, mapper: Callable[[Distance], Distance]) -> Mapped:
     """The intensity field ``mapper(shape(point))``."""
     return Mapped(as_shape("map", "shape", shape), captured("map", "mapper", mapper))
 
 
+@method
 def transform(shape: Shape, matrix: Float[Array, "4 4"] | Float[Array, "3 4"]) -> Shape:
     """Move a shape by an affine ``matrix`` acting on column vectors (x, y, z, 1).
 
@@ -222,12 +225,14 @@ def transform(shape: Shape, matrix: Float[Array, "4 4"] | Float[Array, "3 4"]) -
     return Affine(shape, invert(matrix[:3]))
 
 
+@method
 def translate(shape: Shape, offset: Vector) -> Shape:
     """Move a shape by ``offset`` voxels (x, y, z). Keeps a true distance."""
     shape, offset = as_shape("translate", "shape", shape), vector("translate", "offset", offset)
     return Affine(shape, jnp.concatenate([jnp.eye(3), -offset[:, None]], axis=1))
 
 
+@method
 def rotate(shape: Shape, angle: Scalar, axis: Axis = (0.0, 0.0, 1.0)) -> Shape:
     """Turn a shape by ``angle`` radians about ``axis`` through the origin. Keeps a true distance.
 
@@ -237,12 +242,14 @@ def rotate(shape: Shape, angle: Scalar, axis: Axis = (0.0, 0.0, 1.0)) -> Shape:
     return _turned(shape, rotation(direction("rotate", "axis", axis), angle))
 
 
+@method
 def rotate_to(shape: Shape, start: Axis, end: Axis) -> Shape:
     """Turn a shape by the shortest way that brings the direction ``start`` to ``end``. Keeps a true distance."""
     shape = as_shape("rotate_to", "shape", shape)
     return _turned(shape, between(direction("rotate_to", "start", start), direction("rotate_to", "end", end)))
 
 
+@method
 def orient(shape: Shape, axis: Axis) -> Shape:
     """Turn a shape so that its z axis points along ``axis``. Keeps a true distance."""
     return rotate_to(shape, "z", axis)
@@ -252,6 +259,7 @@ def _turned(shape: Shape, matrix: Float[Array, "3 3"]) -> Shape:
     return Affine(shape, jnp.concatenate([matrix.T, jnp.zeros((3, 1))], axis=1))
 
 
+@method
 def shear(shape: Shape, xy: Scalar = 0.0, xz: Scalar = 0.0, yz: Scalar = 0.0) -> Shape:
     """Shear by the symmetric matrix with unit diagonal and these entries. Not a true distance any more."""
     shape = as_shape("shear", "shape", shape)
@@ -260,6 +268,7 @@ def shear(shape: Shape, xy: Scalar = 0.0, xz: Scalar = 0.0, yz: Scalar = 0.0) ->
     return transform(shape, jnp.concatenate([linear, jnp.zeros((3, 1))], axis=1))
 
 
+@method
 def scale(shape: Shape, factor: Scalar | Vector) -> Shape:
     """Grow a shape by ``factor`` (> 0) about the origin. Keeps a true distance.
 
@@ -271,11 +280,13 @@ def scale(shape: Shape, factor: Scalar | Vector) -> Shape:
     return Scaled(shape, number("scale", "factor", factor, above=0))
 
 
+@method
 def onion(shape: Shape, thickness: Scalar) -> Shape:
     """The shell within ``thickness`` (> 0) voxels of the surface. Keeps a true distance."""
     return Onion(as_shape("onion", "shape", shape), number("onion", "thickness", thickness, above=0))
 
 
+@method
 def round(shape: Shape, radius: Scalar) -> Shape:
     """Grow a shape by ``radius`` voxels, which rounds its convex edges. Keeps a true distance outside.
 
@@ -284,11 +295,13 @@ def round(shape: Shape, radius: Scalar) -> Shape:
     return Rounded(as_shape("round", "shape", shape), number("round", "radius", radius))
 
 
+@method
 def elongate(shape: Shape, half: Vector) -> Shape:
     """Pull a shape apart at its centre planes by ``half`` (≥ 0) voxels to each side (x, y, z). A bound inside."""
     return Elongated(as_shape("elongate", "shape", shape), vector("elongate", "half", half, least=0))
 
 
+@method
 def repeat(
     shape: Shape,
     spacing: Vector,
@@ -304,6 +317,7 @@ def repeat(
     return Repeated(shape, spacing, vector("repeat", "counts", counts, least=0))
 
 
+@method
 def twist(shape: Shape, rate: Scalar, axis: Axis = "z") -> Shape:
     """Turn each slice across ``axis`` by ``rate`` radians a voxel. Not a true distance: stretched by the twist."""
     shape, rate = as_shape("twist", "shape", shape), number("twist", "rate", rate)
@@ -312,6 +326,7 @@ def twist(shape: Shape, rate: Scalar, axis: Axis = "z") -> Shape:
     return orient(Twisted(rotate_to(shape, axis, "z"), rate), axis)
 
 
+@method
 def bend(shape: Shape, rate: Scalar) -> Shape:
     """Curve the x axis by ``rate`` radians a voxel. Not a true distance: stretched by the bend."""
     return Bent(as_shape("bend", "shape", shape), number("bend", "rate", rate))

@@ -23,6 +23,9 @@ class _Text:
     fixed: tuple
     names: dict = dataclasses.field(compare=False)
 
+    def __repr__(self) -> str:
+        return self.code.co_qualname
+
     def function(self, numbers: tuple) -> Callable:
         """The function with these captured numbers."""
         given = iter(numbers)

@@ -89,15 +89,19 @@ class Extruded(Shape):
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         d = self.section(*p)
         d = jnp.where(self.thickness > 0, jnp.abs(d) - self.thickness, d)
-        above = jnp.abs(p.z) - self.half_height
-        outside = length(jnp.maximum(d, 0.0), jnp.maximum(above, 0.0))
-        return jnp.where(jnp.maximum(d, above) > 0, outside, jnp.maximum(d, above))
+        return within_slab(d, jnp.abs(p.z) - self.half_height)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         top = self.half_height + margin
         widest = self.taper.highest(-top, top, self.half_height)
         across = self.profile.radius() * widest + self.thickness + margin
         return Box.around(across, across, top)
+
+
+def within_slab(d: Distance, above: Distance) -> Distance:
+    """The distance to a prism from that to its section and that to the planes above and below."""
+    outside = length(jnp.maximum(d, 0.0), jnp.maximum(above, 0.0))
+    return jnp.where(jnp.maximum(d, above) > 0, outside, jnp.maximum(d, above))
 
 
 @node
@@ -155,6 +159,7 @@ def revolve(profile: Profile, distance: Scalar = 0.0, axis: Axis = "y") -> Shape
 _TAPER = "shapes.linear_taper(12.0, 0.5)"
 
 
-def stood(shape: Shape, usual: str, axis: Axis) -> Shape:
-    """A shape made along its ``usual`` axis, along ``axis``; as it is where that is the same."""
-    return shape if isinstance(axis, str) and axis == usual else rotate_to(shape, usual, axis)
+def stood(shape: Shape, usual: Axis, axis: Axis) -> Shape:
+    """A shape turned so that its ``usual`` axis points along ``axis``; as it is where both have the same name."""
+    same = isinstance(axis, str) and isinstance(usual, str) and axis == usual
+    return shape if same else rotate_to(shape, usual, axis)

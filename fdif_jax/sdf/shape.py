@@ -13,11 +13,12 @@ Everything else in the package stands on three ideas.
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool
 
 from fdif_jax.errors import FdifError
@@ -25,6 +26,7 @@ from fdif_jax.sdf import arguments
 from fdif_jax.sdf.grid import Box, Coordinate, Distance, Point, Scalar
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable)
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
@@ -35,7 +37,8 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
 def node(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass whose fields are pytree children, except those marked `static`."""
-    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    made.__repr__ = _readable
     children = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
     fixed = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in children]
@@ -55,6 +58,29 @@ def node(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
     return made
+
+
+def _readable(of: Any) -> str:
+    """A node and its fields in a line."""
+    fields = (f"{f.name}={_short(getattr(of, f.name))}" for f in dataclasses.fields(of))
+    return f"{type(of).__name__}({', '.join(fields)})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
+        if value.size > 24:
+            return f"{value.dtype} {value.shape}"
+        return " ".join(np.array2string(np.asarray(value), precision=5, separator=", ").split())
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+_METHODS: dict[str, Callable] = {}
+
+
+def method(operation: F) -> F:
+    """Decorator: an operation on a shape, its first argument, is a method of all shapes, too."""
+    _METHODS[operation.__name__] = operation
+    return operation
 
 
 class _Sets:
@@ -93,8 +119,18 @@ class Shape(_Sets):
 
     Call it with a `Point`, an array ``(..., 3)``, three arrays x, y, z, or a `Grid`; a class of shapes defines
     ``__call__`` for a `Point`, and the rest is done for it. Operators: ``a | b`` union, ``a & b`` intersection,
-    ``a - b`` difference, ``a ^ b`` what is in one of both alone, ``~a`` all but the shape.
+    ``a - b`` difference, ``a ^ b`` what is in one of both alone, ``~a`` all but the shape. Operations whose first
+    argument is a shape are methods, too: ``shape.translate((2, 0, 0)).rotate(0.5)``.
     """
+
+    # Found by name when a shape has none of its own: a class may have fields called as an operation.
+    def __getattr__(self, name: str) -> Any:
+        if name in _METHODS:
+            return functools.partial(_METHODS[name], self)
+        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_METHODS})
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -249,6 +285,7 @@ def combined(kind: str, a: Distance, b: Distance, smooth: Smooth) -> Distance:
     return -smooth_minimum(-a, -b if kind == "intersection" else b, smooth)
 
 
+@method
 def union(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside any of the shapes, or of the profiles.
 
@@ -265,21 +302,25 @@ def union(*shapes: Any, smooth: Smooth = None) -> Any:
     return _joined("union", "union", shapes, smooth)
 
 
+@method
 def intersection(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside all of the shapes; arguments as for `union`. A bound outside, true inside."""
     return _joined("intersection", "intersection", shapes, smooth)
 
 
+@method
 def difference(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside the first shape and outside all others; arguments as for `union`. A bound."""
     return _joined("difference", "difference", shapes, smooth)
 
 
+@method
 def xor(*shapes: Any) -> Any:
     """What is inside one of two shapes, or of an odd number of several. A bound."""
     return _joined("xor", "xor", shapes, None)
 
 
+@method
 def complement(shape: Shape) -> Shape:
     """All but the shape: the distance with the other sign, without bounds. Keeps a true distance."""
     return Complement(as_shape("complement", "shape", shape))
@@ -342,6 +383,12 @@ def length(*components: Coordinate) -> Distance:
 def root(squared: Distance) -> Distance:
     """Square root whose gradient at zero is zero; below 1e-9 the root is 1e-9."""
     return jnp.sqrt(jnp.maximum(squared, 1e-18))
+
+
+def box_distance(beyond: Sequence[Distance]) -> Distance:
+    """The distance to a box from how far a point is beyond it along each axis, negative within."""
+    deepest = functools.reduce(jnp.maximum, beyond)
+    return jnp.where(deepest > 0, length(*(jnp.maximum(c, 0.0) for c in beyond)), deepest)
 
 
 def signed(inside: Bool[Array, "..."], distance: Distance) -> Distance:
