@@ -41,7 +41,7 @@ from fdif_jax.sdf.lifts import extrude, revolve
 from fdif_jax.sdf.operations import noise as noise
 from fdif_jax.sdf.operations.blends import chamfer, fillet, groove, morph, stairs, tongue
 from fdif_jax.sdf.operations.copies import mirror, repeat_around, symmetric
-from fdif_jax.sdf.operations.deformations import bend_between, loft, transition, wrap_around
+from fdif_jax.sdf.operations.deformations import attract, bend_between, loft, transition, wrap_around
 from fdif_jax.sdf.operations.measures import bounded, normalise, slice
 from fdif_jax.sdf.shape import (
     Blend,
@@ -86,6 +86,7 @@ __all__ = [
     "Spread",
     "Vocabulary",
     "World",
+    "attract",
     "bend",
     "bend_between",
     "bounded",

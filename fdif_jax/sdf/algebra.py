@@ -138,20 +138,24 @@ class Elongated(Shape):
 
 @node
 class Repeated(Shape):
-    """`repeat`: copies of a shape on a lattice."""
+    """`repeat`: copies of a shape on a lattice; without end where ``counts`` is None."""
 
     shape: Shape
     spacing: Float[Array, "3"]
-    counts: Float[Array, "3"]
+    counts: Float[Array, "3"] | None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        def fold(c: Coordinate, spacing: Scalar, count: Scalar) -> Distance:
-            cell = jnp.clip(jnp.round(c / spacing), -count, count)
-            return c - spacing * cell
+        def fold(c: Coordinate, axis: int) -> Distance:
+            cell = jnp.round(c / self.spacing[axis])
+            if self.counts is not None:
+                cell = jnp.clip(cell, -self.counts[axis], self.counts[axis])
+            return c - self.spacing[axis] * cell
 
-        return self.shape(Point(*(fold(*of) for of in zip(p, self.spacing, self.counts, strict=True))))
+        return self.shape(Point(*(fold(c, axis) for axis, c in enumerate(p))))
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        if self.counts is None:
+            return Box.everywhere()
         box, reach = self.shape.bounds(margin), self.spacing * self.counts
         return Box(box.lower - reach, box.upper + reach)
 
@@ -312,9 +316,9 @@ def repeat(
     True where a copy fits its cell and is symmetric in it; a shape larger than ``spacing`` is cut at the cells.
     """
     shape, spacing = as_shape("repeat", "shape", shape), vector("repeat", "spacing", spacing, above=0)
-    if counts is None:
-        return Repeated(shape, spacing, jnp.full(3, jnp.inf))
-    return Repeated(shape, spacing, vector("repeat", "counts", counts, least=0))
+    if counts is not None:
+        counts = vector("repeat", "counts", counts, least=0)
+    return Repeated(shape, spacing, counts)
 
 
 @method

@@ -1,6 +1,5 @@
 """Functions as parts of shapes: what a function captured are its parameters, as the radius is a sphere's."""
 
-import dataclasses
 import types
 from collections.abc import Callable
 from typing import Any
@@ -13,31 +12,36 @@ from fdif_jax.errors import FdifError
 from fdif_jax.sdf.shape import node, static
 
 
-@dataclasses.dataclass(frozen=True)
 class _Text:
     """What two functions made by the same lines have in common: everything but the numbers that they captured."""
 
-    code: types.CodeType
-    module: str
-    tree: Any
-    fixed: tuple
-    names: dict = dataclasses.field(compare=False)
+    def __init__(self, function: types.FunctionType, tree: Any, fixed: tuple) -> None:
+        self.__qualname__ = function.__qualname__
+        self._names = function.__globals__
+        self._parts = (function.__code__, function.__module__, tree, fixed)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Text) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
 
     def __repr__(self) -> str:
-        return self.code.co_qualname
+        return self.__qualname__
 
-    def function(self, numbers: tuple) -> Callable:
+    def __call__(self, numbers: tuple) -> Callable:
         """The function with these captured numbers."""
+        code, _, tree, fixed = self._parts
         given = iter(numbers)
-        leaves = [next(given) if leaf is _NUMBER else leaf for leaf in self.fixed]
-        cells, defaults, keywords = jax.tree.unflatten(self.tree, leaves)
+        leaves = [next(given) if leaf is _NUMBER else leaf for leaf in fixed]
+        cells, defaults, keywords = jax.tree.unflatten(tree, leaves)
         closure = tuple(types.CellType(value) for value in cells)
-        made = types.FunctionType(self.code, self.names, self.code.co_name, defaults, closure)
+        made = types.FunctionType(code, self._names, code.co_name, defaults, closure)
         made.__kwdefaults__ = keywords
         return made
 
 
-_NUMBER = "a number that was captured"
+_NUMBER = object()  # stands where a captured number was
 
 
 @node
@@ -52,7 +56,7 @@ class Captured:
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function makes of its arguments."""
-        return self.text.function(self.numbers)(*arguments)
+        return self.text(self.numbers)(*arguments)
 
 
 def captured(of: str, name: str, function: Any) -> Any:
@@ -81,7 +85,7 @@ def _captured(function: Any, within: tuple) -> Any:
     are_numbers = [_is_number(leaf) for leaf in leaves]
     fixed = tuple(_NUMBER if known else leaf for known, leaf in zip(are_numbers, leaves, strict=True))
     numbers = tuple(leaf for known, leaf in zip(are_numbers, leaves, strict=True) if known)
-    return Captured(numbers, _Text(function.__code__, function.__module__, tree, fixed, function.__globals__))
+    return Captured(numbers, _Text(function, tree, fixed))
 
 
 def _is_number(value: Any) -> bool:

@@ -71,6 +71,13 @@ def wrapped(p):
     return box(np.stack([-20 + 40 * turn, np.hypot(p[:, 0], p[:, 1]) - 20 / np.pi, p[:, 2]], -1), (15, 2, 3))
 
 
+def attracted(p, strength):
+    offset = p - [1, 2, 3]
+    return box(
+        [1, 2, 3] + offset * (1 + strength * np.exp(-np.linalg.norm(offset, axis=1, keepdims=True) / 4))
+    )
+
+
 def slab_of(d, p, half):
     above = np.abs(p[:, 2]) - half
     return np.hypot(np.maximum(d, 0), np.maximum(above, 0)) + np.minimum(np.maximum(d, above), 0)
@@ -169,6 +176,8 @@ CASES = {
     ),
     "bend_between": (fd.bend_between(BOX, (0, 0, -4), (0, 0, 4), (3, -2, 0)), bent),
     "wrap_around": (fd.wrap_around(shapes.box(15, 2, 3), -20, 20), wrapped),
+    "attract": (fd.attract(BOX, (1, 2, 3), 4, 0.8), lambda p: attracted(p, 0.8)),
+    "repel": (fd.attract(BOX, (1, 2, 3), 4, -0.5), lambda p: attracted(p, -0.5)),
     "transition": (
         fd.transition(BOX, BALL, (-4, 0, 0), (6, 0, 0), "linear"),
         lambda p: box(p) + np.clip((p[:, 0] + 4) / 10, 0, 1) * (ball(p) - box(p)),
@@ -362,6 +371,7 @@ def test_operations_are_methods_and_shapes_are_readable_and_kept():
         (lambda: fd.loft(BOX, shapes.circle(2), 3), "loft: first is a Cuboid; it should be a profile"),
         (lambda: fd.transition(BOX, BALL, (0, 0, 0), (1, 0, 0), "fast"), "easing is 'fast'; it should be one of"),
         (lambda: fd.wrap_around(BOX, 3, 1), "wrap_around: end - start is -2.0; it should be greater than 0"),
+        (lambda: fd.attract(BOX, (0, 0, 0), 3, -1), "attract: strength is -1.0; it should be greater than -1"),
         (lambda: fd.bounded(BOX, 3), "bounded: box is a int; it should be a Box, or two points"),
         (lambda: fd.noise.perlin(3, 4.0), "perlin: key is 3; it should be a key, as jax.random.key(0)"),
         (lambda: fd.union(shapes.circle(2), BOX), "union: shape 2 is a Cuboid; it should be a profile"),
@@ -371,3 +381,10 @@ def test_mistakes_are_one_line(make, says):
     with pytest.raises(FdifError) as error:
         make()
     assert says in str(error.value)
+
+
+def test_every_class_of_shapes_is_found_where_learned_families_name_it():
+    assert len(CASES) > 20
+    for shape in [*(shape for shape, _ in CASES.values()), *NOISE.values()]:
+        if type(shape).__module__.startswith("fdif_jax.sdf."):
+            assert getattr(fd.sdf, type(shape).__name__) is type(shape)

@@ -89,6 +89,27 @@ class Wrapped(Shape):
 
 
 @node
+class Attracted(Shape):
+    """`attract`: a point is moved away from a centre, by a share that falls with its distance."""
+
+    shape: Shape
+    centre: Float[Array, "3"]
+    radius: Scalar
+    strength: Scalar
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        offset = [c - at for c, at in zip(p, self.centre, strict=True)]
+        stretch = 1 + self.strength * jnp.exp(-length(*offset) / self.radius)
+        return self.shape(Point(*(at + c * stretch for c, at in zip(offset, self.centre, strict=True))))
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        # What is attracted lies between the centre and where it was; what is repelled, at most so far beyond.
+        box, farthest = self.shape.bounds(margin), 1 / (1 + jnp.minimum(self.strength, 0.0))
+        below, above = jnp.minimum(box.lower - self.centre, 0.0), jnp.maximum(box.upper - self.centre, 0.0)
+        return Box(self.centre + below * farthest, self.centre + above * farthest)
+
+
+@node
 class Transition(Shape):
     """`transition`: one shape before a point, another beyond a second one, and their mean between."""
 
@@ -156,6 +177,17 @@ def wrap_around(shape: Shape, start: Scalar, end: Scalar, axis: Axis = "z") -> S
     start, end = number("wrap_around", "start", start), number("wrap_around", "end", end)
     number("wrap_around", "end - start", end - start, above=0)
     return stood(Wrapped(as_shape("wrap_around", "shape", shape), start, end), "z", axis)
+
+
+@method
+def attract(shape: Shape, centre: Vector, radius: Scalar, strength: Scalar) -> Shape:
+    """Pull a shape towards a place, most what is nearest to it; push it away where ``strength`` (> -1) is negative.
+
+    Space shrinks by 1 + ``strength`` at the centre, by 1 + ``strength`` / e ``radius`` voxels away. Not true.
+    """
+    centre, radius = vector("attract", "centre", centre), number("attract", "radius", radius, above=0)
+    strength = number("attract", "strength", strength, above=-1)
+    return Attracted(as_shape("attract", "shape", shape), centre, radius, strength)
 
 
 @method
