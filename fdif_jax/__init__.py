@@ -26,8 +26,10 @@ from fdif_jax.sdf.algebra import (
     elongate,
     map,
     onion,
+    orient,
     repeat,
     rotate,
+    rotate_to,
     round,
     scale,
     shear,
@@ -37,7 +39,25 @@ from fdif_jax.sdf.algebra import (
 )
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.lifts import extrude, revolve
-from fdif_jax.sdf.shape import Box, Point, Profile, Shape, difference, intersection, node, static, union
+from fdif_jax.sdf.operations import noise as noise
+from fdif_jax.sdf.operations.blends import chamfer, fillet, groove, morph, stairs, tongue
+from fdif_jax.sdf.operations.copies import mirror, repeat_around, symmetric
+from fdif_jax.sdf.operations.deformations import attract, bend_between, loft, transition, wrap_around
+from fdif_jax.sdf.operations.measures import bounded, normalise, slice
+from fdif_jax.sdf.shape import (
+    Blend,
+    Box,
+    Point,
+    Profile,
+    Shape,
+    complement,
+    difference,
+    intersection,
+    node,
+    static,
+    union,
+    xor,
+)
 from fdif_jax.vocabulary.authoring import displacement, family, mapper
 from fdif_jax.vocabulary.spread import Spread
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
@@ -45,6 +65,7 @@ from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Blend",
     "Box",
     "Displacement",
     "Family",
@@ -66,34 +87,55 @@ __all__ = [
     "Spread",
     "Vocabulary",
     "World",
+    "attract",
     "bend",
+    "bend_between",
+    "bounded",
+    "chamfer",
     "compile",
+    "complement",
     "difference",
     "displace",
     "displacement",
     "elongate",
     "extrude",
     "family",
+    "fillet",
+    "groove",
     "intersection",
     "load_recipe",
     "load_scenes",
+    "loft",
     "map",
     "mapper",
+    "mirror",
+    "morph",
     "node",
+    "normalise",
     "onion",
+    "orient",
     "render_scenes",
     "repeat",
+    "repeat_around",
     "revolve",
     "rotate",
+    "rotate_to",
     "round",
     "sample_key",
     "save_scenes",
     "scale",
     "shear",
     "shipped_recipes",
+    "slice",
+    "stairs",
     "static",
+    "symmetric",
+    "tongue",
     "transform",
+    "transition",
     "translate",
     "twist",
     "union",
+    "wrap_around",
+    "xor",
 ]

@@ -14,14 +14,32 @@ from fdif_jax.shapes.avs_db import avs_db
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.documents import describe
 from fdif_jax.shapes.families import families
+from fdif_jax.shapes.flat import (
+    hexagon,
+    offset,
+    outline,
+    place,
+    rectangle,
+    regular_polygon,
+    rounded_rectangle,
+    rounded_x,
+    vesica,
+)
+from fdif_jax.shapes.lattices import gyroid, neovius, schwarz_d, schwarz_p
 from fdif_jax.shapes.mappers import MAPPERS
+from fdif_jax.shapes.polyhedra import convex, dodecahedron, icosahedron, octahedron, pyramid, tetrahedron
 from fdif_jax.shapes.profiles import circle, polygon, star
+from fdif_jax.shapes.rods import bezier, capped_cone, capsule, cylinder, helix, round_cone, tube
 from fdif_jax.shapes.solids import (
     OCTAHEDRON_FACTOR,
     PUBLISHED_OCTAHEDRON_FACTOR,
     box,
+    box_frame,
     cone,
-    octahedron,
+    ellipsoid,
+    half_space,
+    rounded_box,
+    slab,
     sphere,
     torus,
 )
@@ -29,25 +47,55 @@ from fdif_jax.vocabulary.vocabulary import Vocabulary
 
 __all__ = [
     "avs_db",
+    "bezier",
     "box",
+    "box_frame",
     "build",
+    "capped_cone",
+    "capsule",
     "circle",
     "cone",
+    "convex",
+    "cylinder",
     "describe",
+    "dodecahedron",
+    "ellipsoid",
     "exact",
     "extrude",
     "from_mask",
     "from_mesh",
+    "gyroid",
+    "half_space",
+    "helix",
+    "hexagon",
+    "icosahedron",
     "linear_taper",
     "neck_taper",
+    "neovius",
     "no_taper",
     "octahedron",
+    "offset",
+    "outline",
+    "place",
     "polygon",
     "published",
+    "pyramid",
+    "rectangle",
+    "regular_polygon",
     "revolve",
+    "round_cone",
+    "rounded_box",
+    "rounded_rectangle",
+    "rounded_x",
+    "schwarz_d",
+    "schwarz_p",
+    "slab",
     "sphere",
     "star",
+    "tetrahedron",
     "torus",
+    "tube",
+    "vesica",
 ]
 
 _HEAVY = {"from_mask": "masks", "from_mesh": "meshes"}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fdif_jax.sdf.grid import Grid
-from fdif_jax.sdf.lifts import Extruded, Revolved, Taper, extrude
+from fdif_jax.sdf.lifts import Extruded, Revolved, Taper
 from fdif_jax.sdf.shape import Profile, Scalar, Shape
 from fdif_jax.shapes.profiles import Circle, Polygon, Star
 from fdif_jax.shapes.solids import OCTAHEDRON_FACTOR, PUBLISHED_OCTAHEDRON_FACTOR, Cone, Octahedron, Sphere
@@ -204,8 +204,8 @@ def _draw_prism(section: Section, exact: bool, key: jax.Array, ranges: Ranges, g
     height = height * across
     # As fractions of the height, so that a neck at the top lies there exactly.
     taper = Taper(second, (0.5 + neck) * height, (0.5 - neck) * height)
-    solid = extrude(profile, height / 2, taper)
-    return extrude(profile, height / 2, taper, onion * _deepest(solid, grid, within_slab=exact))
+    solid = Extruded(profile, height / 2, taper)
+    return Extruded(profile, height / 2, taper, onion * _deepest(solid, grid, within_slab=exact))
 
 
 def _deepest(solid: Extruded, grid: Grid, within_slab: bool) -> Scalar:

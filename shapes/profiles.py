@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fdif_jax.sdf.arguments import count, number, points
 from fdif_jax.sdf.shape import Coordinate, Distance, Profile, Scalar, length, node, root, signed, static
 
 
@@ -88,14 +89,16 @@ class Star(Profile):
 
 def circle(radius: Scalar) -> Circle:
     """A disc of ``radius`` voxels."""
-    return Circle(radius)
+    return Circle(number("circle", "radius", radius, above=0))
 
 
 def polygon(vertices: Float[Array, "n 2"]) -> Polygon:
     """A simple polygon through ``vertices`` (n, 2), n ≥ 3, voxels."""
-    return Polygon(jnp.asarray(vertices, jnp.float32))
+    return Polygon(points("polygon", "vertices", vertices, size=2, least=3))
 
 
-def star(points: int, radius: Scalar, ratio: Scalar) -> Star:
-    """A star of ``points`` ≥ 3 tips at ``radius`` voxels; ``ratio`` 0 (needles) … 1 (regular polygon)."""
-    return Star(float(points), radius, ratio, borders=max(4, points // 2))
+def star(tips: int, radius: Scalar, ratio: Scalar) -> Star:
+    """A star of ``tips`` ≥ 3 tips at ``radius`` voxels; ``ratio`` 0 (needles) … 1 (regular polygon)."""
+    tips = count("star", "tips", tips, least=3)
+    radius, ratio = number("star", "radius", radius, above=0), number("star", "ratio", ratio, least=0)
+    return Star(float(tips), radius, ratio, borders=max(4, tips // 2))

@@ -1,12 +1,17 @@
 """Solids: 3D signed distances given directly by a formula."""
 
+import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from fdif_jax.sdf.lifts import Revolved, revolve
-from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, root, static
-from fdif_jax.shapes.profiles import circle
+from fdif_jax.sdf.algebra import Axis, Rounded
+from fdif_jax.sdf.arguments import direction, is_triple, number, vector
+from fdif_jax.sdf.lifts import Revolved, stood
+from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, box_distance, length, node, root, static
+from fdif_jax.shapes.profiles import Circle
 
 # The published factor; 1/sqrt(3) would make the distance true.
 PUBLISHED_OCTAHEDRON_FACTOR = 0.35773502691896257
@@ -36,12 +41,79 @@ class Cuboid(Shape):
     z: Scalar
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        beyond = [jnp.abs(c) - half for c, half in zip(p, (self.x, self.y, self.z), strict=True)]
-        deepest = jnp.maximum(jnp.maximum(beyond[0], beyond[1]), beyond[2])
-        return jnp.where(deepest > 0, length(*(jnp.maximum(c, 0.0) for c in beyond)), deepest)
+        return box_distance([jnp.abs(c) - half for c, half in zip(p, (self.x, self.y, self.z), strict=True)])
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         return Box.around(self.x + margin, self.y + margin, self.z + margin)
+
+
+@node
+class BoxFrame(Shape):
+    """The edges of a box of half edges ``x, y, z``, square bars of ``thickness`` voxels within it.
+
+    Source: Inigo Quilez, "Distance functions" (box frame).
+    """
+
+    x: Scalar
+    y: Scalar
+    z: Scalar
+    thickness: Scalar
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        half = self.thickness / 2
+        outer = [jnp.abs(c) - edge for c, edge in zip(p, (self.x, self.y, self.z), strict=True)]
+        inner = [jnp.abs(c + half) - half for c in outer]
+        bars = [[outer[j] if j == i else inner[j] for j in range(3)] for i in range(3)]
+        return functools.reduce(jnp.minimum, (box_distance(bar) for bar in bars))
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        return Box.around(self.x + margin, self.y + margin, self.z + margin)
+
+
+@node
+class Ellipsoid(Shape):
+    """An ellipsoid of half axes ``x, y, z``. Source: Inigo Quilez, "Ellipsoid SDF": k (k - 1) / |∇k²| · 2."""
+
+    x: Scalar
+    y: Scalar
+    z: Scalar
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        halves = (self.x, self.y, self.z)
+        k = length(*(c / half for c, half in zip(p, halves, strict=True)))
+        slope = length(*(c / (half * half) for c, half in zip(p, halves, strict=True)))
+        # At the middle k over its slope has no limit; there, the surface is as far as the least half axis.
+        least = jnp.minimum(jnp.minimum(self.x, self.y), self.z)
+        middle = k < 1e-4
+        return jnp.where(middle, (k - 1) * least, k * (k - 1) / jnp.where(middle, 1.0, slope))
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        # Outside, the distance is at least (k - 1) times the least half axis.
+        least = jnp.minimum(jnp.minimum(self.x, self.y), self.z)
+        grown = 1 + margin / least
+        return Box.around(self.x * grown, self.y * grown, self.z * grown)
+
+
+@node
+class HalfSpace(Shape):
+    """All that lies below a plane: ``normal`` (of length 1) · p ≤ ``offset``."""
+
+    normal: Float[Array, "3"]
+    offset: Scalar
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return self.normal[0] * p.x + self.normal[1] * p.y + self.normal[2] * p.z - self.offset
+
+
+@node
+class Slab(Shape):
+    """All that lies between two planes: |``normal`` (of length 1) · p| ≤ ``half``."""
+
+    normal: Float[Array, "3"]
+    half: Scalar
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return jnp.abs(self.normal[0] * p.x + self.normal[1] * p.y + self.normal[2] * p.z) - self.half
 
 
 @node
@@ -83,24 +155,62 @@ class Cone(Shape):
 
 def sphere(radius: Scalar) -> Sphere:
     """A ball of ``radius`` voxels. A true distance."""
-    return Sphere(radius)
+    return Sphere(number("sphere", "radius", radius, above=0))
 
 
-def box(x: Scalar, y: Scalar | None = None, z: Scalar | None = None) -> Cuboid:
-    """A box with half edges ``x, y, z`` voxels; a cube if only ``x`` is given. A true distance."""
-    return Cuboid(x, x if y is None else y, x if z is None else z)
+def box(x: Any, y: Scalar | None = None, z: Scalar | None = None) -> Cuboid:
+    """A box with half edges ``x, y, z`` voxels, or one tuple of them; a cube of one number. A true distance."""
+    return Cuboid(*half_edges("box", x, y, z))
 
 
-def octahedron(size: Scalar) -> Octahedron:
-    """An octahedron with tips at ``size`` voxels. True on its faces, a bound near its edges."""
-    return Octahedron(size, OCTAHEDRON_FACTOR)
+def half_edges(of: str, x: Any, y: Scalar | None, z: Scalar | None) -> tuple[Scalar, Scalar, Scalar]:
+    """The half edges of a box from three numbers, one tuple of three, or one number for all."""
+    if is_triple(x) and y is None and z is None:
+        x, y, z = vector(of, "half edges", x, above=0)
+    given = (("x", x), ("y", x if y is None else y), ("z", x if z is None else z))
+    x, y, z = (number(of, name, value, above=0) for name, value in given)
+    return x, y, z
 
 
-def cone(radius: Scalar, height: Scalar) -> Cone:
-    """A cone about y, centred: base ``radius`` and ``height`` in voxels. A true distance."""
-    return Cone(radius, height)
+def rounded_box(x: Any, y: Scalar | None = None, z: Scalar | None = None, *, radius: Scalar) -> Rounded:
+    """A box as of `box`, its edges rounded by ``radius`` voxels, less than its least half edge. A true distance."""
+    radius = number("rounded_box", "radius", radius, least=0)
+    inner = [
+        number("rounded_box", f"{name} - radius", half - radius, above=0)
+        for name, half in zip("xyz", half_edges("rounded_box", x, y, z), strict=True)
+    ]
+    return Rounded(Cuboid(*inner), radius)
 
 
-def torus(major_radius: Scalar, minor_radius: Scalar) -> Revolved:
-    """A ring about the y axis; radii of its core circle and of its tube, voxels. A true distance."""
-    return revolve(circle(minor_radius), major_radius)
+def box_frame(x: Any, y: Scalar | None = None, z: Scalar | None = None, *, thickness: Scalar) -> BoxFrame:
+    """The edges of a box as `box` makes it, bars ``thickness`` voxels thick within it. True outside, a bound inside."""
+    halves = half_edges("box_frame", x, y, z)
+    return BoxFrame(*halves, number("box_frame", "thickness", thickness, above=0))
+
+
+def ellipsoid(x: Any, y: Scalar | None = None, z: Scalar | None = None) -> Ellipsoid:
+    """An ellipsoid of half axes ``x, y, z`` voxels, or one tuple of them. True near its surface, to first order."""
+    return Ellipsoid(*half_edges("ellipsoid", x, y, z))
+
+
+def half_space(normal: Axis = "y", offset: Scalar = 0.0) -> HalfSpace:
+    """All below a plane that ``normal`` points out of, ``offset`` voxels along it. A true distance, without bounds."""
+    return HalfSpace(direction("half_space", "normal", normal), number("half_space", "offset", offset))
+
+
+def slab(half: Scalar, axis: Axis = "y") -> Slab:
+    """All within ``half`` voxels of a plane across ``axis``. A true distance, without bounds."""
+    return Slab(direction("slab", "axis", axis), number("slab", "half", half, above=0))
+
+
+def cone(radius: Scalar, height: Scalar, axis: Axis = "y") -> Shape:
+    """A cone about ``axis``, centred: base ``radius`` and ``height`` in voxels. A true distance."""
+    made = Cone(number("cone", "radius", radius, above=0), number("cone", "height", height, above=0))
+    return stood(made, "y", axis)
+
+
+def torus(major_radius: Scalar, minor_radius: Scalar, axis: Axis = "y") -> Shape:
+    """A ring about ``axis``; radii of its core circle and of its tube, voxels. A true distance."""
+    major = number("torus", "major_radius", major_radius, above=0)
+    minor = number("torus", "minor_radius", minor_radius, above=0)
+    return stood(Revolved(Circle(minor), major), "y", axis)

@@ -24,12 +24,27 @@ def inverse3(m: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     return cofactors / jnp.dot(a, jnp.cross(b, c))
 
 
-def rotation(axis: tuple[Scalar, Scalar, Scalar], angle: Scalar) -> Float[Array, "3 3"]:
+def rotation(axis: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"], angle: Scalar) -> Float[Array, "3 3"]:
     """The matrix of a turn by ``angle`` radians about ``axis`` (Rodrigues' formula)."""
     k = jnp.asarray(axis, jnp.float32)
     k = k / length(*k)
     cross = jnp.cross(jnp.eye(3), k)  # cross @ v = k × v
     return jnp.eye(3) + jnp.sin(angle) * cross + (1 - jnp.cos(angle)) * (cross @ cross)
+
+
+def between(start: Float[Array, "3"], end: Float[Array, "3"]) -> Float[Array, "3 3"]:
+    """The matrix of the shortest turn from one unit vector to another; from a vector to its opposite, a half turn.
+
+    Source: Rodrigues' formula, with the axis start × end, its length the sine, and start · end the cosine.
+    """
+    cross, cos = jnp.cross(jnp.eye(3), jnp.cross(start, end)), jnp.dot(start, end)
+    opposite = cos < -1 + 1e-6
+    turn = jnp.eye(3) + cross + cross @ cross / jnp.where(opposite, 1.0, 1 + cos)
+    # About any axis across: the coordinate axis that is farthest from the vector, less its part along it.
+    across = jnp.eye(3)[jnp.argmin(jnp.abs(start))]
+    across = across - jnp.dot(across, start) * start
+    half_turn = 2 * jnp.outer(across, across) / jnp.dot(across, across) - jnp.eye(3)
+    return jnp.where(opposite, half_turn, turn)
 
 
 def turned(angles: Float[Array, "3"]) -> Float[Array, "3 3"]:

@@ -6,35 +6,46 @@ Formulas for the exact and smooth forms follow Inigo Quilez's articles on distan
 """
 
 from collections.abc import Callable
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fdif_jax.sdf.affine import invert, move, rotation
-from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, node
+from fdif_jax.errors import FdifError
+from fdif_jax.sdf.affine import between, invert, move, rotation
+from fdif_jax.sdf.arguments import direction, is_triple, number, vector
+from fdif_jax.sdf.captured import captured
+from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Scalar, Shape, as_shape, method, node
+
+Vector = tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]
+Axis = str | Vector
 
 
 @node
 class Displaced(Shape):
-    """`displace`: a shape with a field added to its distance."""
+    """`displace`: a shape with a field added to its distance, which swells it by ``reach`` voxels at most."""
 
     shape: Shape
     field: Callable[[Point], Distance]
+    reach: Scalar | None = None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         return self.shape(p) + self.field(p)
 
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        reach = getattr(self.field, "reach", None) if self.reach is None else self.reach
+        return Box.everywhere() if reach is None else self.shape.bounds(margin + reach)
+
 
 @node
 class Mapped:
-    """`map`: a shape's distance turned into intensity; call it with a `Point`."""
+    """`map`: a shape's distance turned into intensity; call it as the shape."""
 
     shape: Shape
     mapper: Callable[[Distance], Distance]
 
-    def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return self.mapper(self.shape(p))
+    def __call__(self, *p: Any) -> Distance:  # noqa: D102
+        return self.mapper(self.shape(*p))
 
 
 @node
@@ -67,6 +78,22 @@ class Scaled(Shape):
 
 
 @node
+class Stretched(Shape):
+    """`scale` by three factors: the distance is scaled by the least of them, which keeps it a bound."""
+
+    shape: Shape
+    factors: Float[Array, "3"]
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        least = jnp.min(self.factors)
+        return self.shape(Point(*(c / f for c, f in zip(p, self.factors, strict=True)))) * least
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        box = self.shape.bounds(margin / jnp.min(self.factors))
+        return Box(box.lower * self.factors, box.upper * self.factors)
+
+
+@node
 class Onion(Shape):
     """`onion`: the shell around a shape's surface."""
 
@@ -91,7 +118,7 @@ class Rounded(Shape):
         return self.shape(p) - self.radius
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        return self.shape.bounds(margin + self.radius)
+        return self.shape.bounds(jnp.maximum(margin + self.radius, 0.0))  # the radius may be negative
 
 
 @node
@@ -111,20 +138,24 @@ class Elongated(Shape):
 
 @node
 class Repeated(Shape):
-    """`repeat`: copies of a shape on a lattice."""
+    """`repeat`: copies of a shape on a lattice; without end where ``counts`` is None."""
 
     shape: Shape
     spacing: Float[Array, "3"]
-    counts: Float[Array, "3"]
+    counts: Float[Array, "3"] | None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        def fold(c: Coordinate, spacing: Scalar, count: Scalar) -> Distance:
-            cell = jnp.clip(jnp.round(c / spacing), -count, count)
-            return c - spacing * cell
+        def fold(c: Coordinate, axis: int) -> Distance:
+            cell = jnp.round(c / self.spacing[axis])
+            if self.counts is not None:
+                cell = jnp.clip(cell, -self.counts[axis], self.counts[axis])
+            return c - self.spacing[axis] * cell
 
-        return self.shape(Point(*(fold(*of) for of in zip(p, self.spacing, self.counts, strict=True))))
+        return self.shape(Point(*(fold(c, axis) for axis, c in enumerate(p))))
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        if self.counts is None:
+            return Box.everywhere()
         box, reach = self.shape.bounds(margin), self.spacing * self.counts
         return Box(box.lower - reach, box.upper + reach)
 
@@ -140,6 +171,9 @@ class Twisted(Shape):
         cos, sin = jnp.cos(self.rate * p.z), jnp.sin(self.rate * p.z)
         return self.shape(Point(cos * p.x + sin * p.y, cos * p.y - sin * p.x, p.z))
 
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        return around_z(self.shape.bounds(margin))
+
 
 @node
 class Bent(Shape):
@@ -152,88 +186,151 @@ class Bent(Shape):
         cos, sin = jnp.cos(self.rate * p.x), jnp.sin(self.rate * p.x)
         return self.shape(Point(cos * p.x - sin * p.y, sin * p.x + cos * p.y, p.z))
 
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        return around_z(self.shape.bounds(margin))
 
-def displace(shape: Shape, field: Callable[[Point], Distance]) -> Shape:
+
+def around_z(box: Box) -> Box:
+    """What a box can cover when each of its points is turned about the z axis by an angle of its own."""
+    across = jnp.maximum(jnp.abs(box.lower), jnp.abs(box.upper))[:2]
+    reach = jnp.full(2, jnp.sqrt(jnp.sum(jnp.square(across))))
+    return Box(jnp.append(-reach, box.lower[2]), jnp.append(reach, box.upper[2]))
+
+
+@method
+def displace(shape: Shape, field: Callable[[Point], Distance], reach: Scalar | None = None) -> Shape:
     """Add ``field(point)`` (voxels) to the distance. Neither true nor a bound: as rough as the field is.
 
-    ``field`` is any callable pytree; wrap a plain function in `jax.tree_util.Partial`.
+    Args:
+        shape: a shape.
+        field: any function of points; a pytree that can be called keeps its numbers as parameters.
+        reach: how far it swells the shape, voxels: minus its least value. Known, the result has bounds. None: the
+            field's own ``reach`` if it has one, as those of `fdif_jax.sdf.noise`; else not known.
     """
-    return Displaced(shape, _as_pytree(field))
+    reach = None if reach is None else number("displace", "reach", reach, least=0)
+    return Displaced(as_shape("displace", "shape", shape), captured("displace", "field", field), reach)
 
 
+@method
 def map(shape: Shape, mapper: Callable[[Distance], Distance]) -> Mapped:
     """The intensity field ``mapper(shape(point))``."""
-    return Mapped(shape, _as_pytree(mapper))
+    return Mapped(as_shape("map", "shape", shape), captured("map", "mapper", mapper))
 
 
-def _as_pytree(function: Callable) -> Callable:
-    is_leaf = jax.tree_util.all_leaves([function])
-    return jax.tree_util.Partial(function) if is_leaf else function
-
-
+@method
 def transform(shape: Shape, matrix: Float[Array, "4 4"] | Float[Array, "3 4"]) -> Shape:
     """Move a shape by an affine ``matrix`` acting on column vectors (x, y, z, 1).
 
     True for rotations, reflections and translations; otherwise the distance is measured before the move.
     """
-    return Affine(shape, invert(jnp.asarray(matrix, jnp.float32)[:3]))
+    shape, matrix = as_shape("transform", "shape", shape), jnp.asarray(matrix, jnp.float32)
+    if matrix.shape not in ((3, 4), (4, 4)):
+        raise FdifError(f"transform: matrix has the shape {matrix.shape}; it should be (4, 4) or (3, 4)")
+    return Affine(shape, invert(matrix[:3]))
 
 
-def translate(shape: Shape, offset: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]) -> Shape:
+@method
+def translate(shape: Shape, offset: Vector) -> Shape:
     """Move a shape by ``offset`` voxels (x, y, z). Keeps a true distance."""
-    inverse = jnp.concatenate([jnp.eye(3), -jnp.asarray(offset, jnp.float32)[:, None]], axis=1)
-    return Affine(shape, inverse)
+    shape, offset = as_shape("translate", "shape", shape), vector("translate", "offset", offset)
+    return Affine(shape, jnp.concatenate([jnp.eye(3), -offset[:, None]], axis=1))
 
 
-def rotate(shape: Shape, angle: Scalar, axis: tuple[Scalar, Scalar, Scalar] = (0.0, 0.0, 1.0)) -> Shape:
-    """Turn a shape by ``angle`` radians about ``axis`` through the origin. Keeps a true distance."""
-    inverse = jnp.concatenate([rotation(axis, angle).T, jnp.zeros((3, 1))], axis=1)
-    return Affine(shape, inverse)
+@method
+def rotate(shape: Shape, angle: Scalar, axis: Axis = (0.0, 0.0, 1.0)) -> Shape:
+    """Turn a shape by ``angle`` radians about ``axis`` through the origin. Keeps a true distance.
+
+    An axis is three numbers, or ``"x"``, ``"y"``, ``"z"``, here as in all operations.
+    """
+    shape, angle = as_shape("rotate", "shape", shape), number("rotate", "angle", angle)
+    return _turned(shape, rotation(direction("rotate", "axis", axis), angle))
 
 
+@method
+def rotate_to(shape: Shape, start: Axis, end: Axis) -> Shape:
+    """Turn a shape by the shortest way that brings the direction ``start`` to ``end``. Keeps a true distance."""
+    shape = as_shape("rotate_to", "shape", shape)
+    return _turned(shape, between(direction("rotate_to", "start", start), direction("rotate_to", "end", end)))
+
+
+@method
+def orient(shape: Shape, axis: Axis) -> Shape:
+    """Turn a shape so that its z axis points along ``axis``. Keeps a true distance."""
+    return rotate_to(shape, "z", axis)
+
+
+def _turned(shape: Shape, matrix: Float[Array, "3 3"]) -> Shape:
+    return Affine(shape, jnp.concatenate([matrix.T, jnp.zeros((3, 1))], axis=1))
+
+
+@method
 def shear(shape: Shape, xy: Scalar = 0.0, xz: Scalar = 0.0, yz: Scalar = 0.0) -> Shape:
     """Shear by the symmetric matrix with unit diagonal and these entries. Not a true distance any more."""
+    shape = as_shape("shear", "shape", shape)
+    xy, xz, yz = (number("shear", n, v) for n, v in (("xy", xy), ("xz", xz), ("yz", yz)))
     linear = jnp.asarray([[1.0, xy, xz], [xy, 1.0, yz], [xz, yz, 1.0]], jnp.float32)
     return transform(shape, jnp.concatenate([linear, jnp.zeros((3, 1))], axis=1))
 
 
-def scale(shape: Shape, factor: Scalar) -> Shape:
-    """Grow a shape by ``factor`` (> 0) about the origin. Keeps a true distance."""
-    return Scaled(shape, factor)
+@method
+def scale(shape: Shape, factor: Scalar | Vector) -> Shape:
+    """Grow a shape by ``factor`` (> 0) about the origin. Keeps a true distance.
+
+    Three factors (x, y, z) stretch it: the distance becomes a bound.
+    """
+    shape = as_shape("scale", "shape", shape)
+    if is_triple(factor):
+        return Stretched(shape, vector("scale", "factor", factor, above=0))
+    return Scaled(shape, number("scale", "factor", factor, above=0))
 
 
+@method
 def onion(shape: Shape, thickness: Scalar) -> Shape:
-    """The shell within ``thickness`` voxels of the surface. Keeps a true distance."""
-    return Onion(shape, thickness)
+    """The shell within ``thickness`` (> 0) voxels of the surface. Keeps a true distance."""
+    return Onion(as_shape("onion", "shape", shape), number("onion", "thickness", thickness, above=0))
 
 
+@method
 def round(shape: Shape, radius: Scalar) -> Shape:
-    """Grow a shape by ``radius`` voxels, which rounds its convex edges. Keeps a true distance outside."""
-    return Rounded(shape, radius)
+    """Grow a shape by ``radius`` voxels, which rounds its convex edges. Keeps a true distance outside.
+
+    A negative radius shrinks it.
+    """
+    return Rounded(as_shape("round", "shape", shape), number("round", "radius", radius))
 
 
-def elongate(shape: Shape, half: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"]) -> Shape:
-    """Pull a shape apart at its centre planes by ``half`` voxels to each side (x, y, z). A bound inside."""
-    return Elongated(shape, jnp.asarray(half, jnp.float32))
+@method
+def elongate(shape: Shape, half: Vector) -> Shape:
+    """Pull a shape apart at its centre planes by ``half`` (≥ 0) voxels to each side (x, y, z). A bound inside."""
+    return Elongated(as_shape("elongate", "shape", shape), vector("elongate", "half", half, least=0))
 
 
+@method
 def repeat(
     shape: Shape,
-    spacing: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"],
-    counts: tuple[Scalar, Scalar, Scalar] | Float[Array, "3"],
+    spacing: Vector,
+    counts: Vector | None = None,
 ) -> Shape:
-    """Copy a shape ``counts`` times to each side along x, y, z, ``spacing`` voxels (> 0) apart.
+    """Copy a shape ``counts`` times to each side along x, y, z, ``spacing`` voxels (> 0) apart; None: without end.
 
     True where a copy fits its cell and is symmetric in it; a shape larger than ``spacing`` is cut at the cells.
     """
-    return Repeated(shape, jnp.asarray(spacing, jnp.float32), jnp.asarray(counts, jnp.float32))
+    shape, spacing = as_shape("repeat", "shape", shape), vector("repeat", "spacing", spacing, above=0)
+    if counts is not None:
+        counts = vector("repeat", "counts", counts, least=0)
+    return Repeated(shape, spacing, counts)
 
 
-def twist(shape: Shape, rate: Scalar) -> Shape:
-    """Turn each z slice by ``rate`` radians a voxel of height. Not a true distance: stretched by the twist."""
-    return Twisted(shape, rate)
+@method
+def twist(shape: Shape, rate: Scalar, axis: Axis = "z") -> Shape:
+    """Turn each slice across ``axis`` by ``rate`` radians a voxel. Not a true distance: stretched by the twist."""
+    shape, rate = as_shape("twist", "shape", shape), number("twist", "rate", rate)
+    if isinstance(axis, str) and axis == "z":
+        return Twisted(shape, rate)
+    return orient(Twisted(rotate_to(shape, axis, "z"), rate), axis)
 
 
+@method
 def bend(shape: Shape, rate: Scalar) -> Shape:
     """Curve the x axis by ``rate`` radians a voxel. Not a true distance: stretched by the bend."""
-    return Bent(shape, rate)
+    return Bent(as_shape("bend", "shape", shape), number("bend", "rate", rate))

@@ -1,12 +1,49 @@
-"""The voxel grid: which point each voxel of a volume stands for."""
+"""Points, boxes, and the voxel grid: which point each voxel of a volume stands for."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, Num
 
-from fdif_jax.sdf.shape import Box, Point
+Coordinate = Num[Array | np.ndarray, "..."] | float | int
+Distance = Float[Array | np.ndarray, "..."]
+Scalar = Float[Array, ""] | float
+
+
+class Point(NamedTuple):
+    """Coordinates in voxels; three arrays that broadcast against each other."""
+
+    x: Coordinate
+    y: Coordinate
+    z: Coordinate
+
+
+class Box(NamedTuple):
+    """An axis-aligned box; ``lower`` and ``upper`` are float32 ``(3,)`` in x, y, z order, in voxels."""
+
+    lower: Float[Array | np.ndarray, "3"]
+    upper: Float[Array | np.ndarray, "3"]
+
+    @classmethod
+    def around(cls, x: Coordinate, y: Coordinate, z: Coordinate) -> "Box":
+        """The box of these half extents, centred on the origin."""
+        half = jnp.stack([jnp.asarray(v, jnp.float32) for v in (x, y, z)])
+        return cls(-half, half)
+
+    @classmethod
+    def everywhere(cls) -> "Box":
+        """The box that rules nothing out."""
+        return cls.around(jnp.inf, jnp.inf, jnp.inf)
+
+    def mapped(self, matrix: Float[Array, "3 4"]) -> "Box":
+        """The tightest box around this box moved by the affine ``matrix``; unbounded stays unbounded."""
+        centre, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
+        bounded = jnp.all(jnp.isfinite(half))
+        centre, half = jnp.where(bounded, centre, 0.0), jnp.where(bounded, half, 1.0)
+        moved = matrix[:, :3] @ centre + matrix[:, 3]
+        reach = jnp.where(bounded, jnp.abs(matrix[:, :3]) @ half, jnp.inf)
+        return Box(moved - reach, moved + reach)
 
 
 class Grid(NamedTuple):

@@ -5,7 +5,20 @@ Source of the formulas: the FDIF implementation (arXiv 2603.23199), described in
 
 import jax.numpy as jnp
 
-from fdif_jax.sdf.shape import Box, Coordinate, Distance, Point, Profile, Scalar, Shape, length, node
+from fdif_jax.sdf.algebra import Axis, rotate_to
+from fdif_jax.sdf.arguments import instance, number
+from fdif_jax.sdf.shape import (
+    Box,
+    Coordinate,
+    Distance,
+    Point,
+    Profile,
+    Scalar,
+    Shape,
+    as_profile,
+    length,
+    node,
+)
 
 
 @node
@@ -76,15 +89,19 @@ class Extruded(Shape):
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         d = self.section(*p)
         d = jnp.where(self.thickness > 0, jnp.abs(d) - self.thickness, d)
-        above = jnp.abs(p.z) - self.half_height
-        outside = length(jnp.maximum(d, 0.0), jnp.maximum(above, 0.0))
-        return jnp.where(jnp.maximum(d, above) > 0, outside, jnp.maximum(d, above))
+        return within_slab(d, jnp.abs(p.z) - self.half_height)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         top = self.half_height + margin
         widest = self.taper.highest(-top, top, self.half_height)
         across = self.profile.radius() * widest + self.thickness + margin
         return Box.around(across, across, top)
+
+
+def within_slab(d: Distance, above: Distance) -> Distance:
+    """The distance to a prism from that to its section and that to the planes above and below."""
+    outside = length(jnp.maximum(d, 0.0), jnp.maximum(above, 0.0))
+    return jnp.where(jnp.maximum(d, above) > 0, outside, jnp.maximum(d, above))
 
 
 @node
@@ -103,8 +120,12 @@ class Revolved(Shape):
 
 
 def extrude(
-    profile: Profile, half_height: Scalar, taper: Taper | None = None, thickness: Scalar = 0.0
-) -> Extruded:
+    profile: Profile,
+    half_height: Scalar,
+    taper: Taper | None = None,
+    thickness: Scalar = 0.0,
+    axis: Axis = "z",
+) -> Shape:
     """A prism: ``profile`` in the x-y plane for |z| ≤ ``half_height`` voxels.
 
     Args:
@@ -112,16 +133,33 @@ def extrude(
         half_height: half the height in voxels (> 0).
         taper: scale of the section along z; None for a straight prism. A tapered distance is not true.
         thickness: voxels; above 0 keeps only the shell |d| ≤ thickness of every section.
+        axis: where the prism's z axis points.
 
     Returns:
         A shape; a true distance where there is no taper and the profile is true.
     """
-    return Extruded(profile, half_height, no_taper(half_height) if taper is None else taper, thickness)
+    profile = as_profile("extrude", "profile", profile)
+    half_height = number("extrude", "half_height", half_height, above=0)
+    taper = no_taper(half_height) if taper is None else instance("extrude", "taper", taper, Taper, _TAPER)
+    made = Extruded(profile, half_height, taper, number("extrude", "thickness", thickness, least=0))
+    return stood(made, "z", axis)
 
 
-def revolve(profile: Profile, distance: Scalar = 0.0) -> Revolved:
-    """Turn ``profile`` about the y axis, its origin ``distance`` voxels away from the axis.
+def revolve(profile: Profile, distance: Scalar = 0.0, axis: Axis = "y") -> Shape:
+    """Turn ``profile`` about an axis, y if not said otherwise, its origin ``distance`` voxels away from it.
 
     A true distance where the profile does not reach across the axis; a bound where it does.
     """
-    return Revolved(profile, distance)
+    made = Revolved(
+        as_profile("revolve", "profile", profile), number("revolve", "distance", distance, least=0)
+    )
+    return stood(made, "y", axis)
+
+
+_TAPER = "shapes.linear_taper(12.0, 0.5)"
+
+
+def stood(shape: Shape, usual: Axis, axis: Axis) -> Shape:
+    """A shape turned so that its ``usual`` axis points along ``axis``; as it is where both have the same name."""
+    same = isinstance(axis, str) and isinstance(usual, str) and axis == usual
+    return shape if same else rotate_to(shape, usual, axis)

@@ -1,9 +1,10 @@
 """What a shape is: a pure function from points to signed distance that is also a pytree of parameters.
 
-Everything else in the package stands on three ideas defined here.
+Everything else in the package stands on three ideas.
 
 - A `Point` is three broadcastable coordinate arrays. A voxel grid is an *open* mesh, one array an axis,
   so that a function of one axis is computed on n numbers and not on n³. A single point is three scalars.
+  What else a shape can be called with is made a `Point` in one place (`fdif_jax.sdf.arguments`).
 - A `Shape` is a frozen dataclass registered as a pytree and callable on a `Point`. Its leaves are its
   parameters, its structure is its program: `jit` caches by structure, `vmap` batches parameters, `grad` fits them.
 - A `Box` says where a shape can be, so that a renderer may skip the rest of the grid.
@@ -12,53 +13,20 @@ Everything else in the package stands on three ideas defined here.
 import dataclasses
 import functools
 import operator
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool
 
-Coordinate = Num[Array | np.ndarray, "..."] | float | int
-Distance = Float[Array | np.ndarray, "..."]
-Scalar = Float[Array, ""] | float
+from fdif_jax.errors import FdifError
+from fdif_jax.sdf import arguments
+from fdif_jax.sdf.grid import Box, Coordinate, Distance, Point, Scalar
 
 T = TypeVar("T")
-
-
-class Point(NamedTuple):
-    """Coordinates in voxels; three arrays that broadcast against each other."""
-
-    x: Coordinate
-    y: Coordinate
-    z: Coordinate
-
-
-class Box(NamedTuple):
-    """An axis-aligned box; ``lower`` and ``upper`` are float32 ``(3,)`` in x, y, z order, in voxels."""
-
-    lower: Float[Array | np.ndarray, "3"]
-    upper: Float[Array | np.ndarray, "3"]
-
-    @classmethod
-    def around(cls, x: Coordinate, y: Coordinate, z: Coordinate) -> "Box":
-        """The box of these half extents, centred on the origin."""
-        half = jnp.stack([jnp.asarray(v, jnp.float32) for v in (x, y, z)])
-        return cls(-half, half)
-
-    @classmethod
-    def everywhere(cls) -> "Box":
-        """The box that rules nothing out."""
-        return cls.around(jnp.inf, jnp.inf, jnp.inf)
-
-    def mapped(self, matrix: Float[Array, "3 4"]) -> "Box":
-        """The tightest box around this box moved by the affine ``matrix``; unbounded stays unbounded."""
-        centre, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
-        bounded = jnp.all(jnp.isfinite(half))
-        centre, half = jnp.where(bounded, centre, 0.0), jnp.where(bounded, half, 1.0)
-        moved = matrix[:, :3] @ centre + matrix[:, 3]
-        reach = jnp.where(bounded, jnp.abs(matrix[:, :3]) @ half, jnp.inf)
-        return Box(moved - reach, moved + reach)
+F = TypeVar("F", bound=Callable)
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
@@ -69,7 +37,8 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
 def node(cls: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass whose fields are pytree children, except those marked `static`."""
-    made: Any = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    made.__repr__ = _readable
     children = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
     fixed = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
     keys = [jax.tree_util.GetAttrKey(name) for name in children]
@@ -91,8 +60,50 @@ def node(cls: type[T]) -> type[T]:
     return made
 
 
-class Profile:
-    """A 2D signed distance: call it with two broadcastable arrays ``u, v``; negative inside."""
+def _readable(of: Any) -> str:
+    """A node and its fields in a line."""
+    fields = (f"{f.name}={_short(getattr(of, f.name))}" for f in dataclasses.fields(of))
+    return f"{type(of).__name__}({', '.join(fields)})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
+        if value.size > 24:
+            return f"{value.dtype} {value.shape}"
+        return " ".join(np.array2string(np.asarray(value), precision=5, separator=", ").split())
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+_METHODS: dict[str, Callable] = {}
+
+
+def method(operation: F) -> F:
+    """Decorator: an operation on a shape, its first argument, is a method of all shapes, too."""
+    _METHODS[operation.__name__] = operation
+    return operation
+
+
+class _Sets:
+    """The operators of set operations; both operands are shapes, or both profiles."""
+
+    def __or__(self, other: Any) -> Any:
+        return _joined("|", "union", (self, other), None)
+
+    def __and__(self, other: Any) -> Any:
+        return _joined("&", "intersection", (self, other), None)
+
+    def __sub__(self, other: Any) -> Any:
+        return _joined("-", "difference", (self, other), None)
+
+    def __xor__(self, other: Any) -> Any:
+        return _joined("^", "xor", (self, other), None)
+
+
+class Profile(_Sets):
+    """A 2D signed distance: call it with two broadcastable arrays ``u, v``; negative inside.
+
+    Operators as a `Shape`'s, but for ``~``.
+    """
 
     def __call__(self, u: Coordinate, v: Coordinate) -> Distance:
         """Signed distance at ``(u, v)``, float32, of the broadcast shape."""
@@ -103,14 +114,35 @@ class Profile:
         return jnp.inf
 
 
-class Shape:
-    """A 3D signed distance: call it with a `Point`; negative inside, zero on the surface, in voxels.
+class Shape(_Sets):
+    """A 3D signed distance: negative inside, zero on the surface, in voxels.
 
-    Operators: ``a | b`` union, ``a & b`` intersection, ``a - b`` difference.
+    Call it with a `Point`, an array ``(..., 3)``, three arrays x, y, z, or a `Grid`; a class of shapes defines
+    ``__call__`` for a `Point`, and the rest is done for it. Operators: ``a | b`` union, ``a & b`` intersection,
+    ``a - b`` difference, ``a ^ b`` what is in one of both alone, ``~a`` all but the shape. Operations whose first
+    argument is a shape are methods, too: ``shape.translate((2, 0, 0)).rotate(0.5)``.
     """
 
-    def __call__(self, p: Point) -> Distance:
-        """Signed distance at ``p``, float32, of the broadcast shape of the coordinates."""
+    # Found by name when a shape has none of its own: a class may have fields called as an operation.
+    def __getattr__(self, name: str) -> Any:
+        if name in _METHODS:
+            return functools.partial(_METHODS[name], self)
+        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_METHODS})
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        if "__call__" in vars(cls):
+            cls.__call__ = arguments.at_points(vars(cls)["__call__"])  # type: ignore[method-assign]
+
+    def __call__(self, p: Any) -> Distance:
+        """Signed distance at the points ``p``, float32, of the broadcast shape of their coordinates.
+
+        Raises:
+            FdifError: ``p`` is nothing that stands for points.
+        """
         raise NotImplementedError
 
     def bounds(self, margin: Scalar = 0.0) -> Box:
@@ -124,14 +156,24 @@ class Shape:
         """The box that a packed placement keeps within the grid; the shape's own, unless it says otherwise."""
         return self.bounds()
 
-    def __or__(self, other: "Shape") -> "Shape":
-        return union(self, other)
+    def __invert__(self) -> "Shape":
+        return complement(self)
 
-    def __and__(self, other: "Shape") -> "Shape":
-        return intersection(self, other)
 
-    def __sub__(self, other: "Shape") -> "Shape":
-        return difference(self, other)
+class Blend:
+    """How a seam is made other than sharp or smooth: called with two distances it gives that of their union.
+
+    The union may be as far as ``size`` / 2 below the sharp one. Intersections and differences follow by negation.
+    """
+
+    size: Scalar
+
+    def __call__(self, a: Distance, b: Distance) -> Distance:
+        """The distance of the union from those of its parts."""
+        raise NotImplementedError
+
+
+Smooth = Scalar | Blend | None
 
 
 @node
@@ -140,14 +182,13 @@ class Union(Shape):
 
     first: Shape
     second: Shape
-    smooth: Scalar | None = None
+    smooth: Smooth = None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return smooth_minimum(self.first(p), self.second(p), self.smooth)
+        return combined("union", self.first(p), self.second(p), self.smooth)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        # The smooth minimum lies at most smooth / 4 below the sharp one.
-        margin = margin if self.smooth is None else margin + self.smooth / 4
+        margin = margin + _sag(self.smooth)
         a, b = self.first.bounds(margin), self.second.bounds(margin)
         return Box(jnp.minimum(a.lower, b.lower), jnp.maximum(a.upper, b.upper))
 
@@ -158,10 +199,10 @@ class Intersection(Shape):
 
     first: Shape
     second: Shape
-    smooth: Scalar | None = None
+    smooth: Smooth = None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return -smooth_minimum(-self.first(p), -self.second(p), self.smooth)
+        return combined("intersection", self.first(p), self.second(p), self.smooth)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         a, b = self.first.bounds(margin), self.second.bounds(margin)
@@ -174,51 +215,163 @@ class Difference(Shape):
 
     first: Shape
     second: Shape
-    smooth: Scalar | None = None
+    smooth: Smooth = None
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        return -smooth_minimum(-self.first(p), self.second(p), self.smooth)
+        return combined("difference", self.first(p), self.second(p), self.smooth)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         return self.first.bounds(margin)
 
 
-def union(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
-    """What is inside any of the shapes.
+@node
+class Exclusive(Shape):
+    """`xor` of two shapes."""
+
+    first: Shape
+    second: Shape
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return combined("xor", self.first(p), self.second(p), None)
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        return Union(self.first, self.second).bounds(margin)
+
+
+@node
+class Complement(Shape):
+    """`complement`: all but a shape."""
+
+    shape: Shape
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return -self.shape(p)
+
+
+@node
+class Joined(Profile):
+    """A set operation of two profiles, by its name."""
+
+    first: Profile
+    second: Profile
+    smooth: Smooth
+    kind: str = static()
+
+    def __call__(self, u: Coordinate, v: Coordinate) -> Distance:  # noqa: D102
+        return combined(self.kind, self.first(u, v), self.second(u, v), self.smooth)
+
+    def radius(self) -> Scalar:  # noqa: D102
+        first, second = self.first.radius(), self.second.radius()
+        if self.kind == "difference":
+            return first
+        if self.kind == "intersection":
+            return jnp.minimum(first, second)
+        return jnp.maximum(first, second) + _sag(self.smooth)
+
+
+def _sag(smooth: Smooth) -> Scalar:
+    """How far a union's distance may be below the lesser of its parts'."""
+    if smooth is None:
+        return 0.0
+    return smooth.size / 2 if isinstance(smooth, Blend) else smooth / 4
+
+
+def combined(kind: str, a: Distance, b: Distance, smooth: Smooth) -> Distance:
+    """The distance of a set operation, ``"union"``, ``"intersection"``, ``"difference"`` or ``"xor"``, of two."""
+    if kind == "union":
+        return smooth_minimum(a, b, smooth)
+    if kind == "xor":
+        return jnp.maximum(jnp.minimum(a, b), -jnp.maximum(a, b))
+    return -smooth_minimum(-a, -b if kind == "intersection" else b, smooth)
+
+
+@method
+def union(*shapes: Any, smooth: Smooth = None) -> Any:
+    """What is inside any of the shapes, or of the profiles.
 
     Args:
-        first: a shape.
-        *others: more shapes.
-        smooth: width in voxels (> 0) of a polynomial blend between neighbours; None for a sharp seam.
+        *shapes: shapes, or profiles, one by one or in a list.
+        smooth: width in voxels of a polynomial blend between neighbours, or a `Blend`; None or 0 for a sharp seam.
 
     Returns:
-        A shape. Sharp: a true distance outside, a bound inside. Smooth: a bound.
+        A shape, or a profile. Sharp: a true distance outside, a bound inside. Smooth: a bound.
+
+    Raises:
+        FdifError: no shape, something that is none, or a negative width.
     """
-    for other in others:
-        first = Union(first, other, smooth)
-    return first
+    return _joined("union", "union", shapes, smooth)
 
 
-def intersection(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
+@method
+def intersection(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside all of the shapes; arguments as for `union`. A bound outside, true inside."""
-    for other in others:
-        first = Intersection(first, other, smooth)
-    return first
+    return _joined("intersection", "intersection", shapes, smooth)
 
 
-def difference(first: Shape, *others: Shape, smooth: Scalar | None = None) -> Shape:
-    """What is inside ``first`` and outside all others; arguments as for `union`. A bound."""
-    for other in others:
-        first = Difference(first, other, smooth)
-    return first
+@method
+def difference(*shapes: Any, smooth: Smooth = None) -> Any:
+    """What is inside the first shape and outside all others; arguments as for `union`. A bound."""
+    return _joined("difference", "difference", shapes, smooth)
 
 
-def smooth_minimum(a: Distance, b: Distance, smooth: Scalar | None) -> Distance:
-    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None."""
+@method
+def xor(*shapes: Any) -> Any:
+    """What is inside one of two shapes, or of an odd number of several. A bound."""
+    return _joined("xor", "xor", shapes, None)
+
+
+@method
+def complement(shape: Shape) -> Shape:
+    """All but the shape: the distance with the other sign, without bounds. Keeps a true distance."""
+    return Complement(as_shape("complement", "shape", shape))
+
+
+_NODES: dict[str, Callable[[Any, Any, Any], Shape]] = {
+    "union": Union,
+    "intersection": Intersection,
+    "difference": Difference,
+    "xor": lambda first, second, smooth: Exclusive(first, second),
+}
+
+
+def _joined(of: str, kind: str, shapes: tuple, smooth: Smooth) -> Any:
+    """The shapes, or the profiles, put together two by two, from the first on; ``of`` is what errors call it."""
+    given = arguments.flat(shapes)
+    if not given:
+        raise FdifError(f"{of}: there is no shape; give some, one by one or in a list")
+    flat = isinstance(given[0], Profile)
+    parts = [(as_profile if flat else as_shape)(of, f"shape {i}", part) for i, part in enumerate(given, 1)]
+    if smooth is not None and not isinstance(smooth, Blend):
+        smooth = arguments.number(of, "smooth", smooth, least=0)
+        smooth = None if not isinstance(smooth, jax.core.Tracer) and smooth == 0 else smooth
+
+    def pair(first: Any, second: Any) -> Any:
+        return Joined(first, second, smooth, kind) if flat else _NODES[kind](first, second, smooth)
+
+    return functools.reduce(pair, parts)
+
+
+def as_shape(of: str, name: str, value: Any) -> Shape:
+    """The shape that an operation was given; FdifError if it is none."""
+    return arguments.instance(of, name, value, Shape, "shapes.sphere(5.0)")
+
+
+def as_profile(of: str, name: str, value: Any) -> Profile:
+    """The profile that an operation was given; FdifError if it is none."""
+    return arguments.instance(of, name, value, Profile, "shapes.circle(5.0)")
+
+
+def smooth_minimum(a: Distance, b: Distance, smooth: Smooth) -> Distance:
+    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None and k = 0.
+
+    A `Blend` has a formula of its own.
+    """
+    if isinstance(smooth, Blend):
+        return smooth(a, b)
     sharp = jnp.minimum(a, b)
     if smooth is None:
         return sharp
-    return sharp - jnp.square(jnp.maximum(smooth - jnp.abs(a - b), 0.0)) / (4 * smooth)
+    return sharp - jnp.square(jnp.maximum(smooth - jnp.abs(a - b), 0.0)) / jnp.maximum(4 * smooth, 1e-18)
 
 
 def length(*components: Coordinate) -> Distance:
@@ -230,6 +383,12 @@ def length(*components: Coordinate) -> Distance:
 def root(squared: Distance) -> Distance:
     """Square root whose gradient at zero is zero; below 1e-9 the root is 1e-9."""
     return jnp.sqrt(jnp.maximum(squared, 1e-18))
+
+
+def box_distance(beyond: Sequence[Distance]) -> Distance:
+    """The distance to a box from how far a point is beyond it along each axis, negative within."""
+    deepest = functools.reduce(jnp.maximum, beyond)
+    return jnp.where(deepest > 0, length(*(jnp.maximum(c, 0.0) for c in beyond)), deepest)
 
 
 def signed(inside: Bool[Array, "..."], distance: Distance) -> Distance:

@@ -29,8 +29,9 @@ def explained(file: str, otherwise: str) -> Iterator[None]:
             raise
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         where = f"{file}:{frames[-1].lineno}" if frames else otherwise
-        said = str(error).strip().splitlines() or [""]
-        raise FdifError(f"{where}: {_meaning(error) or f'{type(error).__name__}: {said[0]}'}") from error
+        said = (str(error).strip().splitlines() or [""])[0]
+        kind = "" if isinstance(error, FdifError) else f"{type(error).__name__}: "
+        raise FdifError(f"{where}: {_meaning(error) or f'{kind}{said}'}") from error
 
 
 def _meaning(error: BaseException) -> str | None:

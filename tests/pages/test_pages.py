@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fdif_jax as fd
+from fdif_jax import shapes
 from fdif_jax.anatomy.bank import Bank
 from fdif_jax.scripts import cli
 from fdif_jax.training.runs import load_run
@@ -82,15 +83,20 @@ def test_algebra():
         assert (DOCS / path).read_bytes().startswith(b"\x89PNG")
     assert len(lines) == page.count("![]") == len(list((DOCS / "algebra").iterdir()))
     assert sum(path.stat().st_size for path in (DOCS / "algebra").iterdir()) < 500_000
-    makers = ("fdif_jax.sdf.shape", "fdif_jax.sdf.algebra", "fdif_jax.sdf.lifts")
     functions = [
-        n
+        f"fd.{n}"
         for n in fd.__all__
-        if getattr(fd, n).__module__ in makers and n not in ("node", "static") and n.islower()
+        if getattr(fd, n).__module__.startswith("fdif_jax.sdf.")
+        and n not in ("node", "static")
+        and n.islower()
     ]
-    assert len(functions) > 15
+    made = ("solids", "rods", "polyhedra", "lattices", "profiles", "flat")
+    functions += [
+        f"shapes.{n}" for n in shapes.__all__ if getattr(shapes, n).__module__.rpartition(".")[2] in made
+    ]
+    assert len(functions) > 70
     for name in functions:
-        assert f"fd.{name}" in page, f"the page on the algebra lacks fd.{name}"
+        assert name in page, f"the page on the algebra lacks {name}"
 
 
 def test_compiler(capsys):

@@ -122,7 +122,7 @@ def test_what_cannot_be_seen_is_said():
     with pytest.raises(FdifError, match=r"it: its bounds.* fails: ValueError: what a pity"):
         samples(Broken(9.0, "bounds"))
     assert Samples.of(fd.translate(shapes.sphere(5.0), (90.0, 0.0, 0.0)), AROUND, 32, "it") is None
-    assert Samples.of(fd.onion(shapes.sphere(-5.0), -1.0), AROUND, 32, "it") is None
+    assert Samples.of(fd.round(shapes.sphere(5.0), -6.0), AROUND, 32, "it") is None
 
 
 def test_a_steep_distance_is_found_to_be_steep():

@@ -193,9 +193,21 @@ def test_files_beside_it_can_be_imported(write):
             "calls back to the host",
         ),
         (
-            "@fd.family\ndef f(key):\n    return fd.displace(shapes.sphere(3.0), lambda p: 0.1 * p.x)\n",
+            "@fd.family\ndef f(key):\n    thing = type('Thing', (), {'__call__': lambda self, p: p.x})()\n"
+            "    return fd.displace(shapes.sphere(3.0), thing)\n",
             6,
             "a function anew in every draw",
+        ),
+        (
+            "@fd.family\ndef f(key):\n    return shapes.sphere(-3.0)\n",
+            8,
+            "sphere: radius is -3.0; it should be greater than 0",
+        ),
+        ("ball = shapes.sphere('a')\n", 6, "sphere: radius is 'a'; it should be one number greater than 0"),
+        (
+            "@fd.family\ndef f(key):\n    r = jax.random.uniform(key)\n    return shapes.sphere(r) | None\n",
+            9,
+            "|: shape 2 is None; it should be a shape, as shapes.sphere(5.0)",
         ),
         (
             "@fd.family\ndef f(key):\n    return shapes.sphere(3.0)\n\n"
@@ -236,3 +248,23 @@ def test_mistakes_are_told_with_their_line(write, text, line, says):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FdifError, match="no such file"):
         load_catalogue(tmp_path / "none.py")
+
+
+def test_a_function_made_in_every_draw_captures_parameters(write):
+    vocabulary = vocabulary_of(
+        write(
+            "@fd.family\ndef wavy(key):\n    height = jax.random.uniform(key) + 1.0\n"
+            "    wave = lambda x: jnp.sin(x + 1)\n"
+            "    return fd.displace(shapes.sphere(9.0), lambda p, n=1: height * sum(wave(k * p.x) for k in range(n)))\n"
+        )
+    )
+    (family,) = vocabulary.families
+    p = fd.Point(1.0, 2.0, 3.0)
+    one, other = (family.draw(jax.random.key(seed), {}, fd.Grid(8, 8, 8)) for seed in (0, 1))
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for shape in (one, other):
+        (height,) = jax.tree.leaves(shape.field)
+        expected = float(height) * np.sin(1.0) + np.sqrt(14.0) - 9.0
+        np.testing.assert_allclose(jax.jit(lambda s: s(p))(shape), expected, rtol=1e-5)
+    again = vocabulary.build("wavy", vocabulary.describe("wavy", one))
+    np.testing.assert_allclose(again(p), one(p), rtol=1e-6)
