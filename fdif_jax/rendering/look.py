@@ -5,7 +5,7 @@ axis (blur, thick slices, the grids of smooth fields) is a product with one smal
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
