@@ -176,7 +176,9 @@ def test_nothing_is_copied_and_the_trainer_may_write(program, monkeypatch, batch
     assert n == len(clean) - 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(2, marks=pytest.mark.slow("two processes that compile"))]
+)
 def test_spawned_workers_give_what_no_workers_give(program, cached, workers):
     dataset = VolumeDataset(program.recipe, batch_size=2, length=5, keys=("image", "label"))
     loader = torch.utils.data.DataLoader(
@@ -219,6 +221,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow("two processes that compile")
 def test_two_processes_share_an_epoch(program, cached, tmp_path):
     program.recipe.save(tmp_path / "recipe.toml")
     arguments = [str(tmp_path / "store"), str(tmp_path / "recipe.toml")]

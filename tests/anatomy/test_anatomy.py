@@ -104,7 +104,9 @@ def examine(program, key) -> int:
     return count
 
 
-@pytest.mark.parametrize("subjects", ["scene", "organ"])
+@pytest.mark.parametrize(
+    "subjects", [pytest.param("scene", marks=pytest.mark.slow("a program more, of less freedom")), "organ"]
+)
 def test_the_graph_and_the_anchors_hold(subjects):
     program = fd.compile(recipe(subjects=subjects))
     counts = [examine(program, fd.sample_key(3, i)) for i in range(10)]
@@ -141,6 +143,7 @@ def test_one_subject_is_enough_and_what_lies_inside_stays_inside(one_subject):
     assert both >= 4
 
 
+@pytest.mark.slow("three programs; formulas are in test_compiler")
 def test_a_sample_is_the_same_alone_in_a_batch_and_from_its_document(tmp_path):
     program = fd.compile(recipe())
     images, labels = jax.jit(program.batch)(jax.vmap(fd.sample_key, (None, 0))(7, jnp.arange(3)))
@@ -169,6 +172,7 @@ def test_organs_follow_weights_and_are_seen_from_closer_by():
     np.testing.assert_allclose(body(jnp.float32(2)), 2 * body(jnp.float32(1)), rtol=1e-5)
 
 
+@pytest.mark.slow("a program more")
 def test_organs_mix_with_formulas_in_scattered_scenes():
     mixed = fd.Recipe(
         vocabulary=("fdif_jax.shapes.organs:torso", "fdif_jax.shapes:published"),
@@ -247,9 +251,8 @@ def test_a_document_with_wrong_parameters_is_an_error():
         vocabulary.build("liver", {k: v for k, v in params.items() if k != "centre"})
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("anatomy", marks=pytest.mark.slow("what the tests above draw")), "anatomy_fdif"]
-)
+@pytest.mark.parametrize("name", ["anatomy", "anatomy_fdif"])
+@pytest.mark.slow("whole recipes; the tests above draw from the same bank")
 def test_the_shipped_recipes_draw_organs(name):
     program = fd.compile(fd.load_recipe(name).replace(grid=(24, 24, 24)))
     assert {"liver", "spleen", "colon"} <= set(program.class_names)

@@ -13,6 +13,7 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow("a training for every objective")
 def test_times_and_memory_are_ratios_to_classes_alone(tmp_path, capsys):
     path = tmp_path / "objectives.json"
     cli.run("bench", [*TINY, "--runs", "2", "--objectives", "class + distance", "--json", str(path)])

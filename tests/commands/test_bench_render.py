@@ -35,6 +35,7 @@ def test_stages_have_times_counts_and_floors(tmp_path, capsys):
     assert "floor/time" in capsys.readouterr().out
 
 
+@pytest.mark.slow("a kernel that is interpreted")
 def test_batches_and_the_kernel_are_measured(tmp_path):
     row = bench(tmp_path, "--batch", "2", "--recipe", "avs_db", "--kernel", "interpret")
     assert row["batch"] == 2 and row["kernel"] == "interpret" and row["workers"] == 1

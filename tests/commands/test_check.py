@@ -133,6 +133,7 @@ def test_the_command_tells_and_draws(folder, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow("programs of six families; what is found of them is above")
 def test_mistakes_have_their_line(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as done:

@@ -179,6 +179,7 @@ def two_channels(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow("two trainings and their predictions")
 def test_folds_on_two_channels_from_a_pytorch_file_with_a_frozen_encoder(two_channels, tmp_path, capsys):
     model = models.create(**NETWORK, out_channels=7, seed=3)
     state = to_torch_state_dict(model)

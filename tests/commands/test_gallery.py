@@ -69,6 +69,7 @@ def shown(tab) -> list[str]:
     return tab.evaluate(names)
 
 
+@pytest.mark.slow("a gallery, and a browser on it")
 def test_the_page_shows_everything_and_finds_it(page, browser):
     tab, said = opened(browser, page)
     everything = shown(tab)

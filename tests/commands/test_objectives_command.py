@@ -82,6 +82,7 @@ def test_the_curriculum_is_told_and_the_run_goes_on_with_no_other(whole):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow("two trainings more; curricula resume in tests/batches")
 def test_it_resumes_to_the_bit(whole, tmp_path):
     training = prepare(_config(tmp_path / "run"))
 

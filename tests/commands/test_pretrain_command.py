@@ -56,6 +56,7 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow("a training more")
 def test_several_label_maps_are_learnt_by_one_head(tmp_path, capsys):
     maps = {"multi_task": True, "no_mapper_as_augmentation": True, "no_displacement_as_augmentation": True}
     maps |= {"sdf_mappers": ("inverse_cube", "floor_width_0.5"), "displacement_functions": ("ridge",)}

@@ -36,6 +36,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     sys.modules.pop("my_shapes", None)  # a page's file, which another of its files imports
 
 
+@pytest.mark.slow("a page of many commands; the README's are in test_readme")
 def test_start(capsys):
     small = {
         "--grid 64 64 64 --visualize 2": f"{FEW} --visualize 2",
@@ -69,6 +70,7 @@ def test_author(capsys):
     assert set(np.unique(image)) <= {0, 128} and image.any()  # the page's mapper has two values
 
 
+@pytest.mark.slow("every line of a long page")
 def test_algebra():
     """Every line of code makes a shape, or an image, and has a picture that was made of it."""
     spec = importlib.util.spec_from_file_location("make_algebra", DOCS / "make_algebra.py")
@@ -99,6 +101,7 @@ def test_algebra():
         assert name in page, f"the page on the algebra lacks {name}"
 
 
+@pytest.mark.slow("programs of the page's own")
 def test_compiler(capsys):
     small = {
         "(48, 48, 48), primitives": f"(16, 16, 16), {PLAIN}, primitives",

@@ -39,6 +39,7 @@ def test_it_equals_the_renderer(recipe):
         assert (np.abs(images[i] - image) <= 0.51).mean() >= 0.9999
 
 
+@pytest.mark.slow("two programs more")
 def test_several_label_maps():
     recipe = fd.Recipe(
         grid=(8, 8, 8), primitives=("sphere", "torus"), mappers=("inverse_cube", "modular_5"), multi_task=True

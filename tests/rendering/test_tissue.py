@@ -83,7 +83,12 @@ def test_nearly_normal_numbers_have_mean_0_and_deviation_1():
 
 
 RECIPE = fd.Recipe(
-    grid=(12, 16, 20), primitives=("sphere", "torus"), look={"tissue": {"paint": True}}, max_objects=4
+    grid=(12, 16, 20),
+    primitives=("sphere", "torus"),
+    mappers=("inverse_cube",),
+    displacements=("ridge",),
+    look={"tissue": {"paint": True}},
+    max_objects=4,
 )
 
 
@@ -98,6 +103,7 @@ def test_views_are_looks_of_one_scene_and_the_first_is_the_sample():
     assert ((owner > 0) == (label > 0)).all()
 
 
+@pytest.mark.slow("a kernel that is interpreted; owners are in test_owners")
 def test_the_kernel_gives_the_same_views():
     keys = jax.vmap(partial(fd.sample_key, 5))(jnp.arange(2))
     expected = jax.jit(lambda k: fd.compile(RECIPE).batch_views(k, 2))(keys)
@@ -106,6 +112,7 @@ def test_the_kernel_gives_the_same_views():
     assert np.abs(np.asarray(got.images, int) - np.asarray(expected.images, int)).max() <= 1
 
 
+@pytest.mark.slow("a program of two recipes")
 def test_a_mixture_tells_owners_and_looks():
     program = fd.compile(fd.Mixture(({"recipe": RECIPE.to_dict()}, {"recipe": RECIPE.to_dict()})))
     images, label, owner, *_ = jax.jit(partial(program.views, number=2))(fd.sample_key(0, 0))

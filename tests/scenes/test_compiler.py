@@ -171,6 +171,7 @@ def test_objects_follow_their_class():
     assert len(seen) == 8
 
 
+@pytest.mark.slow("200 scenes of 109 classes")
 def test_draws_cover_counts_classes_and_factors_uniformly():
     recipe = fd.load_recipe("fdif").replace(grid=[16, 16, 16], min_objects=3, max_objects=50)
     program = fd.compile(recipe)

@@ -209,6 +209,7 @@ def test_the_cache_gives_the_same_and_follows_the_files(folder):
     assert vocabulary_of(folder, resolution=16).digest != first.digest
 
 
+@pytest.mark.slow("a program more")
 def test_a_recipe_mixes_meshes_and_formulas(folder):
     recipe = fd.load_recipe("fdif").replace(
         vocabulary=(str(folder), "fdif_jax.shapes:published"),

@@ -77,6 +77,7 @@ def test_shift_and_smoothness_are_in_their_ranges(members):
     assert 0.08 <= min(factors) < 0.25 and 0.55 < max(factors) <= 0.72
 
 
+@pytest.mark.slow("a program of documents")
 def test_unions_render_from_their_documents(tmp_path):
     program = fd.compile(RECIPE)
     scene = program.scene_at(0, 1)
