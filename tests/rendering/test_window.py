@@ -13,7 +13,7 @@ from fdif_jax.rendering.window import Window
 
 SHAPE = (12, 16, 20)
 OWNER = jnp.zeros(SHAPE, jnp.uint8).at[2:10, 4:12, 5:15].set(3)
-SCENE = Rendering(jnp.full(SHAPE, 9.0), (2 * (OWNER > 0)).astype(jnp.uint8), OWNER)
+SCENE = Rendering(jnp.full(SHAPE, 9.0), (2 * (OWNER > 0)).astype(jnp.uint8), OWNER, jnp.zeros(5, jnp.int32))
 SMOOTH = {"fraction": 1.0, "radius": (0.4, 0.4), "shift": 0.0, "roughness": (0.0, 0.0), "envelope": 0.0}
 
 
