@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from fdif_jax.sdf.algebra import Axis
 from fdif_jax.sdf.arguments import number, points, vector
 from fdif_jax.sdf.lifts import stood
-from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, root, signed, static
+from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, root, static
 
 _GOLDEN = (1 + math.sqrt(5)) / 2
 
@@ -113,7 +113,9 @@ class Pyramid(Shape):
         over = (up >= 0) & (up * half + z * slant <= slant * half)
         to_face = jnp.square(out) + jnp.where(over, 0.0, jnp.minimum(to_edge, jnp.square(up) + beside))
         to_base = jnp.square(y) + jnp.square(jnp.maximum(x - half, 0.0)) + beside
-        return signed(jnp.logical_and(y > 0, out < 0), root(jnp.minimum(to_face, to_base)))
+        # Under its plane the base is nearest, and above it the faces, to which its edges belong.
+        outside = root(jnp.where(y < 0, to_base, to_face))
+        return jnp.where((y > 0) & (out < 0), jnp.maximum(-y, out), outside)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         return Box.around(self.half + margin, self.height / 2 + margin, self.half + margin)

@@ -126,7 +126,7 @@ def tube(curve: Float[Array, "n 3"], radius: Scalar | Float[Array, " n"]) -> Tub
     True outside, a bound inside. All segments are one loop, so that hundreds compile as fast as two.
     """
     curve = points("tube", "curve", curve, size=3, least=2)
-    if jnp.ndim(radius) == 0:
+    if not isinstance(radius, list | tuple) and np.ndim(radius) == 0:
         return Tube(curve, jnp.full(len(curve), number("tube", "radius", radius, above=0), jnp.float32))
     return Tube(curve, vector("tube", "radius", radius, size=len(curve), least=0))
 
