@@ -120,6 +120,7 @@ def test_the_graph_and_the_anchors_hold_in_200_scenes():
     assert statistics.mean(counts) > 15
 
 
+@pytest.mark.slow("a program more")
 def test_one_subject_is_enough_and_what_lies_inside_stays_inside(one_subject):
     program = fd.compile(
         recipe(str(one_subject), low=2.0, high=3.0, deviation=3.0).replace(min_objects=5, max_objects=5)

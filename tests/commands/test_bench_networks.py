@@ -68,6 +68,7 @@ def test_one_network_is_measured_and_written_down(tmp_path, capsys):
     assert "resenc_unet" in capsys.readouterr().out
 
 
+@pytest.mark.slow("programs in processes of their own")
 def test_both_take_the_gradient_of_the_same_loss():
     spec = {"in_channels": 1, "out_channels": 2, "features": [4, 6], "blocks": 1}
     model = models.create("resenc_unet", **spec)

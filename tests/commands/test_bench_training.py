@@ -51,6 +51,7 @@ def convolved(**changes):
     return config, dataclasses.replace(training, network=network, source=source)
 
 
+@pytest.mark.slow("a program for every part")
 def test_every_part_has_times_work_and_floors(tmp_path, capsys, monkeypatch):
     _, training = convolved(accumulate=2, ema=0.9)
     training = dataclasses.replace(training, spec=SPEC)

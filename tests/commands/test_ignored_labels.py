@@ -120,6 +120,7 @@ def test_browse_shows_them_as_ignored(datasets):
         np.testing.assert_array_equal(shown, volumes(0)[1] == 1)
 
 
+@pytest.mark.slow("pictures and surfaces of three scans")
 def test_view_hatches_them(datasets, tmp_path):
     options = {"seed": 0, "members": None, "grid": fd.Grid(*GRID), "displacement": "none", "mapper": "none"}
     options |= {"vocabulary": (), "catalogue": (), "resolution": 32}

@@ -72,7 +72,7 @@ SIZES = {
         },
     ],
 }
-SLOW = {("swin_unetr", 0), ("unetr", 0), ("vnet", 0), ("primus", 0)}
+SLOW = {("swin_unetr", 0), ("swin_unetr", 1), ("unetr", 0), ("unetr", 1), ("vnet", 0), ("primus", 0)}
 # What has to be said, for the weights do not tell.
 SAID = {
     ("primus", 1): {"num_heads": 2, "grid": [8, 16, 8]},
@@ -288,6 +288,7 @@ def test_every_network_and_size_comes_back_bit_for_bit(name, index, tmp_path):
     }
 
 
+@pytest.mark.slow("a large network; others are beside it")
 def test_self_supervised_swin_encoders_take_their_place(tmp_path, capsys):
     """MONAI's published files: the transformer alone, under other names, from a data-parallel run."""
     whole = weights_of("swin_unetr", feature_size=12, window_size=2, depths=(1, 1, 1, 1))

@@ -45,6 +45,7 @@ def _kept(path):
         return checkpoints.result(checkpoints.latest())
 
 
+@pytest.mark.slow("a training of all objectives; each by itself is in tests/objectives")
 def test_all_objectives_are_learnt_and_the_heads_stay_behind(whole):
     run, kept = load_run(whole), _kept(whole)
     assert run.document.objective["weights"] == {

@@ -160,6 +160,7 @@ def test_a_resampled_case_is_predicted_as_its_whole_logits_are(spacing):
 NETWORK = {"name": "resenc_unet", "in_channels": 1, "out_channels": 4, "features": [4, 8], "dtype": "float32"}
 
 
+@pytest.mark.slow("twelve networks in a program; two are in tests/inference")
 def test_an_ensemble_of_folds_and_runs_is_the_mean_of_logits_over_networks_and_mirrorings(tmp_path, capsys):
     plan = CasePlan((1, 1, 1), (16, 16, 16), (AsItIs(),))
     document = document_of(NETWORK, plan, mirror_axes=[0, 2], overlap=0.25, weights="best")

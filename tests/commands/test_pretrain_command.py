@@ -69,9 +69,8 @@ def test_several_label_maps_are_learnt_by_one_head(tmp_path, capsys):
         _run(tmp_path / "other", **maps, network="vnet", size=())
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param("classification", marks=pytest.mark.slow("a training more")), "multilabel"]
-)
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+@pytest.mark.slow("a training each")
 def test_a_classifier_has_an_encoder_that_is_fine_tuned(tmp_path, task):
     factors = {"sdf_mappers": ("inverse_cube",), "displacement_functions": ("ridge",)}
     classes = {"no_mapper_as_augmentation": True, "no_displacement_as_augmentation": True}
@@ -84,6 +83,7 @@ def test_a_classifier_has_an_encoder_that_is_fine_tuned(tmp_path, task):
     assert model(jnp.zeros((1, 16, 16, 16, 1))).shape == (1, sum(opened.network["outputs"]))
 
 
+@pytest.mark.slow("a training more; files are read in tests/batches")
 def test_a_dataset_is_trained_on_and_a_resumed_run_refuses_another(tmp_path):
     for name, seed in (("data", 0), ("other", 1)):
         small = [

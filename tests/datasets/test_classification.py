@@ -80,6 +80,7 @@ def program():
     return fd.compile(classification.centred(recipe, 0.4))
 
 
+@pytest.mark.slow("another library's training")
 def test_the_trainer_reads_volumes_and_classes(dataset, program):
     assert {path for path in files(dataset) if not path.startswith((FOLDER, "previews"))} == {
         "labelsTr.json",

@@ -150,6 +150,7 @@ def corners(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow("a fit and its picture; poor ones are below")
 def test_the_command_writes_scene_parameters_and_picture(corners):
     out, shape = corners / "fit", f"{corners / 'corners.py'}:corner"
     cli.run("fit", [str(corners / "right.nii.gz"), "--shape", shape, "--out", str(out), "--starts", "6"])

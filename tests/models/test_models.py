@@ -89,6 +89,7 @@ def test_norm_keeps_float32_statistics_in_bfloat16():
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=0.02)
 
 
+@pytest.mark.slow("three programs; what it keeps is below")
 def test_remat_changes_nothing_and_bfloat16_little():
     x = jnp.asarray(normal(1, 8, 8, 8, 1))
 

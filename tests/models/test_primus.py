@@ -66,7 +66,13 @@ def logits_of(model, x, key=None):
     return model(x, key=key)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow("a program more")) if n in ("registers", "anisotropic") else n
+        for n in SIZES
+    ],
+)
 def test_weights_of_either_side_give_the_same_network(name):
     channels, options = SIZES[name]
     model = create(channels, **options)

@@ -39,6 +39,7 @@ def test_of_two_objects_of_one_class_the_smaller_owns_what_both_hold():
     np.testing.assert_array_equal(label[0], [[7, 7], [7, 0]])
 
 
+@pytest.mark.slow("a kernel that is interpreted; its images and labels are in test_kernel")
 def test_the_kernel_gives_the_same_owners():
     program = fd.compile(RECIPE)
     tables = jax.jit(jax.vmap(program.draw))(jax.vmap(partial(fd.sample_key, 5))(jnp.arange(2)))

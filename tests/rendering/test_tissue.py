@@ -52,11 +52,15 @@ def test_objects_keep_their_mapped_distances_inside():
     assert abs(np.corrcoef(volume[OWNER == 1], inside)[0, 1]) > 0.999
 
 
+@partial(jax.jit, static_argnums=1)
+def render(key, painted):
+    return painted.apply(key, IMAGE, OWNER, 5)
+
+
 @pytest.mark.parametrize("name", tissue._ARTEFACTS)
 def test_an_artefact_changes_the_fraction_of_volumes_that_it_is_asked_for(name):
     strengths = {"blur": 1.0, "resolution": 2.0, "gamma": 0.7}
     options = {name: (0.5, strengths.get(name, 0.3)), "mean": (0.2, 0.9)}
-    render = jax.jit(lambda key, t: t.apply(key, IMAGE, OWNER, 5), static_argnums=1)
     keys = jax.random.split(jax.random.key(3), 24)
     pairs = [
         (render(k, Tissue(**PLAIN | options)), render(k, Tissue(**PLAIN | {"mean": (0.2, 0.9)})))

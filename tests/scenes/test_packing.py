@@ -44,9 +44,7 @@ def recount(scene, vocabulary, max_overlap):
     return volumes
 
 
-@pytest.mark.parametrize(
-    "transform", [pytest.param(False, marks=pytest.mark.slow("a program more")), True]
-)
+@pytest.mark.parametrize("transform", [pytest.param(False, marks=pytest.mark.slow("a program more")), True])
 def test_no_accepted_object_breaks_the_limit(transform):
     sections = SMALL if transform else ELLIPSES
     recipe = fd.load_recipe("avs_db").replace(**sections, transform=transform, placement=TIGHT)
@@ -60,6 +58,7 @@ def test_no_accepted_object_breaks_the_limit(transform):
     assert left_out > 0
 
 
+@pytest.mark.slow("a program more")
 def test_displaced_objects_are_counted_where_they_land():
     """A displacement is fixed in the world, so an object's voxels depend on where it is put."""
     changes = SMALL | {"min_objects": 8, "max_objects": 8, "transform": True, "placement": TIGHT}
@@ -184,6 +183,7 @@ def test_bits_move_as_voxels_do(seed, width, data):
     assert tuple(map(int, corner[:2])) == (6, 5)
 
 
+@pytest.mark.slow("a program more; scattered scenes are in test_compiler")
 def test_a_sample_does_not_depend_on_its_batch():
     program = fd.compile(fd.load_recipe("avs_db").replace(**ELLIPSES))
     image, label = program.sample_at(7, 3)

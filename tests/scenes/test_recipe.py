@@ -87,6 +87,7 @@ def test_recipe_files(tmp_path):
         fd.load_recipe(tmp_path / "typo.toml")
 
 
+@pytest.mark.slow("a program of the whole recipe")
 def test_a_drawn_scene_round_trips_through_its_document(tmp_path):
     program = fd.compile(fd.load_recipe("fdif").replace(grid=[16, 16, 16], max_objects=40, min_objects=40))
     scene = program.scene_at(0, 0)

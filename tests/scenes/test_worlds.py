@@ -37,6 +37,7 @@ def test_centred_objects_see_the_published_coordinates(grid):
     np.testing.assert_array_equal((np.asarray(label) == 1)[clear], (distance <= 0)[clear])
 
 
+@pytest.mark.slow("a program of the whole recipe")
 def test_centred_objects_are_turned_but_stay_in_the_middle():
     recipe = fd.Recipe(**SMALL, placement={"kind": "centred"})
     for o in fd.compile(recipe).scene_at(0, 0).objects:
@@ -107,6 +108,7 @@ def test_a_mixture_with_foreground_labels_only_tells_objects_from_background():
     np.testing.assert_array_equal(foreground.sample_at(1, 3)[1], np.asarray(joint.sample_at(1, 3)[1]) > 0)
 
 
+@pytest.mark.slow("a program more; one recipe is in test_compiler")
 def test_a_mixture_is_the_same_at_any_batch_size():
     program = fd.compile(mixture())
     _, labels = jax.jit(program.batch)(jax.vmap(lambda i: fd.sample_key(9, i))(jnp.arange(5)))

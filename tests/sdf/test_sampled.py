@@ -224,6 +224,7 @@ def test_a_library_too_large_for_its_index_says_so():
         Library.of(huge, LIBRARY.inverse, ["a"] * 40_000)
 
 
+@pytest.mark.slow("a program of organs")
 def test_the_renderer_draws_members_as_defined():
     grid = Grid(24, 28, 20)
     mappers = tuple(shapes.published.mapper(name) for name in ("inverse_cube", "linear_slope_10.0"))

@@ -89,6 +89,7 @@ def _same_run(path, other, rtol=2e-4):
     np.testing.assert_allclose(*dice, atol=0.03)
 
 
+@pytest.mark.slow("processes that compile a training each")
 def test_eight_devices_have_the_loss_curve_of_one(tmp_path, one_device):
     _same_run(_train(tmp_path / "run", 8, shard=True), one_device)
 
