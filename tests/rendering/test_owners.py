@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import fdif_jax as fd
 from fdif_jax.rendering.pallas_kernel import TileKernel
