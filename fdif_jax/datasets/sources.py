@@ -31,9 +31,10 @@ def labelled(program: World, instances: bool = False) -> DrawSample:
 
     def sample(key: jax.Array, index: jax.Array) -> tuple[jax.Array, ...]:
         if instances:
-            (image,), label, *further = program.views(key, 1)
+            views = program.views(key, 1)
+            image, label, further = views.images[0], views.label, [views.owner]
         else:
-            image, label, *further = program.sample(key)
+            (image, label), further = program.sample(key), []
         maps = [*([label] if label.ndim == 3 else label), *further]
         return image, *(one.astype(dtype) for one, dtype in zip(maps, dtypes, strict=True))
 

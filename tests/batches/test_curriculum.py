@@ -183,7 +183,7 @@ def test_parts_of_a_mixture_draw_their_own_classes_of_the_common_labels(monkeypa
     ]
     program = fd.compile(fd.Mixture(tuple(parts)))
 
-    def unrendered(part, key, number, sampling):
+    def unrendered(part, key, number, sampling, extra):
         label = jnp.full(part.grid, part.draw(key, sampling=sampling).label[0, 0], jnp.uint8)
         return Views(label[None], label, label)
 

@@ -32,7 +32,9 @@ def test_help_shows_an_example_and_explains_every_option(command, config, capsys
         kind = str(field.type)
         if "Positional" not in kind and "Suppress" not in kind:
             named = re.search(r"name='(\w+)'", kind)
-            assert f"--{(named[1] if named else field.name).replace('_', '-')}" in text, field.name
+            option = (named[1] if named else field.name).replace("_", "-")
+            # What a preset has switched on can only be switched off.
+            assert f"--{option}" in text or f"--no-{option}" in text, field.name
 
 
 @pytest.mark.parametrize(

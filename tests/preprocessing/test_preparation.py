@@ -242,8 +242,8 @@ def test_a_patch_fits_the_network_the_budget_and_the_case(shape, spacing, multip
     ("changes", "message"),
     [
         ({"spacing": (1, 0, 1)}, "spacing must be three positive"),
-        ({"spacing": (1, 1)}, "spacing must be three positive"),
-        ({"spacing": "111"}, "spacing must be three positive"),
+        ({"spacing": (1, 1)}, "spacing must be three numbers"),
+        ({"spacing": "111"}, "spacing must be three numbers"),
         ({"patch": (8, 8)}, "patch must be three"),
         ({"patch": (8, 0, 8)}, "patch must be three positive"),
         ({"order": 2}, "order must be 1"),

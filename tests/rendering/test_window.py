@@ -36,7 +36,7 @@ def test_no_window_changes_nothing():
 
 
 def test_outside_a_ball_everything_is_background():
-    image, label, owner = seen()
+    image, label, owner, _ = seen()
     inside = away() <= 0.4
     np.testing.assert_array_equal(owner, np.where(inside, OWNER, 0))
     np.testing.assert_array_equal(label, np.where(inside, SCENE.label, 0))
@@ -45,7 +45,7 @@ def test_outside_a_ball_everything_is_background():
 
 
 def test_body_and_envelope_are_instances_without_a_class():
-    _, label, owner = seen(body=1.0, envelope=1.0, thickness=(0.05, 0.05))
+    _, label, owner, _ = seen(body=1.0, envelope=1.0, thickness=(0.05, 0.05))
     wrap = np.abs(away() - 0.4) <= 0.05
     np.testing.assert_array_equal(owner == 7, wrap)
     np.testing.assert_array_equal(owner == 6, (away() <= 0.4) & ~wrap & (np.asarray(OWNER) == 0))
@@ -70,7 +70,7 @@ def test_all_looks_of_a_scene_share_its_window():
     )  # fmt: skip
     program = fd.compile(recipe)
     assert program.objects == 5
-    images, label, owner = jax.jit(lambda key: program.views(key, 2))(fd.sample_key(0, 1))
+    images, label, owner, *_ = jax.jit(lambda key: program.views(key, 2))(fd.sample_key(0, 1))
     assert set(np.unique(owner)) >= {0, 4} and owner.max() <= 5
     assert ((owner > 0) & (owner <= 3) == (label > 0)).all() and (images[0] != images[1]).any()
 

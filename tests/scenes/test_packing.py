@@ -139,7 +139,13 @@ class Unbounded(Shape):
 
 
 def test_what_is_longer_than_the_grid_is_centred_and_what_is_empty_left_out():
-    shapes = [sphere(3.0), sphere(30.0), sphere(-1.0), box(40.0, 2.0, 2.0) & sphere(50.0), Unbounded(4.0)]
+    shapes = [
+        sphere(3.0),
+        sphere(30.0),
+        type(sphere(1.0))(-1.0),
+        box(40.0, 2.0, 2.0) & sphere(50.0),
+        Unbounded(4.0),
+    ]
     program, table = stand_in((16, 16, 16), shapes)
     placed = jax.jit(lambda key: Packed(1.0, 3).place(key, program, table))(jax.random.key(0))
     labels = np.asarray(placed.label)[: int(placed.number), 0].tolist()
