@@ -192,6 +192,7 @@ def test_organs_mix_with_formulas_in_scattered_scenes():
     assert (again == label[1]).all() and image.any()
 
 
+@pytest.mark.slow("a program of organs more")
 def test_all_organs_are_one_branch_and_an_unmoved_body_is_the_bank():
     still = recipe(turn=0, stretch=0, deform=0, deviation=0, low=5.0, high=5.0)
     program = fd.compile(still)

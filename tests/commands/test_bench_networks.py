@@ -105,6 +105,7 @@ def test_every_size_is_one_that_the_network_takes(sizes):
         nnx.eval_shape(lambda case=case: models.create(**case.spec))
 
 
+@pytest.mark.slow("a process of its own")
 def test_a_grid_that_a_network_cannot_take_ends_it_before_anything_is_measured(tmp_path, capsys):
     path = tmp_path / "networks.json"
     with pytest.raises(SystemExit) as done:
@@ -117,6 +118,7 @@ def test_a_grid_that_a_network_cannot_take_ends_it_before_anything_is_measured(t
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.slow("a process of its own")
 def test_a_gpu_that_is_not_there_is_an_error(capsys):
     with pytest.raises(SystemExit) as done:
         cli.run("bench", ["networks", "--networks", "resenc_unet", "--small", "--device", "gpu"])

@@ -138,6 +138,7 @@ def test_shipped_presets_are_options_of_networks_that_exist(name):
     assert model is not None and config.steps > config.val_every
 
 
+@pytest.mark.slow("a training more; presets are read above")
 def test_what_is_given_beside_a_preset_changes_it(tmp_path, capsys):
     preset = tmp_path / "mine.toml"
     preset.write_text(

@@ -189,6 +189,7 @@ def test_bad_input_is_one_line(target, says, file, monkeypatch, capsys):
     assert set(file.parent.iterdir()) - before <= {file.parent / "__pycache__"}
 
 
+@pytest.mark.slow("waits for files to change")
 def test_watching_draws_again_after_each_save_and_outlives_mistakes(file, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-u", "-m", "fdif_jax.scripts.view", f"{file}:ball", "--watch", *SMALL]

@@ -83,6 +83,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
+@pytest.mark.slow("processes that compile")
 def test_two_processes_at_once_and_one_that_is_killed(tmp_path, finished):
     journal = tmp_path / "journal-1-of-2.jsonl"
     children = [start(tmp_path, 0, 0), start(tmp_path, 1, 0.2)]

@@ -169,6 +169,7 @@ RECIPE = fd.load_recipe("fdif").replace(
 )
 
 
+@pytest.mark.slow("a program more; another is in test_pretrain_command")
 def test_reserved_volumes_are_those_of_a_seed_that_no_training_takes():
     program = fd.compile(RECIPE.replace(mappers=("inverse_cube",), displacements=()))
     predict = lambda weights, images: jnp.zeros(images.shape[:-1], int)  # noqa: E731

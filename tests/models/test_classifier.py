@@ -154,6 +154,7 @@ def test_a_classifier_takes_the_grids_and_the_key_of_its_network():
     assert len({array.tobytes() for array in drawn}) > 1, "a key drops blocks at random"
 
 
+@pytest.mark.slow("20 million weights")
 def test_running_statistics_of_the_encoder_follow_the_batch_in_training():
     model = models.create("vnet", in_channels=1, outputs=[2])
     names = set(weights(model, nnx.BatchStat))
@@ -203,6 +204,7 @@ def export(folder, path, *options):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.slow("a program and its export")
 def test_a_run_is_exported_as_encoder_and_head_which_a_twin_loads(classified, tmp_path, capsys):
     folder, model = classified
     state = export(folder, tmp_path / "weights.pth")

@@ -66,11 +66,12 @@ def smooth(monkeypatch):
     "options",
     [
         SMALL,
-        pytest.param({"feature_size": 12}, marks=pytest.mark.slow("a large program; a smaller one is above")),
-        pytest.param(EVERYTHING_ELSE, marks=pytest.mark.slow("a large program; a smaller one is above")),
+        {"feature_size": 12},
+        EVERYTHING_ELSE,
     ],
     ids=["small", "default", "else"],
 )
+@pytest.mark.slow("a large program; ResEnc's and Primus's are in test_models and test_primus")
 def test_weights_of_either_side_give_the_same_network(options, smooth):
     twins.assert_twins(create(**options), GRID if options is SMALL else LONGER)
 
@@ -184,6 +185,7 @@ def test_training_omits_where_monai_does(monkeypatch):
         np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
+@pytest.mark.slow("a large program; ResEnc's and Primus's are in test_models and test_primus")
 def test_the_rate_and_the_key_decide_what_is_omitted():
     bias, qkv = jnp.zeros((2, 50, 50)), jnp.ones((50, 30))
     keys = jax.random.split(jax.random.key(0), 200)

@@ -35,17 +35,15 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     "options",
     [
         {"in_channels": 2},
-        pytest.param(
-            {"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True},
-            marks=pytest.mark.slow("a large program; another is here"),
-        ),
+        {"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True},
         pytest.param(
             {"in_channels": 4, "res_block": False, "dropout_rate": 0.1},  # as many channels as features
             marks=pytest.mark.slow("a large program; another is here"),
         ),
-        pytest.param({"conv_block": False}, marks=pytest.mark.slow("a large program; another is here")),
+        {"conv_block": False},
     ],
 )
+@pytest.mark.slow("a large program; ResEnc's and Primus's are in test_models and test_primus")
 def test_weights_of_either_side_give_the_same_network(options):
     twins.assert_twins(create(**options), GRID)
 
@@ -85,6 +83,7 @@ def test_remat_changes_nothing_and_bfloat16_little():
     assert np.square(half - logits).mean() < 0.01 * np.square(logits).mean()
 
 
+@pytest.mark.slow("a large program; ResEnc's and Primus's are in test_models and test_primus")
 def test_training_omits_where_monai_does(monkeypatch):
     """What is omitted is drawn, so in its place, here and in PyTorch, the last axis is weighted by the rate."""
 

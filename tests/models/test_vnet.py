@@ -42,14 +42,16 @@ def channels_last(x) -> np.ndarray:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, marks=pytest.mark.slow("20 million weights once more")),
+        {},
         {"in_channels": 2, "act": "prelu", "bias": True, "dropout_prob_down": None},
     ],
 )
+@pytest.mark.slow("a large program; ResEnc's and Primus's are in test_models and test_primus")
 def test_weights_of_either_side_give_the_same_network(options):
     twins.assert_twins(create(**options), GRID)
 
 
+@pytest.mark.slow("20 million weights")
 def test_initial_weights_are_distributed_as_monais():
     model = create(act="prelu", bias=True, out_channels=8)
     twins.assert_same_distributions(model, twins.twin(model))
@@ -89,6 +91,7 @@ class Weighted(torch.nn.Dropout3d):
         return x * torch.from_numpy(factors(x.shape[1], self.p))[:, None, None, None]
 
 
+@pytest.mark.slow("a large program; ResEnc's and Primus's are in test_models and test_primus")
 def test_training_is_pytorchs(monkeypatch):
     keys: list = []
 
@@ -202,6 +205,7 @@ def test_a_single_voxel_cannot_be_normalised_in_training():
         model(jnp.zeros((1, 16, 16, 16, 1)), key=jax.random.key(0))
 
 
+@pytest.mark.slow("20 million weights; other networks are in tests/weights")
 def test_transfer_finds_its_weights():
     names = state_dicts.to_torch_state_dict(create(in_channels=2, out_channels=5))
     assert all(names[name].shape[1] == 2 for name in vnet.VNet.input_weights)

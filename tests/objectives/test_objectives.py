@@ -143,6 +143,7 @@ def combined():
     return program(mapper_as_augmentation=False, displacement_as_augmentation=False)
 
 
+@pytest.mark.slow("a program more")
 def test_a_row_of_a_batch_is_the_image_of_its_class_and_of_its_key_alone(combined):
     make_batch = jax.jit(classification_batch(combined, multilabel=False))
     keys = jax.vmap(lambda i: fd.sample_key(3, i))(jnp.arange(6))

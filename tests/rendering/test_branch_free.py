@@ -21,9 +21,10 @@ ORGANS = fd.load_recipe("anatomy").replace(grid=(16, 16, 16))
 
 @pytest.mark.parametrize(
     "recipe",
-    [FORMULAS, pytest.param(ORGANS, marks=pytest.mark.slow("67 organs; formulas are beside them"))],
+    [FORMULAS, ORGANS],
     ids=["formulas", "organs"],
 )
+@pytest.mark.slow("a program of each recipe; on a GPU only")
 def test_it_equals_the_renderer(recipe):
     """More objects than a word has bits, fewer objects than rows; shapes that look up grids."""
     program = fd.compile(recipe, kernel="off")

@@ -121,6 +121,7 @@ NOISY = fd.Recipe(
 )  # fmt: skip
 
 
+@pytest.mark.slow("a program more")
 def test_views_tell_distances_and_clean_images_where_they_are_asked_for():
     program, key = fd.compile(NOISY), fd.sample_key(1, 0)
     plain = jax.jit(partial(program.views, number=2))(key)

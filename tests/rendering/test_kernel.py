@@ -37,6 +37,7 @@ def test_the_kernel_equals_the_renderer(recipe):
     assert np.abs(np.asarray(images, int) - np.asarray(expected[0], int)).max() <= 1
 
 
+@pytest.mark.slow("a kernel that is interpreted; its images and labels are above")
 def test_the_kernel_serves_several_label_maps_and_looks():
     recipe = fd.Recipe(
         grid=(8, 8, 32),
@@ -70,9 +71,8 @@ def test_the_kernel_of_the_whole_recipe_lowers_for_cuda():
     assert "triton" in text
 
 
-@pytest.mark.parametrize(
-    "name", ["fdif", pytest.param("anatomy", marks=pytest.mark.slow("67 organs; formulas are beside them"))]
-)
+@pytest.mark.parametrize("name", ["fdif", "anatomy"])
+@pytest.mark.slow("lowered for a GPU that is not there")
 def test_on_a_gpu_every_recipe_is_rendered_side_by_side(name, monkeypatch):
     """By the kernel, or without branches what the kernel cannot; for a CPU the same program is the scan."""
     few = {"categories": ["basic"], "displacements": ["ridge"]} if name == "fdif" else {"num_classes": 4}

@@ -20,6 +20,7 @@ RECIPE = fd.load_recipe("fdif").replace(
 )
 
 
+@pytest.mark.slow("three programs")
 def test_owners_are_the_rows_whose_classes_the_label_holds():
     program = fd.compile(RECIPE)
     table = jax.jit(program.draw)(fd.sample_key(5, 0))

@@ -96,6 +96,7 @@ RECIPE = fd.Recipe(
 )
 
 
+@pytest.mark.slow("two programs; views are in test_distances, too")
 def test_views_are_looks_of_one_scene_and_the_first_is_the_sample():
     program = fd.compile(RECIPE)
     key = fd.sample_key(1, 2)

@@ -259,6 +259,7 @@ def test_poses_move_turn_and_shear_within_their_ranges():
     np.testing.assert_allclose(still[:, :, 3], poses[:5, :, 3], rtol=1e-6)
 
 
+@pytest.mark.slow("twenty shapes, each traced by itself")
 def test_exact_recipe_has_shells_that_are_shells():
     grid = fd.Grid(96, 96, 96)
     family = shapes.exact.family("onioned_square_cone_prism")
@@ -293,6 +294,7 @@ print(len(jax.devices()), digest.hexdigest())
 """
 
 
+@pytest.mark.slow("two processes that compile")
 def test_sample_i_is_the_same_on_one_and_four_devices():
     outputs = []
     for count in (1, 4):

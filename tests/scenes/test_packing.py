@@ -44,7 +44,8 @@ def recount(scene, vocabulary, max_overlap):
     return volumes
 
 
-@pytest.mark.parametrize("transform", [pytest.param(False, marks=pytest.mark.slow("a program more")), True])
+@pytest.mark.parametrize("transform", [False, True])
+@pytest.mark.slow("a program each")
 def test_no_accepted_object_breaks_the_limit(transform):
     sections = SMALL if transform else ELLIPSES
     recipe = fd.load_recipe("avs_db").replace(**sections, transform=transform, placement=TIGHT)

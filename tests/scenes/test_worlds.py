@@ -47,6 +47,7 @@ def test_centred_objects_are_turned_but_stay_in_the_middle():
         assert abs(inverse[0, 1]) + abs(inverse[1, 2]) + abs(inverse[0, 2]) > 0.01
 
 
+@pytest.mark.slow("a program more")
 def test_multi_task_maps_are_those_of_the_plain_renderer_and_of_the_objects_factors():
     program = fd.compile(MANY)
     assert [(t.name, len(t.class_names)) for t in program.tasks] == [
@@ -102,6 +103,7 @@ def test_a_mixture_draws_its_parts_by_weight_with_joint_labels():
         np.testing.assert_array_equal(image, replayed[0])
 
 
+@pytest.mark.slow("a program more")
 def test_a_mixture_with_foreground_labels_only_tells_objects_from_background():
     joint, foreground = fd.compile(mixture()), fd.compile(mixture("foreground"))
     assert foreground.class_names == ("foreground",)
@@ -172,6 +174,7 @@ def _own(name):
 own = _own("pebble")
 
 
+@pytest.mark.slow("a program more")
 def test_sources_make_one_vocabulary(monkeypatch):
     merged = resolve(["fdif_jax.shapes:published", f"{__name__}:own"])
     assert [f.name for f in merged.families] == [*(f.name for f in shapes.published.families), "pebble"]

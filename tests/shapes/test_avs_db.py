@@ -220,11 +220,10 @@ def test_other_grids_scale_lengths_and_keep_heights_whole():
     "changes",
     [
         {"transform": False, "categories": ["ellipse"]},
-        pytest.param(
-            {"transform": True}, marks=pytest.mark.slow("polygons and turns as well: a program more")
-        ),
+        {"transform": True},
     ],
 )
+@pytest.mark.slow("programs of documents; formulas are in test_compiler")
 def test_scene_documents_render_to_the_very_volumes(tmp_path, changes):
     program = fd.compile(fd.load_recipe("avs_db").replace(grid=[32, 28, 36], **changes))
     volumes = [program.sample_at(2, i) for i in range(2)]

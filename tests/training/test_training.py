@@ -260,6 +260,7 @@ def test_checkpoints_are_kept_every_so_often(tmp_path):
     assert {5, 10, 11, 12} <= kept and len(kept) <= 5
 
 
+@pytest.mark.slow("a training more")
 def test_batches_may_come_from_the_host_and_resume_exactly(tmp_path):
     images, labels = (np.asarray(a) for a in BOXES(jax.random.split(jax.random.key(5), 24), None))
     asked = []
