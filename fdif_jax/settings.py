@@ -88,6 +88,22 @@ def at_least(settings: Plain, low: float, *names: str) -> None:
             raise FdifError(f"{name} must be {low:g} or more, not {value:g}")
 
 
+def fractions(settings: Plain, *names: str, of: str = "") -> None:
+    """Raise an FdifError if one of these fields is not a fraction from 0 to 1; ``of`` says whose it is."""
+    at_least(settings, 0, *names)
+    for name in names:
+        if (value := getattr(settings, name)) > 1:
+            raise FdifError(f"{name}{of} must be a fraction from 0 to 1, not {value:g}")
+
+
+def ascending(settings: Plain, *names: str, of: str = "") -> None:
+    """Raise an FdifError if one of these fields is not two numbers, 0 <= low <= high; ``of`` says whose it is."""
+    for name in names:
+        low, high = getattr(settings, name)
+        if not 0 <= low <= high:
+            raise FdifError(f"{name}{of} must be two numbers with 0 <= low <= high, not {[low, high]}")
+
+
 class Difference(NamedTuple):
     """What two tables do not have in common: a key, the keys above it joined by dots, and its values as JSON."""
 

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, UInt
 
-from fdif_jax.errors import FdifError
 from fdif_jax.rendering.filters import along_axes, gaussian, hat, slices
 from fdif_jax.rendering.renderer import INTENSITY_TOP
 from fdif_jax.rendering.tissue import Tissue
-from fdif_jax.settings import Plain, at_least
+from fdif_jax.settings import Plain, ascending, at_least
 
 Image = Float[Array, "D H W"]
 
@@ -65,9 +64,7 @@ class Look(Plain):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, *(f.name for f in dataclasses.fields(self) if f.type is float))
-        low, high = self.uniform_noise
-        if not 0 <= low <= high:
-            raise FdifError(f"uniform_noise must be two numbers with 0 <= low <= high, not {[low, high]}")
+        ascending(self, "uniform_noise")
 
     @property
     def changes_images(self) -> bool:

@@ -143,7 +143,7 @@ class TileKernel:
             self._volume(batch, jnp.uint32, -(-objects // BITS)),
             (counts, pl.BlockSpec(memory_space=pl.ANY)),
         )
-        volumes, crop = held.sum(1), self._crop
+        volumes, crop = held.sum(1), self.renderer.crop
         painted = jax.vmap(self.renderer.paint)(planes[crop], volumes, tables.label)
         return Rendering(image[crop], *painted, volumes)
 
@@ -154,18 +154,13 @@ class TileKernel:
         visible = self._visible(tables, REACH / units)
         out = self._volume(len(units), jnp.float32, 2)
         (distances,) = self._call(_measure_tile, (*tables[:5], *visible, units), out)
-        return distances[self._crop]
+        return distances[self.renderer.crop]
 
     @property
     def _plan(self) -> Tiling:
         """The grid in whole tiles."""
         z, y, x = (-(-edge // n) * n for edge, n in zip(self.renderer.grid, self.tile, strict=True))
         return Tiling(self.tile, (z, y, x))
-
-    @property
-    def _crop(self) -> tuple:
-        """The grid of the whole tiles, behind any other axes."""
-        return (..., *(slice(0, edge) for edge in self.renderer.grid))
 
     def _visible(self, tables: Table, *reach: Array) -> tuple[Array, Array]:
         visible = self.renderer.visible_tiles

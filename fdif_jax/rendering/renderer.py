@@ -142,9 +142,8 @@ class Renderer:
             jnp.zeros(objects, jnp.int32),
         )
         image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
-        crop = tuple(slice(0, edge) for edge in self.grid)
-        painted = self.paint(planes[(slice(None), *crop)], volumes, table.label)
-        return Rendering(jnp.clip(image[crop], 0, INTENSITY_TOP), *painted, volumes)
+        painted = self.paint(planes[self.crop], volumes, table.label)
+        return Rendering(jnp.clip(image[self.crop], 0, INTENSITY_TOP), *painted, volumes)
 
     def distances(self, table: Table, volumes: Int[Array, " n"]) -> Float[Array, "2 D H W"]:
         """How far voxels of one scene are from surfaces, in voxels, cut at ±`REACH`; pure and jittable.
@@ -176,7 +175,12 @@ class Renderer:
 
         far = jnp.full((2, *plan.padded), REACH, jnp.float32)
         painted = lax.fori_loop(0, table.number, draw, far)
-        return jnp.clip(painted[:, *(slice(0, edge) for edge in self.grid)], -REACH, REACH)
+        return jnp.clip(painted[self.crop], -REACH, REACH)
+
+    @property
+    def crop(self) -> tuple:
+        """The grid of padded volumes, behind any other axes."""
+        return (..., *(slice(0, edge) for edge in self.grid))
 
     def distance(self, table: Table, i: Array, p: Point) -> Distance:
         """Signed distance to object ``i`` in its own units, negative inside, displaced."""

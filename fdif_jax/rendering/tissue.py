@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, UInt
 
 from fdif_jax.errors import FdifError
 from fdif_jax.rendering.filters import along_axes, gaussian, layered_noise, partly_mixed, slices
-from fdif_jax.settings import Plain, at_least
+from fdif_jax.settings import Plain, ascending, at_least, fractions
 
 Image = Float[Array, "D H W"]
 
@@ -75,14 +75,9 @@ class Tissue(Plain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "texture", "air", "mapper_fraction")
-        for name in ("air", "mapper_fraction"):
-            if getattr(self, name) > 1:
-                raise FdifError(f"{name} must be a fraction from 0 to 1, not {getattr(self, name):g}")
-        for name in ("mean", "deviation"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise FdifError(f"{name} must be two numbers with 0 <= low <= high, not {[low, high]}")
+        at_least(self, 0, "texture")
+        fractions(self, "air", "mapper_fraction")
+        ascending(self, "mean", "deviation")
         levels = (0.0, *self.levels, 1.0)
         if len(self.levels) == 1 or sorted(levels) != list(levels):
             raise FdifError(

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fdif_jax.errors import FdifError
 from fdif_jax.rendering.filters import layered_noise
 from fdif_jax.rendering.renderer import Rendering, whole_numbers
-from fdif_jax.settings import Plain, at_least
+from fdif_jax.settings import Plain, ascending, at_least, fractions
 
 _OCTAVES = (4, 8, 16)  # edges of the coarse grids that the blob's surface is the sum of
 
@@ -48,18 +47,9 @@ class Window(Plain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 0, "fraction", "shift", "body", "envelope")
-        for name in ("fraction", "body", "envelope"):
-            if getattr(self, name) > 1:
-                raise FdifError(
-                    f"{name} of the window must be a fraction from 0 to 1, not {getattr(self, name):g}"
-                )
-        for name in ("radius", "roughness", "thickness"):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise FdifError(
-                    f"{name} of the window must be two numbers with 0 <= low <= high, not {[low, high]}"
-                )
+        fractions(self, "fraction", "body", "envelope", of=" of the window")
+        at_least(self, 0, "shift")
+        ascending(self, "radius", "roughness", "thickness", of=" of the window")
 
     @property
     def instances(self) -> int:

@@ -20,7 +20,14 @@ from rich.console import Console
 from fdif_jax.io.files import write_atomic
 from fdif_jax.objectives.combined import parse_objective
 from fdif_jax.scripts.benchmarks.parts import Steps, in_turns, spread, step_memory
-from fdif_jax.scripts.benchmarks.step_options import Hidden, StepOptions, check, conditions, options_of
+from fdif_jax.scripts.benchmarks.step_options import (
+    Hidden,
+    StepOptions,
+    check,
+    conditions,
+    options_of,
+    title_of,
+)
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.jobs.prepared import Training, prepare
 from fdif_jax.scripts.options.presets import preset_of
@@ -87,7 +94,6 @@ def _prepared(config: Config) -> dict[str, Training]:
 
 
 def _print(console: Console, figures: Mapping[str, Any]) -> None:
-    plan, network = figures["training"], figures["network"]
     table = table_of(
         ("objective", "ms/step", "spread", "ratio", "MB/step", "ratio"),
         (
@@ -101,8 +107,7 @@ def _print(console: Console, figures: Mapping[str, Any]) -> None:
             )
             for name, row in figures["objectives"].items()
         ),
-        title=f"fdif bench objectives: {figures['name']}, {'×'.join(map(str, figures['grid']))}, batch "
-        f"{plan['batch_size']}; {network['name']} {network['dtype']}, {figures['parameters'] / 1e6:.1f} M weights",
+        title=title_of("objectives", figures),
         caption=f"{figures['device']}; load {figures['load']:.1f} on {figures['cores']} cores",
     )
     console.print(table)

@@ -32,7 +32,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_keys
 from fdif_jax.scripts.benchmarks.parts import pooled_seconds, spread
 from fdif_jax.scripts.benchmarks.stages import measure_stages
-from fdif_jax.scripts.console.tables import table_of
+from fdif_jax.scripts.console.tables import table_by
 from fdif_jax.scripts.console.watching import peak_memory
 from fdif_jax.scripts.options.recipe import RecipeOptions, recipe_of
 from fdif_jax.scripts.options.settings import check_least
@@ -103,8 +103,7 @@ def run(config: Config) -> None:
         "compile s": lambda row: f"{row['compile_seconds']:.1f}",
         "peak GB": lambda row: f"{row['peak_gb']:.2f}",
     }
-    shown = ([cell(row) for cell in cells.values()] for row in rows)
-    Console(width=110).print(table_of(cells, shown, words=0, title=title))
+    Console(width=110).print(table_by(cells, rows, words=0, title=title))
     for row in rows:
         if "stages" in row:
             Console(width=110).print(_stage_table(row))
@@ -176,6 +175,4 @@ def _stage_table(row: dict) -> Table:
         "floor ms": lambda stage: f"{stage['floor'] * 1e3:.2f}",
         "floor/time": lambda stage: f"{stage['floor'] / stage['seconds']:.0%}" if stage["seconds"] else "",
     }
-    return table_of(
-        cells, ([cell(stage) for cell in cells.values()] for stage in [*stages, total]), title=title
-    )
+    return table_by(cells, [*stages, total], title=title)

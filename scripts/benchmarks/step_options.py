@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -77,3 +78,12 @@ def conditions(config: StepOptions, training: Training) -> dict[str, Any]:
         "load": os.getloadavg()[0],
         "runs": config.runs,
     }
+
+
+def title_of(bench: str, figures: Mapping[str, Any]) -> str:
+    """What a table of ``fdif bench`` is of: scenes, batch and network, as `conditions` has them."""
+    plan, network = figures["training"], figures["network"]
+    return (
+        f"fdif bench {bench}: {figures['name']}, {'×'.join(map(str, figures['grid']))}, batch "
+        f"{plan['batch_size']}; {network['name']} {network['dtype']}, {figures['parameters'] / 1e6:.1f} M weights"
+    )

@@ -41,8 +41,8 @@ from fdif_jax.scripts.benchmarks.parts import (
     spread,
 )
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
-from fdif_jax.scripts.benchmarks.step_options import StepOptions, check, conditions, options_of
-from fdif_jax.scripts.console.tables import table_of
+from fdif_jax.scripts.benchmarks.step_options import StepOptions, check, conditions, options_of, title_of
+from fdif_jax.scripts.console.tables import table_by, table_of
 from fdif_jax.scripts.jobs.prepared import Training, prepare
 from fdif_jax.scripts.options.presets import preset_of
 
@@ -145,23 +145,22 @@ def _contest(config: Config, contestants: Mapping[str, Steps | TorchSteps]) -> d
 
 
 def _print_parts(console: Console, figures: Mapping[str, Any]) -> None:
-    plan, network, peaks = figures["training"], figures["network"], figures["peaks"]
+    peaks = figures["peaks"]
     cells = {
-        "part": lambda name, row: name,
-        "ms/step": lambda name, row: f"{row['seconds'] * 1e3:.1f}",
-        "spread": lambda name, row: f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
-        "share": lambda name, row: f"{row['share']:.1%}",
-        "Gflop": lambda name, row: f"{row['flops'] / 1e9:.2f}",
-        "GB": lambda name, row: f"{row['bytes'] / 1e9:.2f}",
-        "ms by flops": lambda name, row: f"{row['flops_floor'] * 1e3:.1f}",
-        "ms by bytes": lambda name, row: f"{row['bytes_floor'] * 1e3:.1f}",
-        "floor/time": lambda name, row: f"{row['floor'] / row['seconds']:.0%}" if row["seconds"] else "",
+        "part": lambda row: row["name"],
+        "ms/step": lambda row: f"{row['seconds'] * 1e3:.1f}",
+        "spread": lambda row: f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
+        "share": lambda row: f"{row['share']:.1%}",
+        "Gflop": lambda row: f"{row['flops'] / 1e9:.2f}",
+        "GB": lambda row: f"{row['bytes'] / 1e9:.2f}",
+        "ms by flops": lambda row: f"{row['flops_floor'] * 1e3:.1f}",
+        "ms by bytes": lambda row: f"{row['bytes_floor'] * 1e3:.1f}",
+        "floor/time": lambda row: f"{row['floor'] / row['seconds']:.0%}" if row["seconds"] else "",
     }
-    table = table_of(
+    table = table_by(
         cells,
-        ([cell(*part) for cell in cells.values()] for part in figures["parts"].items()),
-        title=f"fdif bench training: {figures['name']}, {'×'.join(map(str, figures['grid']))}, batch "
-        f"{plan['batch_size']}; {network['name']} {network['dtype']}, {figures['parameters'] / 1e6:.1f} M weights",
+        ({"name": name, **row} for name, row in figures["parts"].items()),
+        title=title_of("training", figures),
         caption=f"{figures['device']}: {peaks['flops'] / 1e9:.0f} Gflop/s, {peaks['bytes'] / 1e9:.0f} GB/s; "
         f"load {figures['load']:.1f} on {figures['cores']} cores",
     )

@@ -1,6 +1,6 @@
 """Tables that the commands print."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -16,3 +16,10 @@ def table_of(headings: Iterable[str], rows: Iterable[Sequence[str]], words: int 
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def table_by(
+    cells: Mapping[str, Callable[..., str]], rows: Iterable[Any], words: int = 1, **options: Any
+) -> Table:
+    """A `table_of` what is in the rows: by heading, the text of a row's cell."""
+    return table_of(cells, ([cell(row) for cell in cells.values()] for row in rows), words, **options)

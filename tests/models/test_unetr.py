@@ -36,10 +36,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     [
         {"in_channels": 2},
         {"proj_type": "perceptron", "in_channels": 2, "qkv_bias": True},
-        pytest.param(
-            {"in_channels": 4, "res_block": False, "dropout_rate": 0.1},  # as many channels as features
-            marks=pytest.mark.slow("a large program; another is here"),
-        ),
+        {"in_channels": 4, "res_block": False, "dropout_rate": 0.1},  # as many channels as features
         {"conv_block": False},
     ],
 )
