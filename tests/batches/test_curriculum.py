@@ -237,6 +237,7 @@ def _fit(path, stop_at=None, plan=PLAN):
         return checkpoints.resume(fresh)[1]
 
 
+@pytest.mark.slow("a training more; runs of classes are resumed in test_training")
 def test_a_run_with_a_curriculum_resumes_to_the_bit(tmp_path):
     whole = _fit(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -319,6 +319,7 @@ def plans(folder, **changed) -> str:
     return str(path)
 
 
+@pytest.mark.slow("a network more, by three libraries")
 def test_a_plans_network_is_ours_with_equal_outputs(tmp_path):
     from fdif_jax.models.nnunet import from_plans
 

@@ -164,6 +164,7 @@ MULTI_TASK = [
 ]
 
 
+@pytest.mark.slow("a program more; label maps of scenes are tested beside them")
 def test_multi_task_sets_have_a_file_a_label_map(tmp_path):
     out = tmp_path / "set"
     arguments = [

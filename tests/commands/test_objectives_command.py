@@ -68,6 +68,7 @@ def test_all_objectives_are_learnt_and_the_heads_stay_behind(whole):
     assert initial and not any("objective" in name for name in initial.state)
 
 
+@pytest.mark.slow("trainings of all objectives")
 def test_the_curriculum_is_told_and_the_run_goes_on_with_no_other(whole):
     run = load_run(whole)
     assert json.loads((whole / "run.json").read_text())["curriculum"] == {

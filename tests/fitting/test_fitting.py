@@ -263,6 +263,7 @@ def test_bad_input_of_fit_family_is_one_line(arguments, says, corners, monkeypat
     assert not list(corners.glob("x.*")) and not list(corners.glob("new_family*"))
 
 
+@pytest.mark.slow("fits of several masks")
 def test_a_family_of_poor_fits_is_not_written(corners, monkeypatch, capsys):
     monkeypatch.chdir(corners)
     masks = ["right.nii.gz", "right.nii.gz", "--min-dice", "0.9", "--starts", "2"]

@@ -69,7 +69,9 @@ def logits_of(model, x, key=None):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow("a program more")) if n in ("registers", "anisotropic") else n
+        pytest.param(n, marks=pytest.mark.slow("a program more"))
+        if n in ("registers", "anisotropic", "cube")
+        else n
         for n in SIZES
     ],
 )

@@ -25,7 +25,13 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow("a program more")) if n in ("deep", "anisotropic") else n
+        for n in SIZES
+    ],
+)
 def test_weights_of_either_side_give_the_same_network(name):
     channels, grid, options = SIZES[name]
     twins.assert_twins(models.create("resenc_unet", in_channels=channels, out_channels=3, **options), grid)

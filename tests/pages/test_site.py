@@ -50,6 +50,7 @@ def site(tmp_path_factory):
     return out, {path: Links(path.read_text()) for path in out.rglob("*.html")}
 
 
+@pytest.mark.slow("the whole site is built")
 def test_every_link_within_the_site_leads_somewhere(site):
     out, pages = site
     checked = 0

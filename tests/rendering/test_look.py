@@ -49,6 +49,7 @@ def test_thick_slices_average_and_interpolate_along_one_axis():
 
 @settings(max_examples=10)  # every edge is a program to compile
 @given(st.floats(1, 30), st.integers(2, 40))
+@pytest.mark.slow("a program an edge")
 def test_thick_slices_keep_a_constant(thickness, edge):
     matrix = np.asarray(filters.slices(edge, jnp.float32(thickness)))
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-4)

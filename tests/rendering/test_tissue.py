@@ -57,7 +57,15 @@ def render(key, painted):
     return painted.apply(key, IMAGE, OWNER, 5)
 
 
-@pytest.mark.parametrize("name", tissue._ARTEFACTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("noise", "resolution")
+        else pytest.param(name, marks=pytest.mark.slow("a program more"))
+        for name in tissue._ARTEFACTS
+    ],
+)
 def test_an_artefact_changes_the_fraction_of_volumes_that_it_is_asked_for(name):
     strengths = {"blur": 1.0, "resolution": 2.0, "gamma": 0.7}
     options = {name: (0.5, strengths.get(name, 0.3)), "mean": (0.2, 0.9)}

@@ -88,6 +88,7 @@ def mixture(labels="joint"):
     return fd.Mixture((fd.Part(first, 3.0), fd.Part(second, 1.0)), labels)
 
 
+@pytest.mark.slow("many scenes; batches of a mixture are below")
 def test_a_mixture_draws_its_parts_by_weight_with_joint_labels():
     program = fd.compile(mixture())
     assert program.class_names == ("sphere", "torus", "cone") and program.grid == (16, 16, 16)

@@ -291,6 +291,7 @@ def assert_agrees(measured, deviations):
         assert abs(measured[name].mean() - mean) <= deviations * error, (name, measured[name].mean())
 
 
+@pytest.mark.slow("twenty volumes of the published size")
 def test_twenty_volumes_look_like_published_ones():
     assert_agrees(statistics(20), 3)
 

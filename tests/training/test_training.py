@@ -56,7 +56,9 @@ def uninterrupted(tmp_path_factory):
     return path, _fit(path)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "accumulate", [pytest.param(1, marks=pytest.mark.slow("a program more, of fewer parts")), 2]
+)
 def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path, accumulate):
     network = functional(Net())
     start, apply = network.weights, network.apply
@@ -137,6 +139,7 @@ def test_a_run_that_ignores_ctrl_c_goes_on(tmp_path, uninterrupted):
         signal.signal(signal.SIGINT, heeded)
 
 
+@pytest.mark.slow("a training program more")
 def test_several_steps_a_call_resume_exactly_too(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.jax, "default_backend", lambda: "gpu")
     whole = _fit(tmp_path / "whole")
