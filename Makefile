@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	sh scripts/demo.sh $(BIN)/fdif $(DEMO)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 test-all: $(VENV)/.installed-all
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"

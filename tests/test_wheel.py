@@ -71,10 +71,12 @@ def run(installed, tmp_path):
     return lambda command, *arguments: ran([installed / command, *arguments], cwd=tmp_path, env=env)
 
 
+@pytest.mark.slow("a wheel is built and installed")
 def test_every_room_is_there(run):
     assert int(run("python", "-c", IMPORTS.format(root=str(ROOT)))) > 150
 
 
+@pytest.mark.slow("a wheel is built and installed, and six commands start")
 def test_its_commands_draw_and_show(run, tmp_path):
     small = "--grid 16 16 16 --primitives sphere --sdf-mappers inverse_cube --min-objects 1 --max-objects 1"
     run("fdif", "generate", *small.split(), "--num-samples", "1", "--out", "data")

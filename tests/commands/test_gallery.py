@@ -97,12 +97,14 @@ def test_the_page_shows_everything_and_finds_it(page, browser):
     tab.close()
 
 
+@pytest.mark.slow("a page of all classes in a browser")
 def test_the_page_fits_a_telephone(page, browser):
     tab, _ = opened(browser, page, width=380)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 380
     tab.close()
 
 
+@pytest.mark.slow("a page of all classes")
 def test_pictures_are_of_what_they_stand_for(page):
     """A sphere, rough or smooth, fills the middle of its picture and not the corner; a contour is black and white."""
     text = page.read_text()

@@ -111,6 +111,7 @@ def test_the_trainer_reads_volumes_and_classes(dataset, program):
     assert (dataset / "previews/case_00001.png").stat().st_size > 1000
 
 
+@pytest.mark.slow("two datasets more")
 def test_more_samples_a_class_begin_with_the_same(dataset, tmp_path):
     more = files(generate(tmp_path / "more", "--samples-per-class", "6"))
     images = {path: data for path, data in files(dataset).items() if path.startswith(FOLDER)}

@@ -106,8 +106,8 @@ def test_features_and_scores_are_those_of_the_twins_encoder(name):
     [
         pytest.param(
             n,
-            marks=pytest.mark.slow("20 million weights; it does nothing here that others do not")
-            if n == "vnet"
+            marks=pytest.mark.slow("a large program; it does nothing here that others do not")
+            if n in ("vnet", "swin_unetr")
             else (),
         )
         for n in SIZES

@@ -72,6 +72,7 @@ def test_every_link_within_the_site_leads_somewhere(site):
     assert checked > 500
 
 
+@pytest.mark.slow("the whole site is built")
 def test_nothing_is_loaded_from_elsewhere(site):
     out, pages = site
     for page, found in pages.items():
@@ -83,6 +84,7 @@ def test_nothing_is_loaded_from_elsewhere(site):
         assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text()), sheet.name
 
 
+@pytest.mark.slow("the whole site is built")
 def test_a_browser_asks_nobody_else(site, browser):
     out, _ = site
     page = browser.new_page()
@@ -97,6 +99,7 @@ def test_a_browser_asks_nobody_else(site, browser):
     page.close()
 
 
+@pytest.mark.slow("the whole site is built")
 def test_every_page_and_notebook_is_in_the_navigation(site):
     out, pages = site
     front = pages[out / "index.html"]
@@ -105,6 +108,7 @@ def test_every_page_and_notebook_is_in_the_navigation(site):
         assert (out / name).with_suffix(".html") in reached, f"{name} is in no navigation"
 
 
+@pytest.mark.slow("the whole site is built")
 def test_the_api_pages_show_what_the_package_exports(site):
     import fdif_jax as fd
 

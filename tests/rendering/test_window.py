@@ -63,6 +63,7 @@ def test_roughness_and_shift_vary_the_window_and_fraction_how_often():
     assert 4 <= sum(whole) <= 20 and len({cut.tobytes() for cut in cuts}) == 25 - sum(whole)
 
 
+@pytest.mark.slow("a program of several looks")
 def test_all_looks_of_a_scene_share_its_window():
     recipe = fd.Recipe(
         grid=SHAPE, primitives=("sphere",), max_objects=3, look={"tissue": {"paint": True}},

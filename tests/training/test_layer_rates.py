@@ -68,6 +68,7 @@ def test_a_frozen_encoder_stays_and_the_rest_learns(tmp_path):
         assert np.array_equal(value, after[name]) is (name in frozen), name
 
 
+@pytest.mark.slow("a training program more; frozen encoders are below")
 def test_rates_are_parts_of_the_learning_rate(tmp_path):
     """Adam's first step is as long as the learning rate, whatever the gradient."""
     model = models.create("resenc_unet", in_channels=1, out_channels=2, features=[4, 8])
