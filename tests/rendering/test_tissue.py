@@ -10,7 +10,7 @@ from scipy import ndimage
 
 import fdif_jax as fd
 from fdif_jax.rendering import tissue
-from fdif_jax.rendering.filters import partly_mixed
+from fdif_jax.rendering.filters import hashed, partly_mixed
 from fdif_jax.rendering.tissue import Tissue
 from fdif_jax.scenes.recipe import from_dict
 
@@ -92,6 +92,17 @@ def test_a_low_pass_keeps_constants_and_slow_waves_and_cuts_fast_ones():
 def test_nearly_normal_numbers_have_mean_0_and_deviation_1():
     noise = tissue._nearly_normal(jax.random.key(0), (40, 40, 40))
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+
+
+def test_hashed_words_are_even_in_every_bit_and_independent_of_neighbours_and_keys():
+    keys = jax.random.split(jax.random.key(1), 2)
+    one, other = (np.asarray(hashed(key, (48, 48, 48))) for key in keys)
+    bits = (one[..., None] >> np.arange(32, dtype=np.uint32)) & 1
+    assert np.abs(bits.mean((0, 1, 2)) - 0.5).max() < 0.008  # 5 deviations
+    pairs = [(one, other), *((np.delete(one, -1, a), np.delete(one, 0, a)) for a in range(3))]
+    for left, right in pairs:
+        assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 0.015
+    assert len(np.unique(one)) > 0.9999 * one.size
 
 
 RECIPE = fd.Recipe(
