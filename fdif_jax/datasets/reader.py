@@ -234,7 +234,7 @@ def _name(entry: Mapping[str, Any], where: str) -> str:
     text = entry[key]
     if not isinstance(text, str | int) or isinstance(text, bool):
         raise FdifError(f"{where}: 'id' must be a text or a whole number, not {text!r}")
-    name = str(text) if key == "id" else re.sub(r"\.(nii(\.gz)?|b2nd)$", "", Path(text).name)
+    name = str(text) if key == "id" else re.sub(r"\.(nii(\.gz)?|b2nd)$", "", Path(entry["image"]).name)
     if ".." in re.split(r"[/\\]", name) or not safe_name(name):
         raise FdifError(f"{where}: {key!r} is {text!r}; files are named after a case: give it a name as 'id'")
     return name

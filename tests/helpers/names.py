@@ -12,7 +12,7 @@ HOSTILE = st.lists(st.sampled_from(_PARTS + _WORDS) | st.characters(), max_size=
 
 
 def names_no_other_file(name):
-    """Whether a name, with endings as we give them, is that of a plain file in a folder, on Linux, macOS and Windows."""
+    """Whether a name, with endings as we give them, is a plain file's in a folder, on Linux, macOS and Windows."""
     file = f".{name}.nii.gz.0123abcd.part"  # the longest
     return (
         os.path.normpath(f"/out/{name}.nii.gz") == f"/out/{name}.nii.gz"
