@@ -169,7 +169,7 @@ def test_a_file_joins_a_recipe(folder):
     mine = folder / "mine.py"
     options = RecipeOptions(catalogue=(mine,), categories=("mine",), grid=(16, 16, 16))
     program = fd.compile(recipe_of(options))
-    assert program.class_names == ("ball", "lazy", "eager", "odd_one")
+    assert program.class_names == ("ball", "lazy", "eager", "odd/one")
     assert recipe_of(RecipeOptions(catalogue=(mine,))).vocabulary == ("fdif_jax.shapes:published", str(mine))
     with pytest.raises(fd.FdifError, match="catalogue is no option of a mixture"):
         recipe_of(RecipeOptions("fdif + avs_db", catalogue=(mine,)))
