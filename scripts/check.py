@@ -25,6 +25,7 @@ from rich.table import Table
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import make_folder
+from fdif_jax.io.names import unique_names
 from fdif_jax.scenes.classes import Families
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
@@ -62,15 +63,16 @@ def run(config: Config) -> None:
     vocabulary = load_catalogue(config.file)
     mistakes, lines = _measured_functions(vocabulary, grid)
     findings = []
+    pictures = unique_names([family.name for family in vocabulary.families])
     with progress_bar() as bar:
         task = bar.add_task(f"checking {config.file}", total=len(vocabulary.families), measured="")
-        for family in vocabulary.families:
+        for family, picture in zip(vocabulary.families, pictures, strict=True):
             bar.update(task, measured=family.name)
             found = examine(family, grid, sphere(0.25 * min(grid)), config.members, config.seed)
             findings.append(found)
             if not found.undefined:
                 make_folder(config.out)
-                save_sheet(family, grid, config.out / f"{family.name}.png", config.seed)
+                save_sheet(family, grid, config.out / f"{picture}.png", config.seed)
             bar.advance(task)
     console = Console(width=118, highlight=False)
     if findings:

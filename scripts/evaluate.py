@@ -1,20 +1,22 @@
 """Score predicted label maps against true ones: Dice, surface Dice (NSD) and HD95 of every case and class.
 
 PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii or .b2nd); a prediction is compared with the label map of
-the same name, on the same grid. --out gets a line a case and class; a value that is undefined is left empty: all of a
-class that is in neither map, and the distance where it is in only one of them. The table has means over cases with 95 %
-bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
+the same name, on the same grid. LABELS may also be a dataset's JSON list: then predictions have the names of its
+cases, as `fdif finetune --save-predictions` writes them. --out gets a line a case and class; a value that is undefined
+is left empty: all of a class that is in neither map, and the distance where it is in only one of them. The table has
+means over cases with 95 % bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
 
 Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
 for in LABELS and the folder above it. Voxels labelled -1 are never compared.
 
 Example:
     fdif evaluate predictions Task04_Hippocampus/labelsTr --out scores.csv
+    fdif evaluate runs/tuned/predictions patients/dataset.json --out scores.csv
     fdif evaluate predictions labelsTs --images imagesTs --tolerance 2 --out scores.csv --skip-bad
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label
-from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, load_conventions, read_volume
+from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, list_cases, load_conventions, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
 from fdif_jax.io.files import make_folder, write_csv
@@ -47,7 +49,7 @@ class Config:
     predictions: tyro.conf.Positional[Path]
     """Folder of predicted label maps."""
     labels: tyro.conf.Positional[Path]
-    """Folder of true ones; those without a prediction are not scored."""
+    """Folder of true ones, or a dataset's JSON list; those without a prediction are not scored."""
     out: Path
     """CSV file to write."""
     dataset: Path | None = None
@@ -105,8 +107,8 @@ def run(config: Config) -> None:
 
 
 def _conventions(config: Config) -> Conventions | None:
-    if config.dataset is not None:
-        return load_conventions(config.dataset)
+    if config.dataset is not None or config.labels.is_file():
+        return load_conventions(config.dataset or config.labels)
     near = (folder / "dataset.json" for folder in (config.labels, config.labels.absolute().parent))
     found = next((path for path in near if path.is_file()), None)
     return load_conventions(found) if found else None
@@ -117,20 +119,41 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def _pairs(config: Config) -> list[_Pair]:
-    predictions, labels = _volumes(config.predictions), _volumes(config.labels)
-    images = _volumes(config.images) if config.images else {}
+    predictions, images = _volumes(config.predictions), _volumes(config.images) if config.images else {}
     if not predictions:
         raise FdifError(f"{config.predictions}: holds no volume ({', '.join(VOLUME_SUFFIXES)})")
+    if config.labels.is_file():
+        cases = [case for part in list_cases(config.labels) for case in part]
+        labels = {case.id: case.label for case in cases}
+        images = images or {case.id: case.image for case in cases}
+        predictions = dict(_listed(predictions, labels, config))
+    else:
+        labels = _volumes(config.labels)
     unpredicted = labels.keys() - predictions.keys()
     if unpredicted:
         print(f"{config.labels}: {len(unpredicted)} of {len(labels)} label maps have no prediction")
     pairs = []
     for name, path in predictions.items():  # what is missing is found to be so when it is read
-        label, image = labels.get(name, config.labels / f"{name}.nii.gz"), None
-        if config.images:
-            image = images.get(f"{name}_0000", images.get(name, config.images / f"{name}.nii.gz"))
+        label = labels.get(name, config.labels / f"{name}.nii.gz")
+        image = images.get(f"{name}_0000", images.get(name))
+        if image is None and config.images:
+            image = config.images / f"{name}.nii.gz"
         pairs.append(_Pair(name, path, label, image))
     return pairs
+
+
+def _listed(
+    predictions: Mapping[str, Path], labels: Collection[str], config: Config
+) -> Iterator[tuple[str, Path]]:
+    """The predictions that are of a case of the dataset; FdifError, or a line, for others."""
+    for name, path in predictions.items():
+        if name in labels:
+            yield name, path
+            continue
+        strange = f"{path}: no case of {config.labels} is called {name}"
+        if not config.skip_bad:
+            raise FdifError(strange)
+        print(f"skipped: {strange}", file=sys.stderr)
 
 
 def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:

@@ -50,7 +50,7 @@ from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.training.runs import load_run
 
-_JUDGED = ("val_every", "val_from", "val_cases", "folds", "fold", "patience")
+_JUDGED = ("val_every", "val_from", "val_cases", "folds", "fold", "folds_from", "patience")
 _OWN = {  # options of the commands that are the study's
     "finetune": ("init", "cases", "seed", "steps", "lr", "warmup", "out", *_JUDGED),
     "pretrain": ("recipe", "data", "out"),

@@ -8,21 +8,25 @@ Scans are prepared as the run prepared its training cases, and a window of its p
 of a cross-validation is the ensemble of its folds; several --model are one ensemble. Logits are averaged over its
 networks, over mirrorings, and over the windows that a voxel is in.
 
-A scan whose prediction is in --out already is left out, so that the same command goes on where it stopped.
+A scan whose prediction is in --out already is left out, so that the same command goes on where it stopped. A file there
+that is on another grid than its scan is another scan's of the same name, and an error.
 
 Example:
     fdif predict --model runs/tuned --input imagesTs --out predictions
     fdif predict --model runs/a runs/b --input imagesTs --out predictions --mirror-axes 0 1 2 --which best
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import nibabel as nib
+import numpy as np
 import tyro
 
 from fdif_jax import models
@@ -78,16 +82,31 @@ def run(config: Config) -> None:
     cases = find_cases(config.input, len(ensemble.conventions.channel_names), config.out)
     if config.out.resolve() == cases[0].images[0].parent.resolve():
         raise FdifError(f"--out {config.out}: holds the scans; give another folder")
-    missing = [case for case in cases if config.overwrite or not case.out.exists()]
-    kept = len(cases) - len(missing)
+    kept = [case for case in cases if case.out.exists() and not config.overwrite]
+    for case in kept:
+        if not _lies_on(case.out, case.images[0]):
+            raise FdifError(
+                f"{case.out}: is on another grid than {case.images[0]}, so it is another scan's of that name; "
+                "give another --out, or --overwrite"
+            )
+    missing = [case for case in cases if case not in kept]
     if kept:
-        print(f"{config.out}: {kept} of {len(cases)} are there already; --overwrite predicts them again")
+        print(f"{config.out}: {len(kept)} of {len(cases)} are there already; --overwrite predicts them again")
     skipped = _predict(ensemble, missing, config) if missing else 0
     if skipped:
         print(f"skipped {skipped} of {len(missing)} cases", file=sys.stderr)
     if skipped == len(cases):
         raise FdifError(f"{config.input}: no case could be predicted")
     print(f"{config.out}: {len(missing) - skipped} label maps written")
+
+
+def _lies_on(prediction: Path, scan: Path) -> bool:
+    """Whether a prediction that is there has the grid of its scan, as far as both files' headers tell."""
+    with contextlib.suppress(Exception):  # what is wrong with a scan is told when it is read
+        files: list[Any] = [nib.load(path) for path in (prediction, scan)]
+        there, wanted = files
+        return there.shape == wanted.shape[:3] and np.allclose(there.affine, wanted.affine, atol=1e-3)
+    return True
 
 
 def load_members(ensemble: Ensemble, which: str | None) -> tuple[Apply, list[Weights]]:

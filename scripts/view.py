@@ -24,6 +24,7 @@ from tyro.conf import Positional
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import make_folder, write_atomic
+from fdif_jax.io.names import safe_name
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.view_targets import Choice, Thing, View, views_of
 from fdif_jax.scripts.options.settings import check_least
@@ -117,7 +118,7 @@ def _picture_path(config: Config, views: Sequence[View]) -> Path:
         return config.out
     single = len({view.name for view in views}) == 1
     name = views[0].name if single else Path(config.target).stem
-    return config.out / f"{'_'.join(name.replace('/', ' ').split())}.png"
+    return config.out / f"{safe_name('_'.join(name.split())) or 'view'}.png"
 
 
 def _camera(config: Config, points: np.ndarray) -> Camera:

@@ -54,7 +54,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
     (``labels_<task>``).
 
     The document's table maps ids to names (the Decathlon) or names to ids (nnU-Net). A label that is called "ignore",
-    or -1, is no class. FdifError if there is no such table, or its classes are not numbered 1, 2, …
+    or -1, is no class. FdifError if there is no such table, its classes are not numbered 1, 2, …, or two have one name.
     """
     key = f"labels_{task}" if task else "labels"
     try:
@@ -73,7 +73,12 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
         raise FdifError(
             f'{path}: "{key}" must number the classes 0 (background), 1, 2, …, not {sorted(labels)}'
         )
-    return Labels(tuple(labels[i] for i in ids[1:]), max(ignored - {IGNORE}, default=None))
+    names = tuple(labels[i] for i in ids[1:])
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise FdifError(
+            f'{path}: "{key}" calls two classes {twice[0]!r}, but scores go by names; give each its own'
+        )
+    return Labels(names, max(ignored - {IGNORE}, default=None))
 
 
 def _is_id(key: str) -> bool:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
 from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
+from fdif_jax.io.names import safe_name, unique_names
 from fdif_jax.io.nifti import Volume, read_nifti
 from fdif_jax.tasks import Task
 
@@ -25,6 +26,8 @@ class Case(NamedTuple):
     """One image with its label map, and where it has several, the further ones by what they tell apart.
 
     An image of several channels is one file with a fourth axis, or, in nnU-Net's way, ``further_images``, a file each.
+    ``id`` is no other case's of the dataset, and the name of a file on every system; ``fold`` is the one of a
+    cross-validation in which the list says that the case validates.
     """
 
     image: Path
@@ -32,6 +35,7 @@ class Case(NamedTuple):
     id: str
     further_labels: tuple[tuple[str, Path], ...] = ()
     further_images: tuple[Path, ...] = ()
+    fold: int | None = None
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -79,6 +83,10 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
     first = "class" if not further else "label"
     if isinstance(names, list) and names[1:] == further:
         first = str(names[0])
+    if unique_names([first, *further]) != [first, *further]:
+        raise FdifError(
+            f"{path}: label maps {[first, *further]}: pictures are named after them; give each a name"
+        )
     labels = tuple(labels_of(path, document, task) for task in (None, *further))
     tasks = tuple(Task(name, map_.class_names) for name, map_ in zip((first, *further), labels, strict=True))
     training, validation = list_cases(path)
@@ -101,19 +109,24 @@ def load_conventions(path: str | os.PathLike) -> Conventions:
 def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
     """The training and the validation cases of a dataset as it lists them, their files looked for or not.
 
-    FdifError if there is no list (`load_dataset`), or no training case in it.
+    A case is called what the list says, or else what its image's file is, by `unique_names` of all cases. FdifError if
+    there is no list (`load_dataset`), no training case in it, or a case that cannot be called so.
     """
     path = find_list(Path(path))
     document = read_document(path)
     if "training" in document:
         training, validation = (_cases(path, document, split) for split in ("training", "validation"))
     elif "channel_names" in document:
-        training, validation = _nnunet_cases(path), _nnunet_validation(path)
+        training = _nnunet_cases(path)
+        validation = _nnunet_validation(path, {case.id for case in training})
     else:
         raise FdifError(f"{path}: has neither 'training' (Decathlon, MONAI) nor 'channel_names' (nnU-Net)")
     if not training:
         raise FdifError(f"{path}: lists no training case")
-    return training, validation
+    cases = [*training, *validation]
+    names = unique_names([case.id for case in cases], [case.image.parent for case in cases])
+    cases = [case._replace(id=name) for case, name in zip(cases, names, strict=True)]
+    return cases[: len(training)], cases[len(training) :]
 
 
 def find_list(path: Path) -> Path:
@@ -137,12 +150,16 @@ def find_list(path: Path) -> Path:
     )
 
 
-def _nnunet_validation(path: Path) -> list[Case]:
+def _nnunet_validation(path: Path, taken: Collection[str]) -> list[Case]:
+    """The cases of the dataset beside it; if one is called as one that is ``taken``, with that dataset's name."""
     numbered = re.fullmatch(r"Dataset(\d+)_(.+)", path.parent.name)
     if not numbered:
         return []
     beside = path.parent.parent / f"Dataset{int(numbered[1]) + 1:03d}_{numbered[2]}_Val" / path.name
-    return _nnunet_cases(beside) if beside.is_file() else []
+    cases = _nnunet_cases(beside) if beside.is_file() else []
+    if any(case.id in taken for case in cases):
+        return [case._replace(id=f"{beside.parent.name}_{case.id}") for case in cases]
+    return cases
 
 
 def _nnunet_cases(path: Path) -> list[Case]:
@@ -157,6 +174,11 @@ def _nnunet_cases(path: Path) -> list[Case]:
     imaged = {
         file.name.removesuffix(f"_0000{ending}") for file in (folder / "imagesTr").glob(f"[!.]*_0000{ending}")
     }
+    other = ".nii" if ending == ".nii.gz" else ".nii.gz"
+    for kind, end in (("labelsTr", other), ("imagesTr", f"_0000{other}")):
+        for file in sorted((folder / kind).glob(f"[!.]*{end}")):
+            if (name := file.name.removesuffix(end)) in labelled | imaged:
+                raise FdifError(f"{file}: case {name} is of {ending} files; leave those or this one out")
     for name in sorted(labelled | imaged):
         label = folder / f"labelsTr/{name}{ending}"
         images = [folder / f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(len(channels))]
@@ -199,10 +221,23 @@ def _case(path: Path, entry: Any, tasks: Sequence[str], where: str) -> Case:
     for key in ("image", "label", *(f"label_{task}" for task in tasks)):
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
             raise FdifError(f"{where} needs '{key}', the path of one NIfTI file")
-    image = path.parent / entry["image"]
-    name = re.sub(r"\.(nii(\.gz)?|b2nd)$", "", image.name)
+    image, fold = path.parent / entry["image"], entry.get("fold")
     further = tuple((task, path.parent / entry[f"label_{task}"]) for task in tasks)
-    return Case(image, path.parent / entry["label"], str(entry.get("id", name)), further)
+    if fold is not None and (type(fold) is not int or fold < 0):
+        raise FdifError(f"{where}: 'fold' must be a whole number from 0, not {fold!r}")
+    return Case(image, path.parent / entry["label"], _name(entry, where), further, fold=fold)
+
+
+def _name(entry: Mapping[str, Any], where: str) -> str:
+    """What a case is called: its ``id``, or else its image's base name; FdifError if no file can be called so."""
+    key = "image" if entry.get("id") is None else "id"
+    text = entry[key]
+    if not isinstance(text, str | int) or isinstance(text, bool):
+        raise FdifError(f"{where}: 'id' must be a text or a whole number, not {text!r}")
+    name = str(text) if key == "id" else re.sub(r"\.(nii(\.gz)?|b2nd)$", "", Path(entry["image"]).name)
+    if ".." in re.split(r"[/\\]", name) or not safe_name(name):
+        raise FdifError(f"{where}: {key!r} is {text!r}; files are named after a case: give it a name as 'id'")
+    return name
 
 
 def find_volumes(folder: Path) -> dict[str, str]:

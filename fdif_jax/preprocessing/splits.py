@@ -27,6 +27,24 @@ def fold(cases: Sequence[Case], folds: int, number: int, seed: int) -> tuple[lis
     return training, validation
 
 
+def listed_folds(cases: Sequence[Case]) -> list[int]:
+    """The numbers of the folds that a dataset's list puts its cases in, ascending; none if it does not."""
+    return sorted({case.fold for case in cases if case.fold is not None})
+
+
+def listed_fold(cases: Sequence[Case], number: int) -> tuple[list[Case], list[Case]]:
+    """Training and validation cases of a fold of the list, by its number; a case without one trains in every fold.
+
+    FdifError if no case is left to train on.
+    """
+    training, validation = (
+        [case for case in cases if (case.fold == number) is part] for part in (False, True)
+    )
+    if not training:
+        raise FdifError(f"all {len(cases)} cases are of fold {number}: none is left to train on")
+    return training, validation
+
+
 def few(cases: Sequence[Case], number: int, seed: int) -> list[Case]:
     """So many random cases, all for 0; of one seed, fewer are among more; FdifError if there are not so many."""
     if number > len(cases):

@@ -36,6 +36,8 @@ class FinetuningOptions(TrainingOptions):
     """Cross-validate on the training cases in so many parts; 0 for no cross-validation."""
     fold: int | None = None
     """Which part to validate on, from 0; all, one after another, if not given."""
+    folds_from: Literal["list", "seed"] = "list"
+    """Folds are those of the list where its cases have a "fold", or always drawn."""
     which: Literal["best", "last"] = "last"
     """Weights of the pre-training run to begin with: of its best validation, or the newest."""
     freeze_encoder: Flag = False

@@ -1,6 +1,7 @@
 """`fdif evaluate`: equal to MONAI on random label maps, honest about what is undefined, and about bad files."""
 
 import csv
+import dataclasses
 import json
 
 import nibabel as nib
@@ -121,6 +122,31 @@ def test_a_line_a_case_and_class_a_table_and_pictures_of_the_worst(folders, caps
     pictures = sorted((root / "out/scores_worst").iterdir())
     assert [p.name for p in pictures] == ["1.png", "2.png"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+
+
+def test_labels_of_a_list_are_those_of_its_cases(folders, capsys):
+    """Every label map is called ``label.nii.gz``; what differs is the patient's folder."""
+    root, maps = folders
+    entries = []
+    for case in maps:
+        for name, source in (("image", f"imagesTr/{case}_0000"), ("label", f"labelsTr/{case}")):
+            (root / case).mkdir(exist_ok=True)
+            (root / f"data/{source}.nii.gz").rename(root / case / f"{name}.nii.gz")
+        entries.append({"image": f"{case}/image.nii.gz", "label": f"{case}/label.nii.gz"})
+        (root / f"predictions/{case}.nii.gz").rename(root / f"predictions/{case}_image.nii.gz")
+    (root / "patients.json").write_text(json.dumps({"labels": LABELS, "training": entries}))
+    config = dataclasses.replace(config_of(root, worst=1), labels=root / "patients.json")
+    evaluate.run(config)
+    rows = rows_of(root)
+    assert [(r["case"], r["class"]) for r in rows] == [(f"{case}_image", c) for case in maps for c in "abc"]
+    wanted = np.concatenate([score_case(*pair, 4, spacing=SPACING, tolerance=1.0) for pair in maps.values()])
+    np.testing.assert_allclose([float(r["dice"] or "nan") for r in rows], wanted[:, 0], rtol=1e-4)
+    (root / "predictions/case_1_image.nii.gz").rename(root / "predictions/other.nii.gz")
+    with pytest.raises(FdifError, match=r"other\.nii\.gz: no case of .*patients\.json is called other"):
+        evaluate.run(config)
+    pairs = evaluate._pairs(dataclasses.replace(config, skip_bad=True))
+    assert [pair.id for pair in pairs] == ["case_0_image", "case_2_image"]
+    assert "skipped: " in capsys.readouterr().err
 
 
 def test_a_picture_without_its_image_is_an_error_after_the_scores_are_written(folders, capsys):

@@ -24,6 +24,7 @@ from fdif_jax.preprocessing.fingerprints import fingerprint, measure, mirror_axe
 from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.scripts import cli, finetune
+from fdif_jax.scripts.jobs import scores
 from fdif_jax.training.network import State, weights
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
@@ -262,6 +263,78 @@ def test_training_scans_are_decoded_once(dataset, tmp_path, folds, monkeypatch):
     listed = json.loads(dataset.read_text())
     cases = listed["training"] + ([] if folds else listed["validation"])
     assert decoded == {dataset.parent / case[kind]: 1 for case in cases for kind in ("image", "label")}
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """A MONAI list of ``patient_k/image.nii.gz`` in five folds, one of no fold, each somewhere else; no validation."""
+    entries = []
+    for k in range(6):
+        folder, affine = tmp_path / f"patient_{k}", np.diag([1.0, 1, 1, 1])
+        folder.mkdir()
+        affine[0, 3] = k
+        label = np.zeros((16, 16, 16), np.uint8)
+        label[4:8] = label[:, 4:9] = 1
+        image = label * np.float32(90) + np.random.default_rng(k).normal(0, 9, label.shape).astype(np.float32)
+        for name, array in (("image", image), ("label", label)):
+            nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
+        fold = {"fold": k % 5} if k < 5 else {}
+        entries.append({kind: f"patient_{k}/{kind}.nii.gz" for kind in ("image", "label")} | fold)
+    document = {"labels": {"background": 0, "liver": 1}, "training": entries}
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    return tmp_path / "dataset.json"
+
+
+def test_patients_whose_files_have_one_name_keep_every_prediction_and_score(patients, tmp_path, monkeypatch):
+    """Predictions are made up: of each case another number of planes of the label is found."""
+
+    def predict_case(network, prepared):
+        found[prepared.id] = prepared.way.labels_back(prepared.label)
+        found[prepared.id][: len(found)] = 0
+        return found[prepared.id]
+
+    found = {}
+    listed = json.loads(patients.read_text())
+    listed["training"], listed["validation"] = listed["training"][:2], listed["training"][2:]
+    patients.write_text(json.dumps(listed))
+    monkeypatch.setattr(scores, "predict_case", predict_case)
+    monkeypatch.setattr(finetune, "fit", lambda network, *_, **__: network.weights)
+    finetune.run(_config(patients, tmp_path / "run", save_predictions=True))
+    names = [f"patient_{k}_image" for k in range(2, 6)]
+    dice = json.loads((tmp_path / "run/metrics.json").read_text())["cases"]
+    assert list(dice) == names and len(set(dice.values())) == 4
+    assert [row["case"] for row in csv.DictReader((tmp_path / "run/dice.csv").open())] == names
+    for k, name in enumerate(names, 2):
+        written = nib.load(tmp_path / f"run/predictions/{name}.nii.gz")
+        np.testing.assert_array_equal(written.get_fdata(), found[name])
+        assert written.affine[0, 3] == k
+    assert len(list((tmp_path / "run/predictions").iterdir())) == 4
+
+
+def test_folds_of_the_list_are_taken_unless_others_are_asked_for(patients, tmp_path, capsys):
+    def validated(**options):
+        chosen = finetune.choose_cases(_config(patients, tmp_path, **options))
+        ids = [{int(case.id.split("_")[1]) for case in part} for part in (chosen.training, chosen.validation)]
+        assert ids[0] | ids[1] == set(range(6)) and not ids[0] & ids[1]
+        return ids[1], capsys.readouterr().out
+
+    for fold in range(5):
+        validation, said = validated(folds=5, fold=fold)
+        assert validation == {fold} and "1 of no fold never do; --folds-from seed draws folds instead" in said
+    drawn = [validated(folds=3, fold=fold, folds_from="seed")[0] for fold in range(3)]
+    assert sorted(k for fold in drawn for k in fold) == list(range(6)) and max(map(len, drawn)) == 2
+    assert validated() == (
+        {0},
+        "no validation cases are listed: those of fold 0 validate; see --folds, --folds-from\n",
+    )
+    assert "one in 5 of the training cases validates" in validated(folds_from="seed")[1]
+    for options, said in (
+        ({"folds": 3}, "--folds 3: .* have 5 folds"),
+        ({"folds": 5, "fold": 5}, "--fold 5: .* have"),
+    ):
+        with pytest.raises(FdifError, match=rf"{said}.*\(0, 1, 2, 3, 4\).*--folds-from seed"):
+            finetune.run(_config(patients, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
 
 
 def test_validating_on_training_cases_that_are_not_trained_on(tmp_path):

@@ -330,6 +330,28 @@ def test_an_interrupted_command_goes_on_and_overwrites_only_when_asked(folders, 
     assert done.stat().st_mtime_ns > before
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_scans_of_one_name_in_two_folders_do_not_pass_for_each_other(folders, kind, capsys):
+    """As in a loop over patients that gives every one of them the same --out."""
+    for number, shape in enumerate([(9, 8, 10), (9, 8, 10), (9, 8, 9)]):
+        moved = AFFINE.copy()
+        moved[0, 3] += number
+        (folders / f"patient_{number}").mkdir()
+        path = folders / f"patient_{number}/image.nii.gz"
+        nib.save(kind(random_label(shape, number), AFFINE if number == 2 else moved), path)
+    assert fdif_predict(folders, "--input", folders / "patient_0/image.nii.gz") == 0
+    first = (folders / "out/image.nii.gz").read_bytes()
+    assert fdif_predict(folders, "--input", folders / "patient_0/image.nii.gz") == 0
+    for number in (1, 2):
+        capsys.readouterr()
+        assert fdif_predict(folders, "--input", folders / f"patient_{number}") == 2
+        error = capsys.readouterr().err
+        assert f"out/image.nii.gz: is on another grid than {folders}/patient_{number}/image.nii.gz" in error
+    assert (folders / "out/image.nii.gz").read_bytes() == first
+    assert fdif_predict(folders, "--input", folders / "patient_2", "--overwrite") == 0
+    assert (labels_of(folders / "out/image.nii.gz") == random_label((9, 8, 9), 2)).all()
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 

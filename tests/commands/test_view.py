@@ -11,14 +11,16 @@ import jax
 import numpy as np
 import pytest
 import trimesh
+from hypothesis import given
 from PIL import Image
 
 import fdif_jax as fd
 from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.scripts import cli, view
-from fdif_jax.scripts.jobs.view_targets import Choice, views_of
+from fdif_jax.scripts.jobs.view_targets import Choice, View, views_of
 from fdif_jax.vocabulary.vocabulary import resolve
+from tests.helpers.names import HOSTILE, names_no_other_file
 from tests.helpers.paths import HIPPOCAMPUS
 from tests.helpers.tabs import open_page
 from tests.helpers.user_shapes import SHAPES
@@ -91,6 +93,12 @@ def test_all_families_of_a_file_are_a_sheet(file, tmp_path):
     assert ((balls.max(axis=2) - balls.min(axis=2)) > 40).mean() > 0.2
     assert ((rings.max(axis=2) - rings.min(axis=2)) > 40).mean() > 0.1
     assert (tmp_path / "sheet.html").stat().st_size > 500_000
+
+
+@given(HOSTILE)
+def test_a_picture_is_in_the_folder_whatever_its_view_is_called(name):
+    path = view._picture_path(view.Config(target="x"), [View(name, "", [])])
+    assert path.parent == Path("view") and names_no_other_file(path.stem) and path.suffix == ".png"
 
 
 def test_members_displacements_and_mappers_are_chosen(file):

@@ -1,14 +1,18 @@
 """Decathlon lists and their cases: what is broken is found when it is read, and named."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fdif_jax.datasets.conventions import Labels
-from fdif_jax.datasets.reader import Case, load_dataset, load_labels
+from fdif_jax.datasets.reader import Case, list_cases, load_dataset, load_labels
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import write_nifti
+from tests.helpers.names import HOSTILE, names_no_other_file
 
 GRID = (6, 7, 8)
 DECATHLON = {
@@ -50,6 +54,14 @@ def test_decathlon_list(decathlon, tmp_path):
         ({**DECATHLON, "training": {}}, "'training' must be a list"),
         ({**DECATHLON, "training": ["a.nii.gz"]}, r"training\[0\] needs 'image'"),
         ({**DECATHLON, "training": [{"image": "im/a.nii.gz"}]}, r"training\[0\] needs 'label'"),
+        (
+            DECATHLON | {"labels": {"0": "background", "1": "liver", "2": "liver"}},
+            "calls two classes 'liver'",
+        ),
+        (
+            DECATHLON | {"labels_../x": DECATHLON["labels"], "tasks": ["a", "../x"]},
+            r"label maps \['a', '\.\./x'\]",
+        ),
         (
             {**DECATHLON, "validation": [{"image": "im/a.nii.gz", "label": "lb/b.nii.gz"}]},
             "no such file: .*lb/b.nii.gz",
@@ -128,3 +140,112 @@ def test_of_many_classes_an_error_lists_none(decathlon):
 def test_keys_of_others_that_look_like_labels_are_let_be(decathlon):
     listed = DECATHLON | {"training": [{**DECATHLON["training"][0], "label_quality": 3}]}
     assert load_dataset(decathlon(listed)).training[0].further_labels == ()
+
+
+# ------------------------------------------------------------------------------------------ what cases are called
+
+
+def listed(tmp_path, *entries, **more):
+    """The ids of the cases of a list with these entries, training then validation."""
+    entries = [{"label": "l.nii.gz", "image": "i.nii.gz", **entry} for entry in entries]
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": entries, **more}))
+    return [case.id for cases in list_cases(tmp_path) for case in cases]
+
+
+def test_cases_of_one_base_name_are_called_by_their_folders_too(tmp_path):
+    further = [{"image": "patient_3/image.nii.gz", "label": "l.nii.gz"}]
+    two = [{"image": f"patient_{k}/image.nii.gz"} for k in (1, 2)]
+    assert listed(tmp_path, *two, validation=further) == [f"patient_{k}_image" for k in (1, 2, 3)]
+    deep = [{"image": f"{site}/{k}/t1/image.nii"} for site in "ab" for k in (1, 2)]
+    assert listed(tmp_path, *deep) == ["a_1_image", "a_2_image", "b_1_image", "b_2_image"]
+    assert listed(tmp_path, two[0], two[0]) == ["image", "image_2"]
+
+
+def test_ids_of_a_list_are_names_of_files(tmp_path):
+    ids = ["sub-1/ses-1", "sub-1_ses-1", "con", 7, "a", "A", None]
+    made = ["sub-1_ses-1", "sub-1_ses-1_2", "_con", "7", "a", "A_2", "i"]
+    assert listed(tmp_path, *({"id": id} for id in ids)) == made
+    assert listed(tmp_path, *({"id": "x", "image": f"{k}/i.nii"} for k in "ab")) == ["a_x", "b_x"]
+
+
+@pytest.mark.parametrize(
+    "id", ["../../x", "..", "a/../b", "..\\x", "", " ", "/", "...", ["a"], {}, True, 1.5]
+)
+def test_ids_that_are_no_names_are_refused_with_their_entry(tmp_path, id):
+    with pytest.raises(FdifError, match=r"dataset\.json: training\[1\]: 'id' (is|must be)") as error:
+        listed(tmp_path, {}, {"id": id})
+    assert "\n" not in str(error.value)
+
+
+@given(
+    st.lists(HOSTILE | st.integers(), max_size=5),
+    st.lists(HOSTILE, max_size=5),
+    st.lists(HOSTILE, max_size=2),
+)
+def test_nothing_a_list_says_is_written_outside(tmp_path_factory, ids, images, tasks):
+    """Ids, image paths and names of label maps, which files are called after: refused, or each a plain file."""
+    folder = tmp_path_factory.mktemp("hostile")
+    entries = [{"id": id} for id in ids] + [{"image": image} for image in images]
+    try:
+        names = listed(folder, *entries, validation=[{"image": "i", "label": "l"}])
+    except FdifError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert all(map(names_no_other_file, names))
+        assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(entries) + 1
+    numbers = {"none": 0, "one": 1}
+    maps = {f"labels_{task}": numbers for task in tasks}
+    entry = {"image": "i", "label": "l", **{f"label_{task}": "l" for task in tasks}}
+    document = {"labels": numbers, **maps, "tasks": ["first", *tasks], "training": [entry]}
+    (folder / "dataset.json").write_text(json.dumps(document))
+    for name in "il":
+        (folder / name).touch()
+    try:
+        maps = [task.name for task in load_dataset(folder).tasks]
+    except FdifError:
+        pass
+    else:
+        assert all(map(names_no_other_file, maps)) and len(set(maps)) == len(maps)
+
+
+@given(st.lists(HOSTILE.map(lambda name: name.replace("/", "").replace("\0", "")), max_size=4))
+def test_nothing_an_nnunet_folder_says_is_written_outside(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("hostile")
+    document = {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(document))
+    (folder / "labelsTr").mkdir()
+    for name in ("a", *names):
+        try:
+            (folder / f"labelsTr/{name}.nii.gz").touch()
+        except (OSError, UnicodeEncodeError):  # no file can be called so
+            continue
+    ids = [case.id for case in list_cases(folder)[0]]
+    seen = [file for file in (folder / "labelsTr").iterdir() if not file.name.startswith(".")]
+    assert len(ids) == len(seen) and all(map(names_no_other_file, ids))
+    assert len({unicodedata.normalize("NFC", id).casefold() for id in ids}) == len(ids)
+
+
+def test_validation_cases_of_nnunet_that_are_called_as_training_cases_have_their_datasets_name(tmp_path):
+    for dataset, names in (("Dataset007_Liver", "ab"), ("Dataset008_Liver_Val", "bc")):
+        (tmp_path / dataset / "labelsTr").mkdir(parents=True)
+        (tmp_path / dataset / "dataset.json").write_text('{"channel_names": {"0": "CT"}}')
+        for name in names:
+            (tmp_path / dataset / "labelsTr" / f"{name}.nii.gz").touch()
+    training, validation = ([case.id for case in cases] for cases in list_cases(tmp_path))
+    assert training == ["a", "b"] and validation == ["Dataset008_Liver_Val_b", "Dataset008_Liver_Val_c"]
+
+
+@pytest.mark.parametrize("file", ["labelsTr/a.nii", "imagesTr/a_0000.nii"])
+def test_a_case_of_nnunet_in_two_files_of_other_endings_is_refused(tmp_path, file):
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "CT"}}')
+    for one in ("labelsTr/a.nii.gz", "imagesTr/a_0000.nii.gz", file):
+        (tmp_path / one).parent.mkdir(exist_ok=True)
+        (tmp_path / one).touch()
+    with pytest.raises(FdifError, match=rf"{file}: case a is of \.nii\.gz files"):
+        list_cases(tmp_path)
+
+
+@pytest.mark.parametrize("fold", ["0", -1, 1.0, True, [0]])
+def test_a_fold_that_is_no_number_is_refused(tmp_path, fold):
+    with pytest.raises(FdifError, match=r"training\[1\]: 'fold' must be a whole number from 0"):
+        listed(tmp_path, {"fold": 0}, {"fold": fold})
