@@ -115,6 +115,8 @@ def _read(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
         except Exception as error:  # the readers raise whatever they stumble over
             check_genuine(name)
             raise FdifError(f"{name}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
+        if not len(getattr(source, "faces", ())):
+            check_genuine(name)
     else:
         name = "the mesh"
     if not (hasattr(source, "vertices") and hasattr(source, "faces")):

@@ -81,7 +81,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
 
 def _refuse_regions(path: Path, key: str, document: Mapping[str, Any]) -> None:
     """Raise an FdifError if a dataset has nnU-Net's regions, unions of labels that may overlap, in place of classes."""
-    labels = document.get(key)
+    labels: Any = document.get(key)
     regions = {n: of for n, of in labels.items() if isinstance(of, list)} if isinstance(labels, dict) else {}
     if regions:
         named = {name: of for name, of in labels.items() if name not in regions}

@@ -48,7 +48,9 @@ def check_out(path: Path, *, folder: bool = False) -> None:
 def not_there(path: str | os.PathLike) -> FdifError:
     """The error for a file that is missing; of a link it says where that leads."""
     if os.path.islink(path):
-        return FdifError(f"{path}: no such file: a link to {os.readlink(path)}, which is not there")
+        return FdifError(
+            f"{path}: no such file: a link to {os.readlink(os.fspath(path))}, which is not there"
+        )
     return FdifError(f"{path}: no such file")
 
 

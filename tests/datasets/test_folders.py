@@ -97,6 +97,12 @@ def test_files_that_are_no_shapes_are_named(tmp_path, caplog):
     assert line.startswith(f"{folder}: left out, as no meshes or masks") and line.endswith(
         ": linked, one.mtl"
     )
+    for name in ("one.STL", "two.obj"):
+        (folder / name).write_bytes(
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+        )
+        with pytest.raises(FdifError, match=f"{name}: holds a pointer of Git LFS"):
+            meshes.outline_of_mesh(folder / name)
     (folder / "two.ply").symlink_to(tmp_path / "nowhere.ply")
     with pytest.raises(FdifError, match=r"two\.ply: no such file: a link to"):
         meshes.vocabulary_of(folder, cache=False)
