@@ -19,6 +19,7 @@ from tyro.conf import Positional
 from fdif_jax.anatomy.bank import RELATIONS, Bank, build_bank
 from fdif_jax.anatomy.organ_masks import load_names
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import check_out
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.options.settings import check_least
@@ -81,6 +82,7 @@ def build(config: Build) -> None:
         raise FdifError(f"--out {config.out}: there is no directory {config.out.parent}")
     sections = [_split(label, "=") for label in config.labels]
     file, default = _split(config.names, ":")
+    check_out(config.out)
     names = [load_names(file, section or default) for _, section in sections]
     with progress_bar() as bar:
         task = bar.add_task("reading", total=len(sections), measured="")

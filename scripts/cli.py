@@ -1,14 +1,15 @@
 """The ``fdif`` command: finds the subcommand, reads its options, reports errors in one line."""
 
+import contextlib
 import errno
 import functools
 import importlib
 import keyword
 import logging
-import os
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ import tyro
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.scripts.console.compilation import keep_compiled_programs, leave_out_searches
+from fdif_jax.scripts.console.surroundings import find_home, no_device, prepare_streams
 
 COMMANDS = {
     "generate": "write a labelled synthetic dataset (MONAI or nnU-Net layout)",
@@ -40,8 +42,7 @@ COMMANDS = {
     "bench": "measure the renderer, a training step, or the networks beside PyTorch's",
 }
 
-_UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EPERM, errno.ENOTDIR)
-
+_FULL = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)  # errors of writing that often come without a file's name
 
 _HELP = """usage: fdif COMMAND [OPTIONS]
 
@@ -61,10 +62,16 @@ def module_of(command: str) -> ModuleType:
 
 def run(command: str, arguments: Sequence[str] | None = None) -> None:
     """Parse ``arguments`` for one command and run it; leaves the process on bad input (status 2)."""
-    module, to = module_of(command), "output"
+    prepare_streams()
+    to = "output"
     try:
+        find_home()
+        module = module_of(command)
         config = parsed(command, module, sys.argv[1:] if arguments is None else arguments)
         to = getattr(config, "out", to)  # what is said to be full where the error has no name
+        if isinstance(to, Path):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                to.stat()  # no name may be too long, or a link to itself
         leave_out_searches()
         keep_compiled_programs()
         absl.logging.set_verbosity(absl.logging.FATAL)  # the checkpoint library's remarks to developers
@@ -72,16 +79,25 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
         module.run(config)
     except FdifError as error:
         sys.exit(_report(command, str(error)))
-    except BrokenPipeError:
-        # The reader of our output has gone (`fdif … | head`); keep Python from complaining when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        sys.exit(_report(command, f"cannot write {error.filename or to}: {error.strerror}"))
+        sys.exit(_report(command, _of_system(error, to)))
+    except MemoryError as error:
+        sys.exit(_report(command, f"too little memory: {error}"))
     except KeyboardInterrupt:
         print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except (RuntimeError, AssertionError) as error:
+        if (told := no_device(error)) is None:
+            raise
+        sys.exit(_report(command, told))
+
+
+def _of_system(error: OSError, to: Any) -> str:
+    """What the system refused, and of which file; a full disk's error may have no name but ``to``."""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return f"cannot write {error.filename or to}: {reason}"
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def parsed(command: str, module: ModuleType, arguments: Sequence[str]) -> Any:
@@ -118,6 +134,7 @@ def _report(command: str, message: str) -> int:
 
 def main() -> None:
     """Entry point of the ``fdif`` console command."""
+    prepare_streams()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP.format("\n".join(f"  {name:<12}{summary}" for name, summary in COMMANDS.items())))

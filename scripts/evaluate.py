@@ -31,7 +31,7 @@ from fdif_jax.datasets.conventions import Conventions, Labels, checked_label
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, list_cases, load_conventions, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
-from fdif_jax.io.files import make_folder, write_csv
+from fdif_jax.io.files import check_out, make_folder, write_csv
 from fdif_jax.preprocessing.scans import check_same_grid, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
@@ -40,6 +40,7 @@ from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.viewing import viz
+from fdif_jax.weights.state_dicts import some
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def run(config: Config) -> None:
     if not config.tolerance >= 0:
         raise FdifError(f"--tolerance must be 0 or more millimetres, not {config.tolerance:g}")
     check_least(config, "{} or more", worst=0)
+    check_out(config.out)
     conventions = _conventions(config)
     pairs = _pairs(config)
     scored = _scored(pairs, conventions, config)
@@ -131,7 +133,8 @@ def _pairs(config: Config) -> list[_Pair]:
         labels = _volumes(config.labels)
     unpredicted = labels.keys() - predictions.keys()
     if unpredicted:
-        print(f"{config.labels}: {len(unpredicted)} of {len(labels)} label maps have no prediction")
+        names = some(sorted(unpredicted))
+        print(f"{config.labels}: {len(unpredicted)} of {len(labels)} label maps have no prediction: {names}")
     pairs = []
     for name, path in predictions.items():  # what is missing is found to be so when it is read
         label = labels.get(name, config.labels / f"{name}.nii.gz")

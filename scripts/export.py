@@ -28,6 +28,7 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import check_out
 from fdif_jax.scripts import cli
 from fdif_jax.training.run_document import PRETRAINING
 from fdif_jax.training.runs import Run, load_run
@@ -64,6 +65,7 @@ class Config:
 def run(config: Config) -> None:
     """Restore the run's network and write its weights."""
     form = _form(config)
+    check_out(config.out)
     training_run = load_run(config.run_dir)
     model = models.create(**training_run.network)
     nnunet = _nnunet(model, form, training_run) if form in ("nnunet", "nnssl") else None

@@ -28,6 +28,7 @@ from fdif_jax import models
 from fdif_jax.batches.patches import lay_out, patch_batch
 from fdif_jax.datasets.reader import Case, load_conventions
 from fdif_jax.inference.sliding_window import TiledNetwork
+from fdif_jax.io.files import check_out
 from fdif_jax.objectives.supervised import Segmentation
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
@@ -75,6 +76,7 @@ class _Ready(NamedTuple):
 def run(config: Config) -> None:
     """Train to the last step from wherever the run directory is, then evaluate; every fold, if there are folds."""
     check_finetuning(config)
+    check_out(config.out, folder=True)
     if not config.folds:
         _train(config)
         return

@@ -18,6 +18,7 @@ from tyro.conf import Positional
 from fdif_jax.errors import FdifError
 from fdif_jax.fitting.fitted_family import write_family
 from fdif_jax.fitting.mask_targets import Mask
+from fdif_jax.io.files import check_out
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.fit import fitted, fitter_of
 from fdif_jax.scripts.options.recipe import Flag
@@ -54,6 +55,7 @@ def run(config: Config) -> None:
         raise FdifError(
             f"--out {config.out}: should be the name of a Python file (.py) in a folder that is there"
         )
+    check_out(config.out)
     name = config.name or config.shape.rpartition(":")[2]
     if not name.isidentifier():
         raise FdifError(f"--name {name}: a family needs a name that Python takes, like kidney_2")

@@ -1,7 +1,8 @@
 """Make a run directory of the weights in a PyTorch checkpoint, for `fdif finetune --init` and `fdif export`.
 
 Understood are the files of MONAI's networks (state dicts, bare or beside other things), of nnU-Net and of nnssl, as
-.pth, .pt or .safetensors. Which network it is and its size are read off the weights; no code in the file is run.
+PyTorch saves them (.pth, .pt, .ckpt, …) or .safetensors. Which network it is and its size are read off the weights; no
+code in the file is run.
 
 Every weight must find its place. Where other channels or another grid than the file's are asked for, where the file
 has no output head, for nnssl's files and with --partial, what fits is taken, what can be is adapted, the rest starts
@@ -46,7 +47,7 @@ class Config:
     """Options of ``fdif import``."""
 
     file: tyro.conf.Positional[Path]
-    """Checkpoint: .pth, .pt or .safetensors."""
+    """Checkpoint: PyTorch's (.pth, .pt, .ckpt, …) or .safetensors."""
     out: Path
     """Run directory to make."""
     network: str | None = None

@@ -20,7 +20,7 @@ from pathlib import Path
 import tyro
 
 import fdif_jax as fd
-from fdif_jax.io.files import make_folder
+from fdif_jax.io.files import check_out, make_folder
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.options.recipe import like_dataset
 
@@ -39,6 +39,7 @@ class Config:
 
 def run(config: Config) -> None:
     """Measure, print and save."""
+    check_out(config.out)
     made = like_dataset(fd.load_recipe(config.recipe), config.dataset)
     make_folder(config.out.parent)
     made.recipe.save(config.out, (f"The recipe {config.recipe}, made like scans:", *made.reasons))

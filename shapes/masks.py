@@ -20,6 +20,7 @@ import numpy as np
 from scipy import ndimage, spatial, special
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.labels import whole_numbers
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.sdf.masks import extent
 from fdif_jax.sdf.sampled import Sampled
@@ -177,8 +178,9 @@ def _read(source: Any, spacing: tuple[float, float, float] | None) -> tuple[np.n
 def _choose(array: np.ndarray, label: int | None, name: str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise FdifError(f"{name}: voxels of type {array.dtype}; bools or whole numbers are needed")
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
-        raise FdifError(f"{name}: holds NaN or fractions; a mask holds whole numbers")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise FdifError(f"{name}: holds NaN or infinity; a mask holds whole numbers")
+    array = whole_numbers(name, array)
     mask = array != 0 if label is None else array == label
     inside = int(np.count_nonzero(mask))
     if inside in (0, mask.size):

@@ -22,7 +22,8 @@ import trimesh
 from scipy import sparse
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import write_atomic
+from fdif_jax.io.files import check_genuine, not_there, write_atomic
+from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.sdf.algebra import Scaled
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.sampled import Library, Member, Sampled, inside_box
@@ -106,13 +107,16 @@ def _read(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         if not os.path.isfile(name):
-            raise FdifError(f"{name}: no such file")
+            raise not_there(name)
         if not name.lower().endswith(MESHES):
             raise FdifError(f"{name}: not a mesh by its name; {', '.join(MESHES)} are read")
         try:
             source = trimesh.load_mesh(name, process=False)
         except Exception as error:  # the readers raise whatever they stumble over
+            check_genuine(name)
             raise FdifError(f"{name}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
+        if not len(getattr(source, "faces", ())):
+            check_genuine(name)
     else:
         name = "the mesh"
     if not (hasattr(source, "vertices") and hasattr(source, "faces")):
@@ -218,7 +222,7 @@ def vocabulary_of(
     shortest edge. All families share one structure, and their samples one `Library`.
 
     Args:
-        folder: where the files are, at any depth; hidden ones are left out.
+        folder: where the files are, at any depth; hidden ones are left out; a remark names others that are no shapes.
         resolution: samples along each edge of a member.
         seal: see `from_mesh`.
         cache: keep the samples in the user's cache folder under the files' digest.
@@ -244,14 +248,20 @@ def _files(folder: Path) -> list[tuple[str, str, Path]]:
     """Family, member name (the path within the folder) and path, in alphabetical order of the first two."""
     if not folder.is_dir():
         raise FdifError(f"{folder}: no such folder")
-    found = []
+    found, others = [], []
     for path in folder.rglob("*"):
         inner = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inner.parts)
-        if not hidden and path.is_file() and path.name.lower().endswith(MESHES + MASKS):
+        if any(part.startswith(".") for part in inner.parts) or (path.is_dir() and not path.is_symlink()):
+            continue
+        if not path.name.lower().endswith(MESHES + MASKS) or path.is_dir():
+            others.append(inner.as_posix())
+        elif path.is_file():
             found.append((_family_name(inner), inner.as_posix(), path))
+        else:
+            raise not_there(path)
     if not found:
         raise FdifError(f"{folder}: holds no shapes; {', '.join(MESHES + MASKS)} files are looked for")
+    remark_left_out(folder, sorted(others), f"no meshes or masks ({', '.join(MESHES + MASKS)})")
     return sorted(found)
 
 
@@ -273,7 +283,9 @@ def _library(
     progress: Callable[[int, int], None] | None,
 ) -> Library:
     names = [name for _, name, _ in files]
-    stored = Path(platformdirs.user_cache_dir("fdif-jax"), "meshes", f"{digest}.npy") if digest else None
+    stored = None
+    with contextlib.suppress(RuntimeError):  # a user who has no home
+        stored = Path(platformdirs.user_cache_dir("fdif-jax"), "meshes", f"{digest}.npy") if digest else None
     record = np.dtype([("values", np.float16, (resolution,) * 3), ("inverse", np.float32, (3, 4))])
     if stored and stored.is_file():
         members = np.load(stored)

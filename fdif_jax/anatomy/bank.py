@@ -24,7 +24,7 @@ import numpy as np
 
 from fdif_jax.anatomy.organ_masks import ENCLOSED, DistanceGrid, OrganMask, Subject, read_subject
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import write_atomic
+from fdif_jax.io.files import check_genuine, write_atomic
 
 VERSION = 1
 DISJOINT, TOUCHING, INTERLOCKED, INSIDE = range(4)
@@ -147,6 +147,7 @@ class Bank:
                 )
             return cls(**arrays, digest=hashlib.sha256(data).hexdigest())
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+            check_genuine(path)
             raise FdifError(f"{path}: not an organ bank ({error}); `fdif bank build` makes one") from None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.labels import whole_numbers
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.sdf.masks import dice_of, extent, signed_distance
 
@@ -105,10 +106,10 @@ def read_subject(
             name, no label at all, no organ large enough.
     """
     volume = read_nifti(path)
-    array, labels = volume.array, np.unique(volume.array)
-    if (labels != np.round(labels)).any() or labels[0] < 0:
-        odd = labels[(labels != np.round(labels)) | (labels < 0)][0]
-        raise FdifError(f"{path}: holds the value {odd:g}; labels are whole numbers from 0")
+    array = whole_numbers(path, volume.array)
+    labels = np.unique(array)
+    if labels[0] < 0:
+        raise FdifError(f"{path}: holds the value {labels[0]:g}; labels are whole numbers from 0")
     labels = labels[labels > 0].astype(int)
     missing = [str(label) for label in labels if label not in names]
     if missing:

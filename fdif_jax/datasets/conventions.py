@@ -1,5 +1,6 @@
 """What the numbers in a dataset's files mean: names of classes and channels, and ignored voxels."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.labels import whole_numbers
 from fdif_jax.settings import Plain
 
 IGNORE = -1  # ignored voxels
@@ -57,6 +59,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
     or -1, is no class. FdifError if there is no such table, its classes are not numbered 1, 2, …, or two have one name.
     """
     key = f"labels_{task}" if task else "labels"
+    _refuse_regions(path, key, document)
     try:
         labels = {
             int(key) if _is_id(key) else int(value): str(value) if _is_id(key) else key
@@ -79,6 +82,20 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
             f'{path}: "{key}" calls two classes {twice[0]!r}, but scores go by names; give each its own'
         )
     return Labels(names, max(ignored - {IGNORE}, default=None))
+
+
+def _refuse_regions(path: Path, key: str, document: Mapping[str, Any]) -> None:
+    """Raise an FdifError if a dataset has nnU-Net's regions, unions of labels that may overlap, in place of classes."""
+    labels: Any = document.get(key)
+    regions = {n: of for n, of in labels.items() if isinstance(of, list)} if isinstance(labels, dict) else {}
+    if regions:
+        named = {name: of for name, of in labels.items() if name not in regions}
+        numbers = sorted({i for of in regions.values() for i in of if isinstance(i, int)} - {*named.values()})
+        wanted = json.dumps(named | {f"label {number}": number for number in numbers})
+        raise FdifError(
+            f'{path}: "{key}" has regions of nnU-Net\'s, {json.dumps(regions)}; a network here learns classes that do '
+            f"not overlap: name each label of the files, as {wanted}, and unite predicted labels to regions"
+        )
 
 
 def _is_id(key: str) -> bool:
@@ -104,14 +121,15 @@ def conventions_of(path: Path, document: Mapping[str, Any]) -> Conventions:
 def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
     """Class ids of a label map that was read from ``path``: signed integers, `IGNORE` where voxels are ignored.
 
-    FdifError if it holds what is no whole number, or a label that its dataset does not declare.
+    FdifError if it holds what is no whole number (`whole_numbers`), or a label that its dataset does not declare.
     """
+    array = whole_numbers(path, array)
     declared = labels.ids
     if array.min() < min(declared) or array.max() > max(declared):
         raise _undeclared(path, array, labels)
     found = array.astype(labels.dtype, copy=False)
     contiguous = max(declared) <= len(labels.class_names) + 1
-    if not np.array_equal(found, array) or not (contiguous or np.isin(found, declared).all()):
+    if not (contiguous or np.isin(found, declared).all()):
         raise _undeclared(path, array, labels)
     if labels.ignore is not None:
         found = np.where(found == labels.ignore, found.dtype.type(IGNORE), found)

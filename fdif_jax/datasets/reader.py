@@ -17,8 +17,10 @@ import numpy as np
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
 from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
+from fdif_jax.io.files import check_genuine, is_file_or_link, visible
 from fdif_jax.io.names import safe_name, unique_names
 from fdif_jax.io.nifti import Volume, read_nifti
+from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.tasks import Task
 
 
@@ -184,6 +186,10 @@ def _nnunet_cases(path: Path) -> list[Case]:
         images = [folder / f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(len(channels))]
         further = tuple((task, folder / f"labelsTr_{task}" / label.name) for task in tasks)
         cases.append(Case(images[0], label, name, further, tuple(images[1:])))
+    used = {file for case in cases for file in (*case.images, case.label)}
+    for inner in (folder / "imagesTr", folder / "labelsTr"):
+        left = [name for name in visible(inner) if inner / name not in used]
+        remark_left_out(inner, left, f"no {ending} files of cases of {len(channels)} channels")
     count = document.get("numTraining", len(cases))
     if count != len(cases):
         raise FdifError(f"{path}: numTraining is {count}, but there are {len(cases)} cases of {ending} files")
@@ -203,6 +209,7 @@ def read_document(path: Path) -> dict:
     except OSError as error:
         raise FdifError(f"{path}: cannot read: {error.strerror}") from None
     except ValueError as error:
+        check_genuine(path)
         raise FdifError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise FdifError(f"{path}: holds no table; give a dataset's JSON list")
@@ -234,29 +241,40 @@ def _name(entry: Mapping[str, Any], where: str) -> str:
     text = entry[key]
     if not isinstance(text, str | int) or isinstance(text, bool):
         raise FdifError(f"{where}: 'id' must be a text or a whole number, not {text!r}")
-    name = str(text) if key == "id" else re.sub(r"\.(nii(\.gz)?|b2nd)$", "", Path(entry["image"]).name)
+    file = Path(entry["image"]).name
+    name = str(text) if key == "id" else file.removesuffix(suffix_of(file))
     if ".." in re.split(r"[/\\]", name) or not safe_name(name):
         raise FdifError(f"{where}: {key!r} is {text!r}; files are named after a case: give it a name as 'id'")
     return name
 
 
 def find_volumes(folder: Path) -> dict[str, str]:
-    """Names, in order, and suffixes of the volumes in a folder.
+    """Names, in order, and suffixes, as they are written, of the volumes in a folder.
 
-    FdifError if there is no such folder, or two volumes differ in their suffixes only.
+    A link whose file is not there is one of them: that is told when it is read. What lies beside volumes is named by a
+    remark, but for hidden files. FdifError if there is no such folder, or two volumes differ in their suffixes only.
     """
     if not folder.is_dir():
         raise FdifError(f"{folder}: no such folder")
     found: dict[str, str] = {}
-    for file in sorted(path.name for path in folder.iterdir() if path.is_file()):
-        suffix = next((suffix for suffix in VOLUME_SUFFIXES if file.endswith(suffix)), None)
-        if suffix is None or file.startswith("."):
+    others: list[str] = []
+    for file in visible(folder):
+        suffix = suffix_of(file)
+        if not suffix or not is_file_or_link(folder / file):
+            others.append(file)
             continue
         name = file.removesuffix(suffix)
         if name in found:
             raise FdifError(f"{folder / file}: there is {name}{found[name]}, too; leave one of them out")
         found[name] = suffix
+    if found:
+        remark_left_out(folder, others, f"no volumes ({', '.join(VOLUME_SUFFIXES)})")
     return found
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a volume's file as it is written, in small or capital letters; empty if it is no volume's."""
+    return next((name[-len(suffix) :] for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
 
 
 def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
@@ -264,7 +282,7 @@ def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
 
     Errors are as of `read_nifti` and `read_b2nd`; FdifError, too, if it has not 3 axes (or 4 if allowed).
     """
-    if not os.fspath(path).endswith(".b2nd"):
+    if not os.fspath(path).lower().endswith(".b2nd"):
         return read_nifti(path, allow_4d=allow_4d)
     array = read_b2nd(path)
     if array.ndim != 3 and not (allow_4d and array.ndim == 4):
@@ -288,7 +306,7 @@ def volume_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _header(path: str) -> tuple[tuple[int, ...], np.dtype]:
-    if path.endswith(".b2nd"):
+    if path.lower().endswith(".b2nd"):
         import blosc2  # half a second that only those pay who have such files
 
         array = blosc2.open(path, mode="r")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.labels import whole_numbers
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.sdf.masks import extent, signed_distance
 from fdif_jax.sdf.shape import Point
@@ -35,9 +36,10 @@ class Mask:
     def load(cls, path: str | os.PathLike, label: int | None = None) -> "Mask":
         """The mask of a NIfTI file: what is not zero, or what has this label; FdifError if that is nothing."""
         volume = read_nifti(path)
-        inside = volume.array != 0 if label is None else volume.array == label
+        array = whole_numbers(path, volume.array)
+        inside = array != 0 if label is None else array == label
         if not inside.any():
-            labels = ", ".join(f"{value:g}" for value in np.unique(volume.array)[:12])
+            labels = ", ".join(f"{value:g}" for value in np.unique(array)[:12])
             which = "not zero" if label is None else f"labelled {label}"
             raise FdifError(f"{path}: no voxel is {which}, so there is nothing to fit; it holds {labels}")
         return cls(inside, volume.affine, os.fspath(path))

@@ -224,7 +224,7 @@ def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
     Affine, codes, units, and texts stay as they are; what describes intensities (slope, window, intent) does not.
     Blosc2 has no header.
     """
-    if source.name.endswith(".b2nd"):
+    if source.name.lower().endswith(".b2nd"):
         return encode_nifti(labels)
     with source.open("rb") as file:
         packed = file.read(2) == _GZIP_MAGIC

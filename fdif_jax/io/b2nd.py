@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import check_genuine, not_there
 from fdif_jax.io.nifti import check_finite
 
 # Bytes compressed at a time. A float32 volume of 96³ at ZSTD's level 8 takes 0.31 s and 921 kB with it, 0.49 s and
@@ -52,10 +53,11 @@ def read_b2nd(path: str | os.PathLike) -> np.ndarray:
     import blosc2
 
     if not Path(path).is_file():
-        raise FdifError(f"{path}: no such file")
+        raise not_there(path)
     try:
         array = blosc2.open(os.fspath(path), mode="r", dparams={"nthreads": 1})[...]
     except (RuntimeError, ValueError, OSError, TypeError, AttributeError) as error:
+        check_genuine(path)
         raise FdifError(f"{path}: not a whole Blosc2 file: {error}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         raise FdifError(f"{path}: holds no array of integers or floats")

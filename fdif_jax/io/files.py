@@ -12,6 +12,15 @@ from typing import Any
 
 from fdif_jax.errors import FdifError
 
+_SHOWN = (
+    40  # characters of a file's name in that of its part, which is not to be too long where the name is not
+)
+_STAND_INS = {
+    b"version https://git-lfs": "a pointer of Git LFS instead of the data; `git lfs pull` fetches them",
+    b"/annex/objects/": "a pointer of git-annex instead of the data; `git annex get` fetches them",
+    b"<": "a web page (HTML or XML) instead of the data; its address asks for a login, or is not that of the file",
+}
+
 
 def make_folder(path: Path) -> None:
     """Make a directory to write to, and those above it; FdifError if that cannot be."""
@@ -21,6 +30,49 @@ def make_folder(path: Path) -> None:
         raise FdifError(f"{path}: cannot be made a directory: {error.strerror}") from None
 
 
+def check_out(path: Path, *, folder: bool = False) -> None:
+    """Check before long work that what comes of it, a file or a ``folder``, can be written to ``path``.
+
+    FdifError if the other of them has the name, or the folder above takes no files.
+    """
+    if path.exists() and path.is_dir() != folder:
+        there, wanted = ("file", "folder") if folder else ("folder", "file")
+        raise FdifError(f"{path}: is a {there}; give the name of a {wanted}")
+    near = next(above for above in path.absolute().parents if above.exists())
+    if not near.is_dir():
+        raise FdifError(f"{path}: cannot be written: {near} is no folder")
+    if not os.access(near, os.W_OK):
+        raise FdifError(f"{path}: cannot be written: the folder {near} takes no files")
+
+
+def not_there(path: str | os.PathLike) -> FdifError:
+    """The error for a file that is missing; of a link it says where that leads."""
+    if os.path.islink(path):
+        return FdifError(
+            f"{path}: no such file: a link to {os.readlink(os.fspath(path))}, which is not there"
+        )
+    return FdifError(f"{path}: no such file")
+
+
+def visible(folder: Path) -> list[str]:
+    """The names of what is in a folder, in order, but for what is hidden; none where there is no folder."""
+    return sorted(name for name in os.listdir(folder) if name[0] != ".") if folder.is_dir() else []
+
+
+def is_file_or_link(path: str | os.PathLike) -> bool:
+    """Whether there is a file, or a link to one that is not there, which reading it tells."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+
+
+def check_genuine(path: str | os.PathLike) -> None:
+    """Raise an FdifError if a file that could not be read as data holds what often lies in the place of such files."""
+    with open(path, "rb") as file:
+        start = file.read(80).lstrip()
+    for sign, what in _STAND_INS.items():
+        if start.startswith(sign):
+            raise FdifError(f"{path}: holds {what}")
+
+
 def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path`` so that the name holds either what it held before or all of ``data``.
 
@@ -28,7 +80,7 @@ def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
     the OSError names ``path``.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part = path.with_name(f".{path.name[:_SHOWN]}.{uuid.uuid4().hex[:8]}.part")
     try:
         part.write_bytes(data)
         os.replace(part, path)
@@ -48,7 +100,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
     """Write rows of fields, the first one their names, as `write_atomic` does; None is an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def read_json_lines(path: str | os.PathLike) -> list[Any]:

@@ -42,7 +42,8 @@ class Fingerprint:
     Attributes:
         spacings: millimetres ``(N, 3)``.
         shapes: voxels ``(N, 3)`` of the boxes that hold what is not 0 (`Scan.content`).
-        foreground: intensities ``(C, M)`` of labelled voxels, up to 10,000 a case.
+        foreground: intensities ``(C, M)`` of labelled voxels, up to 10,000 a case; where no case has any, of all voxels
+            of their contents.
         zeros: part of the voxels that are exactly 0, ``(N, C)``.
         centres: millimetres ``(N, K, 3)`` of every class's centre, NaN where a case has none of it.
         channel_names: C names.
@@ -119,6 +120,9 @@ def measure(scan: Scan, number: int, num_classes: int) -> Measurement:
     with np.errstate(invalid="ignore"):
         centres = ndimage.center_of_mass(np.ones(scan.label.shape, bool), scan.label, classes)
     voxels = np.flatnonzero(scan.label > 0)
+    if not voxels.size:  # a healthy scan, which only counts where all are
+        filled = (scan.image != 0).any(axis=3)
+        voxels = np.flatnonzero(filled if filled.any() else ~filled)
     drawn = np.random.default_rng(number).choice(voxels, min(_SAMPLED, len(voxels)), replace=False)
     return Measurement(
         spacing,
@@ -134,7 +138,9 @@ def fingerprint(measurements: Iterable[Measurement], conventions: Conventions) -
     measured = list(measurements)
     if not measured:
         raise FdifError("a fingerprint needs at least one labelled case")
-    spacings, shapes, foreground, zeros, centres = zip(*measured, strict=True)
+    spacings, shapes, _, zeros, centres = zip(*measured, strict=True)
+    labelled = [one for one in measured if not np.isnan(one.centres).all()]
+    foreground = [one.foreground for one in labelled or measured]
     return Fingerprint(
         np.array(spacings),
         np.array(shapes),
@@ -286,8 +292,11 @@ def _normalisation(
             )
         inside = voxels.clip(low, high)
         mean, deviation = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
-        said = "as given" if window else "percentiles 0.5 and 99.5 of the foreground"
-        why = f"clipped to {low:.4g} to {high:.4g} ({said}), then less the foreground's mean {mean:.4g}, divided by "
+        part = "scans, in which nothing is labelled" if np.isnan(measured.centres).all() else "foreground"
+        said = "as given" if window else f"percentiles 0.5 and 99.5 of the {part}"
+        why = (
+            f"clipped to {low:.4g} to {high:.4g} ({said}), then less the mean there, {mean:.4g}, divided by "
+        )
         return Window((low, high), mean, max(deviation, 1e-6)), why + f"its deviation {deviation:.4g}"
     if name == "nonorm":
         return AsItIs(), "intensities as they are, as its name says"

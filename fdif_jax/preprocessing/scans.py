@@ -64,15 +64,15 @@ def read_scan(case: Case, conventions: Conventions) -> Scan:
     """Read a labelled case and check it by what its dataset says.
 
     Raises:
-        FdifError: see `read_image`; or if the label map has another grid, or holds what its dataset does not declare,
-            or nothing.
+        FdifError: see `read_image`; or if the label map has another grid, holds what its dataset does not declare, or
+            says of no voxel what it is. One of background alone is that of a healthy scan.
     """
     scan = read_image(case.id, case.images, conventions)
     volume = read_label(case.label, conventions)
     check_same_grid(case.label, space_of(case.label, volume), case.image, scan.space)
     label = np.ascontiguousarray(scan.space.to_canonical(volume.array))
-    if not (label > 0).any():
-        raise FdifError(f"{case.label}: labels no voxel; leave the case out")
+    if label.max() < 0:
+        raise FdifError(f"{case.label}: ignores every voxel; leave the case out")
     return replace(scan, label=label)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import write_atomic
+from fdif_jax.io.files import check_genuine, not_there, write_atomic
 
 # Where the training programs put a state dict, the most particular first.
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -104,16 +104,16 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Read the weights in a file, and the plan of the network if the file has one.
 
     Understood are bare state dicts, files that keep one beside other things (as ``state_dict``, ``model``,
-    ``model_state_dict``), and the checkpoints of nnU-Net and nnssl. No code from the file is run.
+    ``model_state_dict``), and the checkpoints of nnU-Net and nnssl, as safetensors or PyTorch's, which the first bytes
+    tell whatever the name. No code from the file is run.
 
     Raises:
-        FdifError: another suffix, no such file, a damaged one, no state dict in it, a pickle that names what it has
-            no need of, or PyTorch is needed and not installed.
+        FdifError: no such file, a damaged one, something else in its place, no state dict in it, a pickle that
+            names what it has no need of, or PyTorch is needed and not installed.
     """
-    read = _read_safetensors if check_suffix(path) == ".safetensors" else _read_torch
     if not Path(path).is_file():
-        raise FdifError(f"no such file: {path}")
-    contents = read(path)
+        raise not_there(path)
+    contents = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     state = _state_in(contents)
     if not state:
         raise FdifError(
@@ -122,6 +122,12 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         )
     plans = {name: contents[name] for name in _PLANS if isinstance(contents.get(name), Mapping)}
     return Checkpoint(_unwrapped({name: as_array(value) for name, value in state.items()}), plans)
+
+
+def _is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a file begins as safetensors do: the length of a JSON object in 8 bytes, then that; or is called so."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{" or Path(path).suffix == ".safetensors"
 
 
 def _state_in(contents: Any) -> Mapping[str, Any] | None:
@@ -147,6 +153,7 @@ def _read_torch(path: str | os.PathLike) -> Any:
             warnings.simplefilter("ignore")  # about unusual pickles; they are read or an error
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip, runtime and end-of-file errors alike
+        check_genuine(path)
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise FdifError(
@@ -154,6 +161,8 @@ def _read_torch(path: str | os.PathLike) -> Any:
                 "torch.load(file, weights_only=False) it and torch.save the state dict in it alone"
             ) from error
         reason = str(error).split("\n")[0] or "it ends too early"
+        if "weights_only" in reason:  # advice to run what is in the file, whatever that is
+            reason = "torch.save did not write it, or it is damaged"
         raise FdifError(f"{path} cannot be read as PyTorch weights: {reason}") from error
 
 
@@ -176,6 +185,7 @@ def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
+        check_genuine(path)
         raise FdifError(f"{path} cannot be read as safetensors: {error}") from error
 
 

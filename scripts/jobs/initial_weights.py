@@ -44,7 +44,8 @@ class Initial:
 
 
 def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | None:
-    """What ``--init`` names (``scratch``, a run directory, or a file of weights by its suffix); None from scratch.
+    """What ``--init`` names (``scratch``, a run directory, or a file of weights, whatever it is called); None from
+    scratch.
 
     ``which`` is the checkpoint of a run, ``last`` or ``best``. What ``options`` say of the network must agree with a
     run's; of a file it is what weights do not tell.
@@ -54,7 +55,8 @@ def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | No
     """
     if init == SCRATCH:
         return None
-    return _of_file(init, options) if Path(init).suffix in SUFFIXES else _of_run(init, which, options)
+    is_file = Path(init).is_file() or (Path(init).suffix in SUFFIXES and not Path(init).is_dir())
+    return _of_file(init, options) if is_file else _of_run(init, which, options)
 
 
 def _of_run(init: str, which: str, options: NetworkOptions) -> Initial:

@@ -13,8 +13,9 @@ import numpy as np
 
 import fdif_jax as fd
 from fdif_jax.datasets.conventions import IGNORE
-from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume
+from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume, suffix_of
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.labels import whole_numbers
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Point, Shape
@@ -87,7 +88,7 @@ def views_of(target: str, choice: Choice) -> list[View]:
         return [_scene(path, choice)]
     if path.is_dir() or path.suffix == ".json":
         return [_case(path, choice)]
-    if target.endswith((".nii", ".nii.gz")):
+    if suffix_of(target):
         return [_label_map(path, choice)]
     if path.suffix == ".py":
         vocabulary = vocabulary_of(path)
@@ -239,11 +240,11 @@ def _case(path: Path, choice: Choice) -> View:
 
 def _label_map(path: Path, choice: Choice) -> View:
     volume = read_volume(path)
-    label = np.round(volume.array).astype(np.int32)
-    if label.min() < IGNORE or not np.array_equal(label, volume.array):
+    label = whole_numbers(path, volume.array).astype(np.int32)
+    if label.min() < IGNORE:
         raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, … and -1 (ignored)")
     names = [f"label {i}" for i in range(1, int(label.max()) + 1)]
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    stem = path.name.removesuffix(suffix_of(path.name))
     return _labels(stem, path.name, (label, label, names), volume.affine, choice)
 
 

@@ -403,7 +403,7 @@ def test_labels_that_number_no_classes_are_refused(tmp_path, labels, message):
         ({"folds": 2, "fold": 2}, "fold 2 of 2"),
         ({"val_from": "training", "val_cases": 2}, "cannot be had of 2"),
         ({"init": "nowhere"}, "nowhere is not a run directory"),
-        ({"init": "nowhere.pth"}, "no such file: nowhere.pth"),
+        ({"init": "nowhere.pth"}, "nowhere.pth: no such file"),
         ({"val_every": -1}, "--val-every must be 0 or more"),
     ],
 )
@@ -459,7 +459,10 @@ BAD = {
     "shape": (lambda image, label: _rewritten(label, lambda a: a[1:]), "but .* has"),
     "affine": (lambda image, label: _rewritten(label, lambda a: a, np.diag([1, 1, 2, 1])), "its affine lays"),
     "nan": (lambda image, label: _rewritten(image, _with_nan), "NaN|finite"),
-    "empty": (lambda image, label: _rewritten(label, np.zeros_like), "labels no voxel"),
+    "ignored": (
+        lambda image, label: _rewritten(label, lambda a: np.full_like(a, -1, np.int16)),
+        "ignores every voxel",
+    ),
     "2D": (lambda image, label: _rewritten(image, lambda a: a[:, :, 0]), "axes|2 voxels"),
     "one voxel": (lambda image, label: _rewritten(image, lambda a: a[:1, :1, :1]), "at least 2 voxels|has"),
     "zero spacing": (_zero_spacing, "spacing|affine|invert"),
@@ -485,6 +488,25 @@ def test_a_bad_case_is_one_line_that_names_its_file_and_the_others_go_on(dataset
         trained_on, _, chosen = finetune.read_prepared(config, chosen, plan, scans)
     assert len(trained_on) == 1 and chosen.skipped == (bad,)
     assert f"skipped: {root}" in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.slow("two trainings")
+@pytest.mark.parametrize("cases", [0, 1])
+def test_healthy_scans_are_trained_and_validated_on(dataset, tmp_path, cases):
+    """All of them, or the only one that is drawn; a validation case, too, which is found to be healthy or is not."""
+    root = tmp_path / "data"
+    shutil.copytree(dataset.parent, root)
+    document = json.loads((root / "dataset.json").read_text())
+    healthy = [*document["training"][: 2 * cases or 1], *document["validation"]]
+    for case in healthy:
+        _rewritten(root / case["label"], lambda a: np.zeros_like(a, np.uint8))
+    config = _config(root, tmp_path / "run", cases=cases, steps=2, val_every=1)
+    finetune.run(config)
+    history = load_run(config.out).history
+    assert all(np.isfinite(m["loss"]) for m in history) and "score" in history[-1]
+    metrics = json.loads((config.out / "metrics.json").read_text())
+    (found,) = metrics["cases"].values()
+    assert found in (None, 0.0) and metrics["mean_dice"] == found
 
 
 def test_no_good_case_is_an_error(dataset, tmp_path):

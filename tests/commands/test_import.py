@@ -14,6 +14,8 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.models.recognise import recognise
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.jobs.initial_weights import read_initial
+from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights import state_dicts
 from fdif_jax.weights.files import read_checkpoint
@@ -489,7 +491,7 @@ def test_bad_input_is_one_line(state, tmp_path, capsys):
     before = sorted(tmp_path.iterdir())
     for file, options, message in [
         ("none.pth", [], "no such file"),
-        ("w.onnx", [], "ends in .pth, .pt or .safetensors"),
+        ("w.onnx", [], "no such file"),
         ("empty.pth", [], "cannot be read as PyTorch weights"),
         ("cut.pth", [], "cannot be read as PyTorch weights"),
         ("cut.safetensors", [], "cannot be read as safetensors"),
@@ -527,3 +529,12 @@ def test_a_failed_write_leaves_nothing(state, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         _run(tmp_path / "w.pth", tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+
+
+def test_a_file_of_weights_begins_a_fine_tuning_whatever_it_is_called(state, tmp_path):
+    read = []
+    for name in ("w.pth", "w.ckpt", "w"):
+        torch.save(state, tmp_path / name)
+        read.append(read_initial(str(tmp_path / name), "last", NetworkOptions()))
+    assert all(initial.network == read[0].network for initial in read)
+    assert len({initial.start("last").weights_sha256 for initial in read}) == 1

@@ -88,7 +88,7 @@ def test_missing_list(tmp_path):
             "label 3, which its dataset does not declare: 0 background, 1 liver, 2 tumour",
         ),
         (np.full(GRID, -2, np.int16), "label -2"),
-        (np.full(GRID, 0.5, np.float32), r"label 0\.5, which"),
+        (np.full(GRID, 0.5, np.float32), r"label 0\.5; labels are whole"),
     ],
 )
 def test_bad_labels_are_found_when_a_case_is_read(label, words, decathlon):

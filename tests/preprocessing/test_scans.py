@@ -10,6 +10,7 @@ import pytest
 from fdif_jax.datasets.conventions import IGNORE, Conventions
 from fdif_jax.datasets.reader import Case, load_conventions
 from fdif_jax.errors import FdifError
+from fdif_jax.preprocessing.fingerprints import fingerprint, measure, plan_cases
 from fdif_jax.preprocessing.scans import read_image, read_scan
 
 SHAPE = (7, 6, 5)
@@ -56,7 +57,10 @@ def test_conventions_of_either_kind(tmp_path, document, expected):
     ("document", "message"),
     [
         ({}, 'needs "labels"'),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, 'needs "labels"'),
+        (
+            {"labels": {"background": 0, "whole": [1, 2], "liver": 3, "core": [2, 3]}},
+            r'regions of nnU-Net.s, .*"core".* as \{"background": 0, "liver": 3, "label 1": 1, "label 2": 2\}',
+        ),
         ({"labels": {"background": 0, "a": 2}}, "must number the classes"),
         ({"labels": {"background": 0}}, "must number the classes"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "must number the classes"),
@@ -134,8 +138,27 @@ def _nan(case):
     save(case.image, image)
 
 
-def _empty(case):
-    save(case.label, np.zeros(SHAPE, np.uint8))
+def _ignored(case):
+    save(case.label, np.full(SHAPE, -1, np.int16))
+
+
+def _dangling(case):
+    case.image.unlink()
+    case.image.symlink_to("annex/scan.nii.gz")
+
+
+def _lfs(case):
+    case.image.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+
+
+def _page(case):
+    case.image.write_bytes(b"\n<!DOCTYPE html><html><head><title>Sign in</title></head></html>")
+
+
+def _negative_spacing(case):
+    header = bytearray(gzip.decompress(case.image.read_bytes()))
+    header[80:84] = np.float32(-1.5).tobytes()  # pixdim[1]
+    case.image.write_bytes(gzip.compress(header))
 
 
 def _undeclared(case):
@@ -192,9 +215,13 @@ def _no_spacing(case):
         (_other_affine, r"a\.nii\.gz: its affine lays voxels up to 0\.5 voxels from .*a_0000\.nii\.gz"),
         (_flipped, r"a\.nii\.gz: its affine lays voxels up to 12 voxels"),
         (_nan, r"a_0000\.nii\.gz: holds NaN"),
-        (_empty, r"a\.nii\.gz: labels no voxel"),
+        (_ignored, r"a\.nii\.gz: ignores every voxel"),
+        (_dangling, r"a_0000\.nii\.gz: no such file: a link to annex/scan\.nii\.gz, which is not there"),
+        (_lfs, r"a_0000\.nii\.gz: holds a pointer of Git LFS .*`git lfs pull`"),
+        (_page, r"a_0000\.nii\.gz: holds a web page"),
+        (_negative_spacing, r"a_0000\.nii\.gz: spacing \(-1\.5, .*\) is negative"),
         (_undeclared, r"a\.nii\.gz: holds label 7, .* declare: 0 background, 1 liver, 2 tumour"),
-        (_fraction, r"a\.nii\.gz: holds label 0\.5,"),
+        (_fraction, r"a\.nii\.gz: holds label 0\.5; labels are whole numbers"),
         (_negative, r"a\.nii\.gz: holds label -2,"),
         (_two_axes, r"a_0000\.nii\.gz: shape \(7, 6\); a volume of 3 or 4 axes is needed"),
         (_slice, r"a_0000\.nii\.gz: shape \(7, 6, 1\); a volume has at least 2 voxels along every axis"),
@@ -210,6 +237,35 @@ def test_what_is_wrong_with_a_case_is_one_line_that_names_the_file(case, damage,
     with pytest.raises(FdifError, match=message) as caught:
         read_scan(case, TWO)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_that_are_whole_but_for_rounding_are_rounded_and_that_is_said_once(case, caplog):
+    labels = np.zeros(SHAPE, np.float32)
+    labels[0], labels[1], labels[2] = np.nextafter(np.float32(1), 0), 1.9991, -0.0004
+    save(case.label, labels)
+    for _ in range(2):
+        found = read_scan(case, TWO).label
+    assert dict(zip(*np.unique(found, return_counts=True), strict=True)) == {0: 150, 1: 30, 2: 30}
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{case.label}: holds label 1.9991; such labels are rounded, here to 2"
+
+
+def test_a_healthy_scan_is_background(case):
+    """Its intensities count only where no scan shows any foreground."""
+    sick = measure(read_scan(case, TWO), 0, 2)
+    save(case.label, np.zeros(SHAPE, np.uint8))
+    scan = read_scan(case, TWO)
+    assert scan.label.max() == scan.label.min() == 0
+    healthy = measure(scan, 1, 2)
+    assert np.isnan(healthy.centres).all() and len(healthy.foreground) == np.count_nonzero(scan.image)
+    ct = Conventions(TWO.class_names, None, ("CT",))
+    for cases, voxels, said in (
+        ([sick, healthy], sick.foreground, "the foreground"),
+        ([healthy], healthy.foreground, "the scans, in which nothing is labelled"),
+    ):
+        plan = plan_cases(fingerprint(cases, ct), (2, 2, 2))
+        np.testing.assert_allclose(plan.channels[0].window, np.percentile(voxels, [0.5, 99.5]))
+        assert any(said in reason for reason in plan.reasons)
 
 
 def test_a_gap_in_declared_labels_is_no_label(case):

@@ -131,7 +131,11 @@ def test_what_makes_no_shape_is_refused_in_one_line(tmp_path):
         ),
         (nifti(tmp_path / "4d.nii.gz", np.zeros((4, 4, 4, 2), np.uint8)), {}, "4d.nii.gz: shape"),
         (nifti(tmp_path / "nan.nii.gz", np.full((4, 4, 4), np.nan, np.float32)), {}, "nan.nii.gz: holds NaN"),
-        (nifti(tmp_path / "half.nii.gz", some * np.float32(0.5)), {}, "half.nii.gz: holds .*fractions"),
+        (
+            nifti(tmp_path / "half.nii.gz", some * np.float32(0.5)),
+            {},
+            "half.nii.gz: holds label 1.5; labels are whole",
+        ),
         (tmp_path / "bad.nii", {}, "bad.nii: not a NIfTI"),
         (tmp_path / "none.nii.gz", {}, "none.nii.gz: no such file"),
         (tmp_path / "some.nii.gz", {"spacing": (1, 1, 1)}, "spacing is for arrays"),

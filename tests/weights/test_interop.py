@@ -1,5 +1,7 @@
 """Weights to and from PyTorch, and through files, both ways."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -127,14 +129,24 @@ def test_bad_files_are_refused(tmp_path, monkeypatch):
     state = {"a": np.zeros(3)}
     with pytest.raises(FdifError, match=r"weights\.h5: a weights file ends in \.pth, \.pt or \.safetensors"):
         files.save_weights(state, tmp_path / "weights.h5")
-    with pytest.raises(FdifError, match=r"ends in"):
-        files.read_weights(tmp_path / "weights")
-    with pytest.raises(FdifError, match=r"no such file: .*weights\.pth"):
-        files.read_weights(tmp_path / "weights.pth")
+    for name in ("weights", "weights.pth"):
+        with pytest.raises(FdifError, match=rf"{name}: no such file"):
+            files.read_weights(tmp_path / name)
     for name in ("broken.pth", "broken.safetensors"):
         (tmp_path / name).write_bytes(b"these are no weights")
-        with pytest.raises(FdifError, match=rf"{name} cannot be read as"):
+        with pytest.raises(FdifError, match=rf"{name} cannot be read as") as caught:
             files.read_weights(tmp_path / name)
+        assert "weights_only" not in str(caught.value)
+    for content, says in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS"),
+        (b"/annex/objects/MD5E-s12--3f.pth\n", "a pointer of git-annex"),
+        (b"<html>403 Forbidden</html>", "a web page"),
+    ):
+        for name in ("broken.pth", "broken.safetensors", "broken.ckpt"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(FdifError, match=rf"{name}: holds {says}") as caught:
+                files.read_weights(tmp_path / name)
+            assert "weights_only" not in str(caught.value)
     torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "weightless.pth")
     with pytest.raises(FdifError, match=r"weightless\.pth holds no state dict"):
         files.read_weights(tmp_path / "weightless.pth")
@@ -143,6 +155,15 @@ def test_bad_files_are_refused(tmp_path, monkeypatch):
         files.save_weights(state, tmp_path / "weights.pth")
     files.save_weights(state, tmp_path / "weights.safetensors")
     assert not (tmp_path / "weights.pth").exists()
+
+
+def test_what_a_file_of_weights_holds_is_told_by_its_bytes(tmp_path):
+    state = {"a": np.arange(3.0, dtype=np.float32)}
+    for suffix in (".pth", ".safetensors"):
+        files.save_weights(state, tmp_path / f"weights{suffix}")
+        for name in ("other.ckpt", "other.pth", "other.bin", "other"):
+            shutil.copy(tmp_path / f"weights{suffix}", tmp_path / name)
+            np.testing.assert_array_equal(files.read_weights(tmp_path / name)["a"], state["a"])
 
 
 @pytest.fixture(scope="module")
