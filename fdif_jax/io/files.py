@@ -6,7 +6,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,18 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         raise FdifError(f"{path}: cannot be made a directory: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, fault: str) -> Iterator[None]:
+    """Read a file in the block: whatever a library raises becomes an FdifError of its path, the fault, and why."""
+    try:
+        yield
+    except FdifError:
+        raise
+    except Exception as error:  # libraries raise whatever they stumble over
+        why = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise FdifError(f"{path}: {fault} ({why})") from error
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
