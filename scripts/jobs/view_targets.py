@@ -239,7 +239,8 @@ def _case(path: Path, choice: Choice) -> View:
 
 def _label_map(path: Path, choice: Choice) -> View:
     volume = read_volume(path)
-    label = np.round(volume.array).astype(np.int32)
+    with np.errstate(invalid="ignore"):  # what no int32 holds is told below
+        label = np.round(volume.array).astype(np.int32)
     if label.min() < IGNORE or not np.array_equal(label, volume.array):
         raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, … and -1 (ignored)")
     names = [f"label {i}" for i in range(1, int(label.max()) + 1)]

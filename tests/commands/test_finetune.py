@@ -316,7 +316,7 @@ def test_labels_that_number_no_classes_are_refused(tmp_path, labels, message):
         ({"patch": (16, 16, 15)}, "multiples of"),
         ({"patch": (0, 16, 16)}, "--patch must be"),
         ({"window": (5.0, 5.0)}, "--window must be"),
-        ({"spacing": (0.0, 1.0, 1.0)}, "spacing must be three positive numbers"),
+        ({"spacing": (0.0, 1.0, 1.0)}, "spacing must be three numbers of 1e-06 to 100 millimetres"),
         ({"mirror_axes": (0, 3)}, "--mirror-axes must be"),
         ({"overlap": 1.0}, "--overlap must be"),
         ({"rotate": -1.0}, "--rotate must be"),

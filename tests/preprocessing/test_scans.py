@@ -202,7 +202,7 @@ def _no_spacing(case):
         (_flat, r"a_0000\.nii\.gz: .*cannot be inverted"),
         (_huge, r"a\.nii\.gz: holds label 1e\+09,"),
         (_truncated, r"a_0000\.nii\.gz: truncated"),
-        (_no_spacing, r"a_0000\.nii\.gz: spacing \(0, 0, 0\) is zero"),
+        (_no_spacing, r"a_0000\.nii\.gz: spacing \(0, 0, 0\) mm; it must be 1e-06 to 100 mm"),
     ],
 )
 def test_what_is_wrong_with_a_case_is_one_line_that_names_the_file(case, damage, message):
