@@ -358,6 +358,12 @@ def _rewritten(path, change, affine=None):
     nib.save(nib.Nifti1Image(array, image.affine if affine is None else affine), path)
 
 
+def _in_microns(path):
+    image = nib.load(path)
+    image.header.set_xyzt_units("micron")
+    nib.save(image, path)
+
+
 def _with_nan(array):
     array = array.astype(np.float32)
     array[1, 2, 3] = np.nan
@@ -386,6 +392,14 @@ BAD = {
     "shape": (lambda image, label: _rewritten(label, lambda a: a[1:]), "but .* has"),
     "affine": (lambda image, label: _rewritten(label, lambda a: a, np.diag([1, 1, 2, 1])), "its affine lays"),
     "nan": (lambda image, label: _rewritten(image, _with_nan), "NaN|finite"),
+    "beyond float32": (
+        lambda image, label: _rewritten(image, lambda a: np.where(a == a.max(), -1.7e308, a)),
+        "absurd voxels: -1.7e",
+    ),
+    "microns": (
+        lambda *paths: [_in_microns(path) for path in paths],
+        "more than 100 times as coarse or as fine",
+    ),
     "empty": (lambda image, label: _rewritten(label, np.zeros_like), "labels no voxel"),
     "2D": (lambda image, label: _rewritten(image, lambda a: a[:, :, 0]), "axes|2 voxels"),
     "one voxel": (lambda image, label: _rewritten(image, lambda a: a[:1, :1, :1]), "at least 2 voxels|has"),
@@ -411,7 +425,8 @@ def test_a_bad_case_is_one_line_that_names_its_file_and_the_others_go_on(dataset
         plan, _, chosen = finetune.plan_for(config, chosen, (2, 2, 2), None, scans)
         trained_on, _, chosen = finetune.read_prepared(config, chosen, plan, scans)
     assert len(trained_on) == 1 and chosen.skipped == (bad,)
-    assert f"skipped: {root}" in capsys.readouterr().err.replace("\n", "")
+    told = capsys.readouterr().err.replace("\n", "")
+    assert f"skipped: {root}" in told or f"skipped: case {bad}: spacing" in told
 
 
 def test_no_good_case_is_an_error(dataset, tmp_path):
