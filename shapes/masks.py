@@ -20,8 +20,9 @@ import numpy as np
 from scipy import ndimage, spatial, special
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import reading
 from fdif_jax.io.labels import whole_numbers
-from fdif_jax.io.nifti import read_nifti
+from fdif_jax.io.nifti import in_millimetres, read_nifti
 from fdif_jax.sdf.masks import extent
 from fdif_jax.sdf.sampled import Sampled
 
@@ -161,12 +162,13 @@ def _read(source: Any, spacing: tuple[float, float, float] | None) -> tuple[np.n
         raise FdifError("from_mask: spacing is for arrays; a file or an image brings its own")
     if isinstance(source, nib.spatialimages.SpatialImage):
         name = source.get_filename() or "the image"
-        array, affine = np.asarray(source.dataobj), source.affine
+        with reading(name, "damaged image"):
+            array, affine = np.asarray(source.dataobj), source.affine
         if array.ndim != 3:
             raise FdifError(f"{name}: shape {array.shape}; a volume of 3 axes is needed")
-        if affine is None or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-            raise FdifError(f"{name}: its affine is missing or cannot be inverted")
-        return array.T, np.asarray(affine, np.float64)[:3], name
+        if affine is None:
+            raise FdifError(f"{name}: it has no affine, by which its voxels would be of a size")
+        return array.T, in_millimetres(name, source.header, affine)[:3], name
     if not isinstance(source, str | os.PathLike):
         raise FdifError(
             f"from_mask: a NIfTI file, a nibabel image or an array is needed, not a {type(source).__name__}"

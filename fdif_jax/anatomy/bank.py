@@ -15,7 +15,6 @@ displaced organ does not pull the others along. The origin is the mean of the re
 import dataclasses
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +23,7 @@ import numpy as np
 
 from fdif_jax.anatomy.organ_masks import ENCLOSED, DistanceGrid, OrganMask, Subject, read_subject
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_genuine, write_atomic
+from fdif_jax.io.files import reading, write_atomic
 
 VERSION = 1
 DISJOINT, TOUCHING, INTERLOCKED, INSIDE = range(4)
@@ -135,7 +134,7 @@ class Bank:
             data = Path(path).read_bytes()
         except OSError as error:
             raise FdifError(f"{path}: cannot read: {error.strerror}") from None
-        try:
+        with reading(path, "not an organ bank; `fdif bank build` makes one"):
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             version = int(arrays.pop("version"))
@@ -146,9 +145,6 @@ class Bank:
                     f"{path}: a bank of format {version}, this version reads {VERSION}; build it anew"
                 )
             return cls(**arrays, digest=hashlib.sha256(data).hexdigest())
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-            check_genuine(path)
-            raise FdifError(f"{path}: not an organ bank ({error}); `fdif bank build` makes one") from None
 
 
 def build_bank(

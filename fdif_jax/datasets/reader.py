@@ -19,7 +19,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.io.files import check_genuine, is_file_or_link, visible
 from fdif_jax.io.names import safe_name, unique_names
-from fdif_jax.io.nifti import Volume, read_nifti
+from fdif_jax.io.nifti import Volume, check_numbers, read_nifti
 from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.tasks import Task
 
@@ -292,6 +292,17 @@ def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
     return Volume(array, np.eye(4), (1.0, 1.0, 1.0))
 
 
+def read_intensities(path: str | os.PathLike) -> Volume:
+    """A volume of 3 or 4 axes whose numbers a network sees in float32; errors are as of `read_volume`.
+
+    FdifError, too, for integers beyond what `check_numbers` lets pass; as labels they mean no more than others.
+    """
+    volume = read_volume(path, allow_4d=True)
+    if volume.array.dtype.kind in "iu":
+        check_numbers(path, volume.array)
+    return volume
+
+
 def volume_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype of a volume of 3 or 4 axes as `read_volume` gives it, from the file's header.
 
@@ -322,9 +333,9 @@ def _header(path: str) -> tuple[tuple[int, ...], np.dtype]:
 def load_channels(case: Case) -> np.ndarray:
     """Read a case's image with all its channels, ``(D, H, W, C)``; it may be read-only.
 
-    Errors are as of `read_volume`; FdifError, naming the file, if shapes differ.
+    Errors are as of `read_intensities`; FdifError, naming the file, if shapes differ.
     """
-    arrays = [read_volume(path, allow_4d=True).array for path in case.images]
+    arrays = [read_intensities(path).array for path in case.images]
     for path, array in zip(case.images, arrays, strict=True):
         if array.shape != arrays[0].shape:
             raise FdifError(f"{path}: shape {array.shape}, but {case.image} has {arrays[0].shape}")

@@ -6,7 +6,6 @@ A prediction is on the grid of the scan's file and has its header, so that it li
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork
-from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti
+from fdif_jax.io.files import reading
+from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti, read_header
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
@@ -27,8 +27,6 @@ from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference
 from fdif_jax.training.runs import Run, load_run
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a file of one channel
-_GZIP_MAGIC = b"\x1f\x8b"
-_LONGEST_HEADER = 540  # bytes, of NIfTI-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,14 +224,10 @@ def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
     """
     if source.name.lower().endswith(".b2nd"):
         return encode_nifti(labels)
-    with source.open("rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    with igzip.open(source, "rb") if packed else source.open("rb") as file:
-        start = file.read(_LONGEST_HEADER)
-    first = 348 in (int.from_bytes(start[:4], order) for order in ("little", "big"))
-    kind = nib.Nifti1Image if first else nib.Nifti2Image
-    header = kind.header_class.from_fileobj(BytesIO(start[: kind.header_class.sizeof_hdr]), check=False)
-    header.set_data_dtype(labels.dtype)
-    header.set_intent("none")
-    header["cal_min"] = header["cal_max"] = header["vox_offset"] = 0
-    return igzip.compress(kind(labels, None, header).to_bytes(), DEFLATE_LEVEL, mtime=0)
+    header = read_header(source)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    with reading(source, "its header cannot be written again"):
+        header.set_data_dtype(labels.dtype)
+        header.set_intent("none")
+        header["cal_min"] = header["cal_max"] = header["vox_offset"] = 0
+        return igzip.compress(kind(labels, None, header).to_bytes(), DEFLATE_LEVEL, mtime=0)

@@ -6,15 +6,14 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fdif_jax.errors import FdifError
 
-_SHOWN = (
-    40  # characters of a file's name in that of its part, which is not to be too long where the name is not
-)
+# Characters of a file's name in that of its part, which is not to be too long where the name is not.
+_SHOWN = 40
 _STAND_INS = {
     b"version https://git-lfs": "a pointer of Git LFS instead of the data; `git lfs pull` fetches them",
     b"/annex/objects/": "a pointer of git-annex instead of the data; `git annex get` fetches them",
@@ -71,6 +70,22 @@ def check_genuine(path: str | os.PathLike) -> None:
     for sign, what in _STAND_INS.items():
         if start.startswith(sign):
             raise FdifError(f"{path}: holds {what}")
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, fault: str) -> Iterator[None]:
+    """Read a file in the block: whatever a library raises becomes an FdifError of its path, the fault, and why; or of
+    what the file is instead, see `check_genuine`.
+    """
+    try:
+        yield
+    except FdifError:
+        raise
+    except Exception as error:  # libraries raise whatever they stumble over
+        if os.path.isfile(path):
+            check_genuine(path)
+        why = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise FdifError(f"{path}: {fault} ({why})") from error
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from io import BytesIO
@@ -34,7 +33,7 @@ class CaseCache:
             return prepare()  # which says what is missing
         try:
             return _read(path, case.id)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # whatever a damaged file makes of its reader
             prepared = prepare()
             _write(path, prepared)
             return prepared

@@ -4,7 +4,6 @@ The rules for spacing and normalisation are nnU-Net's (Isensee et al. 2021, doi 
 methods); every choice says why it was made.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,6 +14,7 @@ from scipy import ndimage
 
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.errors import FdifError
+from fdif_jax.io.nifti import SPACINGS
 from fdif_jax.preprocessing.normalisation import (
     AsItIs,
     Normalisation,
@@ -94,9 +94,11 @@ class CasePlan(Plain):
 
 
 def _check_spacing(spacing: Any) -> None:
-    numbers = tuple(spacing)
-    if len(numbers) != 3 or not all(isinstance(s, (int, float)) and 0 < s < math.inf for s in numbers):
-        raise FdifError(f"spacing must be three positive numbers of millimetres, not {spacing!r}")
+    numbers, (least, greatest) = tuple(spacing), SPACINGS
+    if len(numbers) != 3 or not all(isinstance(s, (int, float)) and least <= s <= greatest for s in numbers):
+        raise FdifError(
+            f"spacing must be three numbers of {least:g} to {greatest:g} millimetres, not {spacing!r}"
+        )
 
 
 class Measurement(NamedTuple):

@@ -5,7 +5,13 @@ of which `Crop.uncrop` is the last step; outside the crop there is background. A
 back at its own spacing is the same, voxel for voxel.
 """
 
+import contextlib
+import math
+import os
+import resource
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,12 +21,18 @@ from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import (
     Crop,
     GridShape,
+    Spacing,
     middle,
     pad_to,
     resample,
     resample_labels,
     shape_at,
 )
+
+_FARTHEST = (
+    100  # times finer or coarser than a plan's voxels are those of another unit, not of another scanner
+)
+_COPIES = 2  # of an image in float32 while it is prepared
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +87,19 @@ class Prepared:
 
 
 def prepare(scan: Scan, plan: CasePlan) -> Prepared:
-    """Prepare a case, cropped or not, by a plan; FdifError if it has other channels."""
+    """Prepare a case, cropped or not, by a plan.
+
+    FdifError if it has other channels, its spacing is more than 100 times the plan's or less than a hundredth of it, or
+    its grid at the plan's spacing is more than memory holds.
+    """
     if scan.image.shape[3] != len(plan.channels):
         raise FdifError(
             f"case {scan.id}: {scan.image.shape[3]} channels, but the plan is for {len(plan.channels)}"
         )
     scan = scan.cropped()
-    resampled = shape_at(scan.crop.shape, scan.space.canonical.spacing, plan.spacing)
+    spacing = scan.space.canonical.spacing
+    resampled = shape_at(scan.crop.shape, spacing, plan.spacing)
+    _check_resampling(f"case {scan.id}", spacing, plan, resampled)
     channels = (
         resample(normalise(scan.image[..., c]), resampled, plan.order)
         for c, normalise in enumerate(plan.channels)
@@ -92,3 +110,35 @@ def prepare(scan: Scan, plan: CasePlan) -> Prepared:
     if scan.label is not None:
         label = pad_to(resample_labels(scan.label, resampled), plan.patch)
     return Prepared(scan.id, image, label, Way(scan.crop, resampled, (d, h, w)))
+
+
+def _check_resampling(what: str, spacing: Spacing, plan: CasePlan, resampled: GridShape) -> None:
+    """Raise an FdifError, before anything is allocated, if voxels or grid of a resampled case are absurd."""
+    said = f"{what}: spacing {_by(spacing)} mm, prepared at {_by(plan.spacing)} mm"
+    advice = "check pixdim, the affine and xyzt_units in its header"
+    ratios = [s / t for s, t in zip(spacing, plan.spacing, strict=True)]
+    if max(ratios) > _FARTHEST or min(ratios) < 1 / _FARTHEST:
+        raise FdifError(f"{said}: more than {_FARTHEST} times as coarse or as fine; {advice}")
+    padded = [max(n, m) for n, m in zip(resampled, plan.patch, strict=True)]
+    needed, there = _COPIES * 4 * len(plan.channels) * math.prod(padded), _memory()
+    if needed > there:
+        raise FdifError(
+            f"{said}: a grid of {_by(padded)} voxels, which needs {needed:,} bytes of memory, and there are {there:,}; "
+            f"{advice}"
+        )
+
+
+def _by(numbers: Iterable[float]) -> str:
+    return " × ".join(f"{n:.6g}" for n in numbers)
+
+
+def _memory() -> int:
+    """Bytes that this process may have at most: the machine's, or what ulimit or its control group leaves of them."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits.append(resource.getrlimit(resource.RLIMIT_AS)[0])
+    with contextlib.suppress(OSError):  # not Linux
+        group = Path("/sys/fs/cgroup", Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip())
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no limit is the word "max"
+                limits.append(int((folder / "memory.max").read_text()))
+    return min(limit for limit in limits if limit > 0)

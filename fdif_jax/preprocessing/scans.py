@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions
-from fdif_jax.datasets.reader import Case, read_label, read_volume
+from fdif_jax.datasets.reader import Case, read_intensities, read_label
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import Volume
 from fdif_jax.preprocessing.spaces import Box, Crop, Space
@@ -80,10 +80,11 @@ def read_image(name: str, paths: Sequence[Path], conventions: Conventions) -> Sc
     """Read a case called ``name`` without a label and check it; its image is one file of 3 or 4 axes, or one a channel.
 
     Raises:
-        FdifError: naming the file, if one is missing, damaged, no volume, holds NaN or infinity (see `read_volume`);
-            if the grids of the files differ; or if the image has other channels than the dataset.
+        FdifError: naming the file, if one is missing, damaged, no volume, holds what is no intensity
+            (see `read_intensities`); if the grids of the files differ; or if the image has other channels than the
+            dataset.
     """
-    volumes, names = [read_volume(path, allow_4d=True) for path in paths], conventions.channel_names
+    volumes, names = [read_intensities(path) for path in paths], conventions.channel_names
     spaces = [space_of(path, volume) for path, volume in zip(paths, volumes, strict=True)]
     for path, space in zip(paths, spaces, strict=True):
         check_same_grid(path, space, paths[0], spaces[0])

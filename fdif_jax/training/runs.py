@@ -30,6 +30,7 @@ from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_netw
 from fdif_jax.training.network import HEADS, State, set_weights, weights
 from fdif_jax.training.processes import is_first_process, wait_for_all
 from fdif_jax.training.run_document import ORIGIN, RUN, Origin, RunDocument
+from fdif_jax.weights.files import check_finite
 
 METRICS, CHECKPOINTS, LOCK = "metrics.jsonl", "checkpoints", ".lock"
 SCORES = "metrics.json"  # of a fine-tuning, when it is over
@@ -97,7 +98,7 @@ class Run:
         ranked by); before any validation it is the newest.
 
         Raises:
-            FdifError: the run has no checkpoint yet, or ``which`` is neither.
+            FdifError: the run has no checkpoint yet, it holds what is not finite, or ``which`` is neither.
         """
         if which not in ("last", "best"):
             raise unknown("checkpoint", which, ("last", "best"))
@@ -106,6 +107,7 @@ class Run:
             if step is None:
                 raise FdifError(f"{self.path}: the run has no checkpoint yet; let it reach one first")
             kept = checkpoints.result(step)
+            check_finite(f"{self.path}: the checkpoint of step {step}", kept)
             return {name: value for name, value in kept.items() if not name.startswith(f"{HEADS}.")}
 
     def restore(self, model: nnx.Module, which: str = "last") -> None:

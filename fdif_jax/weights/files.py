@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_genuine, not_there, write_atomic
+from fdif_jax.io.files import check_genuine, not_there, reading, write_atomic
 
 # Where the training programs put a state dict, the most particular first.
 SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -44,6 +44,25 @@ def as_array(value: Any) -> np.ndarray:
         value = value.detach().cpu()
         value = value.float().numpy() if value.is_floating_point() else value.numpy()
     return np.asarray(value)
+
+
+def check_finite(source: str, state: Mapping[str, Any]) -> None:
+    """Check that weights by name, arrays or tensors, are finite in float32; ``source`` is what holds them.
+
+    FdifError, naming the first array and its first number, if one is NaN, infinite, or too large.
+    """
+    for name, value in state.items():
+        array = as_array(value)
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            continue
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32, copy=False))
+        if not finite.all():
+            place = np.unravel_index(np.argmin(finite), array.shape)
+            raise FdifError(
+                f"{source}: {name} holds {float(array[place]):g} at {list(map(int, place))}; weights must be finite in "
+                "float32: take a checkpoint from before its training diverged"
+            )
 
 
 def check_suffix(path: str | os.PathLike) -> str:
@@ -182,11 +201,8 @@ def _harmless() -> list:
 
 
 def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    try:
+    with reading(path, "cannot be read as safetensors"):
         return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        check_genuine(path)
-        raise FdifError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _torch():

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax.errors import FdifError
-from fdif_jax.weights.files import as_array
+from fdif_jax.weights.files import as_array, check_finite
 
 
 class TorchBuffer(nnx.Variable):
@@ -43,17 +43,21 @@ def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     return state
 
 
-def load_torch_state_dict(model: nnx.Module, state: Mapping[str, Any]) -> None:
+def load_torch_state_dict(
+    model: nnx.Module, state: Mapping[str, Any], *, source: str = "the state dict"
+) -> None:
     """Put a PyTorch state dict into the network, in place.
 
     Args:
         model: the network.
         state: name → NumPy array or PyTorch tensor. Of the several names of one parameter any one suffices.
+        source: what holds them, for errors.
 
     Raises:
-        FdifError: keys that are missing, not the network's, of another shape, or constants of another value;
-            nothing is loaded then.
+        FdifError: keys that are missing, not the network's, of another shape, constants of another value, or numbers
+            that are not finite (`check_finite`); nothing is loaded then.
     """
+    check_finite(source, state)
     loaded, missing, misshapen, differing, known = {}, [], [], [], set()
     for path, names, variable in torch_variables(model):
         known.update(names)
@@ -77,7 +81,7 @@ def load_torch_state_dict(model: nnx.Module, state: Mapping[str, Any]) -> None:
     faults["of another value than this network's constant"] = differing
     if any(faults.values()):
         listed = "; ".join(f"{len(keys)} {fault}: {some(keys)}" for fault, keys in faults.items() if keys)
-        raise FdifError(f"the state dict does not fit this {type(model).__name__}: {listed}")
+        raise FdifError(f"{source} does not fit this {type(model).__name__}: {listed}")
     nnx.update(model, nnx.from_flat_state(loaded))
 
 

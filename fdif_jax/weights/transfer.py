@@ -89,8 +89,8 @@ def transfer(
             tokens agree, else a cube.
 
     Raises:
-        FdifError: less than half of the encoder's weights fit, or the grid of tokens is not known and no cube;
-            nothing is changed then.
+        FdifError: less than half of the encoder's weights fit, what fits is not finite, or the grid of tokens is not
+            known and no cube; nothing is changed then.
     """
     new = to_torch_state_dict(model)
     fits = list(_fits(model, new, state, source, head, token_grid))
@@ -98,7 +98,7 @@ def transfer(
     for fit in fits:
         if fit.value is not None:
             new |= dict.fromkeys(fit.names, fit.value)
-    load_torch_state_dict(model, new)
+    load_torch_state_dict(model, new, source=source)
     taken = [fit for fit in fits if fit.value is not None]
     return Transfer(
         loaded=tuple(fit.names[0] for fit in taken if not fit.what),

@@ -15,7 +15,7 @@ import fdif_jax as fd
 from fdif_jax.datasets.conventions import IGNORE
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume, suffix_of
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.labels import whole_numbers
+from fdif_jax.io.labels import ROUNDING, whole_numbers
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Point, Shape
@@ -240,8 +240,9 @@ def _case(path: Path, choice: Choice) -> View:
 
 def _label_map(path: Path, choice: Choice) -> View:
     volume = read_volume(path)
-    label = whole_numbers(path, volume.array).astype(np.int32)
-    if label.min() < IGNORE:
+    with np.errstate(invalid="ignore"):  # what no int32 holds is told below
+        label = whole_numbers(path, volume.array).astype(np.int32)
+    if label.min() < IGNORE or np.abs(label - volume.array).max() > ROUNDING:
         raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, … and -1 (ignored)")
     names = [f"label {i}" for i in range(1, int(label.max()) + 1)]
     stem = path.name.removesuffix(suffix_of(path.name))

@@ -184,7 +184,7 @@ def bad(tmp_path: Path, **changes) -> list[str]:
         ({"label": phantom(plain())[..., None].repeat(2, -1)}, "a volume of 3 axes is needed"),
         ({"label": phantom(plain()) * np.float32(0.3)}, "labels are whole numbers"),
         ({"label": -phantom(plain()).astype(np.int16)}, "labels are whole numbers from 0"),
-        ({"affine": np.diag([2.0, 0.0, 2.0, 1.0])}, "cannot be inverted"),
+        ({"affine": np.diag([2.0, 0.0, 2.0, 1.0])}, "spacing (2, 0, 2) mm"),
         ({"names": {"ct": {"2": "x"}}, "section": ":mr"}, "unknown section of"),
         ({"names": {"ct": {"2": "x"}}}, "say which"),
         ({"names": {"two": "x"}}, "'two': 'x' is not a label"),

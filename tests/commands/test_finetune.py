@@ -389,7 +389,7 @@ def test_labels_that_number_no_classes_are_refused(tmp_path, labels, message):
         ({"patch": (16, 16, 15)}, "multiples of"),
         ({"patch": (0, 16, 16)}, "--patch must be"),
         ({"window": (5.0, 5.0)}, "--window must be"),
-        ({"spacing": (0.0, 1.0, 1.0)}, "spacing must be three positive numbers"),
+        ({"spacing": (0.0, 1.0, 1.0)}, "spacing must be three numbers of 1e-06 to 100 millimetres"),
         ({"mirror_axes": (0, 3)}, "--mirror-axes must be"),
         ({"overlap": 1.0}, "--overlap must be"),
         ({"rotate": -1.0}, "--rotate must be"),
@@ -431,6 +431,12 @@ def _rewritten(path, change, affine=None):
     nib.save(nib.Nifti1Image(array, image.affine if affine is None else affine), path)
 
 
+def _in_microns(path):
+    image = nib.load(path)
+    image.header.set_xyzt_units("micron")
+    nib.save(image, path)
+
+
 def _with_nan(array):
     array = array.astype(np.float32)
     array[1, 2, 3] = np.nan
@@ -463,6 +469,14 @@ BAD = {
         lambda image, label: _rewritten(label, lambda a: np.full_like(a, -1, np.int16)),
         "ignores every voxel",
     ),
+    "beyond float32": (
+        lambda image, label: _rewritten(image, lambda a: np.where(a == a.max(), -1.7e308, a)),
+        "absurd voxels: -1.7e",
+    ),
+    "microns": (
+        lambda *paths: [_in_microns(path) for path in paths],
+        "more than 100 times as coarse or as fine",
+    ),
     "2D": (lambda image, label: _rewritten(image, lambda a: a[:, :, 0]), "axes|2 voxels"),
     "one voxel": (lambda image, label: _rewritten(image, lambda a: a[:1, :1, :1]), "at least 2 voxels|has"),
     "zero spacing": (_zero_spacing, "spacing|affine|invert"),
@@ -487,7 +501,8 @@ def test_a_bad_case_is_one_line_that_names_its_file_and_the_others_go_on(dataset
         plan, _, chosen = finetune.plan_for(config, chosen, (2, 2, 2), None, scans)
         trained_on, _, chosen = finetune.read_prepared(config, chosen, plan, scans)
     assert len(trained_on) == 1 and chosen.skipped == (bad,)
-    assert f"skipped: {root}" in capsys.readouterr().err.replace("\n", "")
+    told = capsys.readouterr().err.replace("\n", "")
+    assert f"skipped: {root}" in told or f"skipped: case {bad}: spacing" in told
 
 
 @pytest.mark.slow("two trainings")

@@ -487,6 +487,8 @@ def test_bad_input_is_one_line(state, tmp_path, capsys):
     torch.save({"encoder.stages.0.0.convs.0.conv.weight": torch.zeros(3, 3)}, tmp_path / "plain.pth")
     torch.save({"stem.convs.0.conv.weight": torch.zeros(4, 1, 3, 3)}, tmp_path / "flat.pth")
     torch.save({"patch_embed.proj.weight": torch.zeros(4, 1, 2, 2, 2)}, tmp_path / "vit.pth")
+    name = next(key for key, tensor in state.items() if tensor.is_floating_point())
+    torch.save(state | {name: torch.full_like(state[name], torch.nan)}, tmp_path / "nan.pth")
     (tmp_path / "there").mkdir()
     before = sorted(tmp_path.iterdir())
     for file, options, message in [
@@ -499,6 +501,7 @@ def test_bad_input_is_one_line(state, tmp_path, capsys):
         ("other.pth", [], "is of none of the networks"),
         ("plain.pth", [], "nnU-Net's plain U-Net; its ResEnc planners"),
         ("flat.pth", [], "not that of a 3D network"),
+        ("nan.pth", [], f"nan.pth: {name} holds nan at [0, 0, 0, 0, 0]; weights must be finite"),
         ("vit.pth", [], "looks like swin_unetr, but it lacks swinViT.layers1.0.blocks.0.attn."),
         ("w.pth", ["--network", "vnet"], "is of no vnet but of resenc_unet"),
         ("w.pth", ["--network", "vnett"], "did you mean 'vnet'?"),

@@ -54,7 +54,7 @@ def make_run(path, document, *saved):
 
 def save(path, array, affine=AFFINE):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, affine), path)
+    nib.save(nib.Nifti1Image(array, affine, dtype=array.dtype), path)
     return path
 
 
@@ -258,6 +258,23 @@ def test_the_scans_header_is_kept(folders, kind, endianness):
     np.testing.assert_array_equal(np.asarray(found.dataobj), random_label((9, 8, 10)))
 
 
+def test_a_scan_in_metres_whose_qfac_is_0_is_predicted_and_keeps_its_header(folders):
+    image = nib.Nifti1Image(random_label((9, 8, 10)), None)
+    image.header.set_zooms((0.001,) * 3)
+    image.header.set_qform(AFFINE @ np.diag([0.001, 0.001, 0.001, 1]), 1)
+    image.header.set_xyzt_units("meter")
+    image.header["pixdim"][0] = 0
+    path = folders / "scans/case_1.nii"
+    path.with_suffix(".nii.gz").unlink()
+    path.write_bytes(image.to_bytes())
+    assert image.header["pixdim"][0] == 0
+    assert fdif_predict(folders) == 0
+    found = nib.load(folders / "out/case_1.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), random_label((9, 8, 10)))
+    np.testing.assert_allclose(found.affine, nib.load(path).affine)
+    assert found.header.get_xyzt_units()[0] == "meter" and len(list((folders / "out").iterdir())) == 3
+
+
 def test_one_file_blosc2_arrays_and_other_folders_are_taken(folders):
     label = random_label((4, 5, 6))
     (folders / "scans/.hidden.nii.gz").write_bytes(b"")
@@ -362,6 +379,18 @@ def _zero_spacing(path):
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
 
 
+def _one_voxel(value, dtype):
+    array = np.ones((9, 8, 10), dtype)
+    array[2, 1, 3] = value
+    return array
+
+
+def _metres(path):
+    image = nib.load(path)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -369,7 +398,13 @@ def _zero_spacing(path):
         (lambda path: save(path, np.full((9, 8, 10), np.nan, np.float32)), "NaN"),
         (lambda path: save(path, np.ones((9, 8), np.float32)), "a volume of 3 or 4 axes is needed"),
         (lambda path: save(path, np.ones((1, 1, 1), np.uint8)), "at least 2 voxels along every axis"),
-        (_zero_spacing, "zero"),
+        (_zero_spacing, "spacing (1, 1, 0) mm; it must be"),
+        (
+            lambda path: save(path, _one_voxel(-1.7e308, np.float64)),
+            "absurd voxels: -1.7e+308 at (2, 1, 3)",
+        ),
+        (lambda path: save(path, _one_voxel(-(2**63), np.int64)), "absurd voxels: -9.22337e+18 at (2, 1, 3)"),
+        (_metres, "spacing (1, 1, 1) metres; it must be 1e-06 to 100 mm"),
         (
             lambda path: save(path, np.ones((9, 8, 10, 2), np.uint8)),
             "2 channels, but its dataset has 1 (MRI)",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io import nifti
 from fdif_jax.io.files import write_atomic
 from fdif_jax.io.nifti import encode_nifti, read_nifti, write_nifti
 
@@ -23,7 +24,7 @@ AFFINE = np.array([[0, -1.5, 0, 10], [2.0, 0, 0, -5], [0, 0, 3.0, 7], [0, 0, 0, 
 def arrays(draw):
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     shape = draw(hnp.array_shapes(min_dims=3, max_dims=3, max_side=7))
-    elements = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else None
+    elements = {"min_value": -(2.0**46), "max_value": 2.0**46} if dtype.kind == "f" else None
     array = draw(hnp.arrays(dtype, shape, elements=elements))
     return np.asfortranarray(array) if draw(st.booleans()) else array
 
@@ -177,6 +178,98 @@ def test_broken_files_are_named(case, tmp_path):
     with pytest.raises(FdifError, match=words) as error:
         read_nifti(path)
     assert "scan_07.nii" in str(error.value) and "\n" not in str(error.value)
+
+
+def edited(path, kind, dtype=np.uint8, **fields):
+    """A file of ones with only a qform, turned and mirrored, whose header holds some other numbers."""
+    image = kind(np.ones((3, 4, 5), dtype), None)
+    image.header.set_zooms((0.5, 0.75, 2.0))
+    image.header.set_qform(AFFINE, code=1)
+    image.header["vox_offset"] = image.header.sizeof_hdr + 4
+    for name, value in fields.items():
+        image.header[name] = value
+    data = image.header.binaryblock + bytes(4) + np.ones((3, 4, 5), dtype).tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(
+    ("code", "unit"),
+    [(1, 1000.0), (2, 1.0), (3, 0.001), (0, 1.0), (5, 1.0), (1 + 8, 1000.0), (3 + 16, 0.001)],
+)
+def test_lengths_become_millimetres_and_an_unusual_qfac_is_1(kind, code, unit, tmp_path):
+    path = edited(tmp_path / "a.nii", kind, xyzt_units=code, pixdim=(0, 0.02, 0.015, 0.03, 0, 0, 0, 0))
+    wanted = nib.load(path).affine  # nibabel mends pixdim[0], and leaves units alone
+    wanted[:3] *= unit
+    volume = read_nifti(path)
+    np.testing.assert_allclose(volume.affine, wanted, rtol=1e-6)
+    np.testing.assert_allclose(volume.spacing, np.array([0.02, 0.015, 0.03]) * unit, rtol=1e-6)
+    mirrored = edited(tmp_path / "b.nii", kind, pixdim=(-1, 1, 1, 1, 0, 0, 0, 0))
+    np.testing.assert_allclose(read_nifti(mirrored).affine, nib.load(mirrored).affine, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"pixdim": (1, 1, 1, 1, 0, 0, 0, 0), "xyzt_units": 1}, r"spacing \(1, 1, 1\) metres; it must be"),
+        ({"pixdim": (1, 1, 1e-4, 1, 0, 0, 0, 0), "xyzt_units": 3}, r"\(1, 0.0001, 1\) microns"),
+        ({"pixdim": (1, 1, 1, 1e30, 0, 0, 0, 0)}, r"\(1, 1, 1e\+30\) mm"),
+        ({"pixdim": (1, 1, -1, 1, 0, 0, 0, 0)}, r"\(1, -1, 1\) mm"),
+        ({"sform_code": 1, "srow_x": (1e-30, 0, 0, 0)}, r"spacing \(1e-30, 0, 0\) mm"),
+        ({"sform_code": 1, "srow_x": (np.nan, 0, 0, 0)}, "affine holds NaN"),
+        ({"quatern_b": 30}, "damaged NIfTI file"),
+        ({"datatype": 77}, "voxels of type 77"),
+        ({"vox_offset": 0}, "voxels at byte 0"),
+    ],
+)
+def test_absurd_headers_are_one_line(fields, words, tmp_path):
+    with pytest.raises(FdifError, match=words) as error:
+        read_nifti(edited(tmp_path / "a.nii", nib.Nifti1Image, **fields))
+    assert "a.nii: " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [-1.7e308, -3.4e38, 1.1e14, np.nan])
+def test_what_float32_cannot_work_with_is_named(dtype, value, tmp_path):
+    array = np.zeros((3, 4, 5), dtype)
+    with np.errstate(over="ignore"):
+        array[2, 1, 3] = value
+    save(tmp_path / "a.nii", array)
+    with pytest.raises(
+        FdifError, match=rf"a.nii: holds .* voxels: {array[2, 1, 3]:g} at \(2, 1, 3\)".replace("+", r"\+")
+    ):
+        read_nifti(tmp_path / "a.nii")
+
+
+def test_scaling_overflows_only_where_its_result_does(tmp_path):
+    array = np.zeros((3, 4, 5))
+    array[0, 1, 2] = 2e40  # beyond float32 until it is scaled
+    save(tmp_path / "a.nii", array, lambda header: None)
+    for slope, fits in ((1e-38, True), (1e30, False)):
+        patched(tmp_path / "a.nii", 112, np.array([slope, 1], np.float32).tobytes())
+        if fits:
+            wanted = np.asarray(nib.load(tmp_path / "a.nii").dataobj)
+            np.testing.assert_allclose(read_nifti(tmp_path / "a.nii").array, wanted, rtol=1e-6)
+            continue
+        with pytest.raises(FdifError, match=r"holds NaN or infinite voxels: inf at \(0, 1, 2\)"):
+            read_nifti(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("two\nlines"), MemoryError(), KeyError(7), OSError(5, "bad sector")]
+)
+def test_whatever_a_library_raises_is_one_line(error, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    write_nifti(tmp_path / "a.nii.gz", np.ones((2, 2, 2), np.uint8))
+    for owner, name in ((nib.Nifti1Header, "get_best_affine"), (nifti.igzip, "decompress")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            with pytest.raises(FdifError, match=r"a\.nii\.gz: ") as caught:
+                read_nifti(tmp_path / "a.nii.gz")
+        assert "\n" not in str(caught.value)
 
 
 def test_fourth_axis(tmp_path):

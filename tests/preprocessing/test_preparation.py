@@ -1,7 +1,9 @@
 """Fingerprints, plans, and cases there and back: an oracle's labels return voxel for voxel to their file's grid."""
 
 import json
+import re
 from itertools import count, repeat
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, load_conventions, load_dataset
 from fdif_jax.errors import FdifError
+from fdif_jax.preprocessing import preparation
 from fdif_jax.preprocessing.fingerprints import (
     CasePlan,
     Fingerprint,
@@ -241,7 +244,7 @@ def test_a_patch_fits_the_network_the_budget_and_the_case(shape, spacing, multip
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spacing": (1, 0, 1)}, "spacing must be three positive"),
+        ({"spacing": (1, 0, 1)}, "spacing must be three numbers of 1e-06 to 100"),
         ({"spacing": (1, 1)}, "spacing must be three numbers"),
         ({"spacing": "111"}, "spacing must be three numbers"),
         ({"patch": (8, 8)}, "patch must be three"),
@@ -265,7 +268,7 @@ def test_a_fingerprint_needs_a_case_and_its_label():
 
 
 def test_an_impossible_spacing_is_refused_before_it_is_used():
-    with pytest.raises(FdifError, match="spacing must be three positive"):
+    with pytest.raises(FdifError, match="spacing must be three numbers"):
         plan_cases(measured([(1, 1, 1)], [(9, 9, 9)]), (1, 1, 1), spacing=(1.0, 0.0, 1.0))
 
 
@@ -286,3 +289,36 @@ def test_no_mirroring_along_an_axis_on_which_one_class_lies_before_another():
     assert (
         mirror_axes(measured(spacings[:1], shapes[:1], centres=apart[:1]))[0] == ()
     )  # one case could be any
+
+
+# ------------------------------------------------------------------------------------------------ absurd grids
+
+
+@pytest.mark.parametrize(
+    ("spacing", "target", "message"),
+    [
+        (
+            (1, 1, 1),
+            (0.001, 1, 1),
+            r"spacing 1 × 1 × 1 mm, prepared at 0.001 × 1 × 1 mm: more than 100 times",
+        ),
+        ((0.5, 0.0007, 0.5), (1, 1, 1), "more than 100 times as coarse or as fine; check pixdim"),
+        (
+            (5, 5, 5),
+            (0.06, 0.06, 0.06),
+            r"a grid of 7500 × 7500 × 7500 voxels, which needs [\d,]+ bytes of memory",
+        ),
+    ],
+)
+def test_absurd_grids_are_refused_before_they_are_allocated(spacing, target, message, monkeypatch):
+    monkeypatch.setattr(preparation, "resample", None)  # which would be too late
+    scan = Scan("s1", np.ones((90, 90, 90, 1), np.int8), None, Space((90, 90, 90), np.diag([*spacing, 1.0])))
+    with pytest.raises(FdifError, match=f"case s1: .*{message}"):
+        prepare(scan, plan_of(target))
+
+
+def test_memory_is_the_least_of_the_machines_and_its_limits(monkeypatch):
+    total = re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
+    assert 2**28 < preparation._memory() <= 1024 * int(total[1])
+    monkeypatch.setattr(preparation.resource, "getrlimit", lambda _: (4096, 2**40))
+    assert preparation._memory() == 4096

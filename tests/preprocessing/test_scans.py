@@ -219,7 +219,7 @@ def _no_spacing(case):
         (_dangling, r"a_0000\.nii\.gz: no such file: a link to annex/scan\.nii\.gz, which is not there"),
         (_lfs, r"a_0000\.nii\.gz: holds a pointer of Git LFS .*`git lfs pull`"),
         (_page, r"a_0000\.nii\.gz: holds a web page"),
-        (_negative_spacing, r"a_0000\.nii\.gz: spacing \(-1\.5, .*\) is negative"),
+        (_negative_spacing, r"a_0000\.nii\.gz: spacing \(-1\.5, .*\) mm is negative"),
         (_undeclared, r"a\.nii\.gz: holds label 7, .* declare: 0 background, 1 liver, 2 tumour"),
         (_fraction, r"a\.nii\.gz: holds label 0\.5; labels are whole numbers"),
         (_negative, r"a\.nii\.gz: holds label -2,"),
@@ -229,7 +229,7 @@ def _no_spacing(case):
         (_flat, r"a_0000\.nii\.gz: .*cannot be inverted"),
         (_huge, r"a\.nii\.gz: holds label 1e\+09,"),
         (_truncated, r"a_0000\.nii\.gz: truncated"),
-        (_no_spacing, r"a_0000\.nii\.gz: spacing \(0, 0, 0\) is zero"),
+        (_no_spacing, r"a_0000\.nii\.gz: spacing \(0, 0, 0\) mm; it must be 1e-06 to 100 mm"),
     ],
 )
 def test_what_is_wrong_with_a_case_is_one_line_that_names_the_file(case, damage, message):

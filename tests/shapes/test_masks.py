@@ -117,6 +117,22 @@ def nifti(path, array, affine=None):
     return path
 
 
+def test_images_in_metres_and_damaged_ones(tmp_path):
+    small, _, _ = ball(5)
+    image = nib.Nifti1Image(small.astype(np.uint8), np.diag([0.002, 0.002, 0.002, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "a.nii")
+    wanted = from_mask(small, spacing=(2, 2, 2), resolution=16).bounds()
+    for source in (image, tmp_path / "a.nii"):
+        found = from_mask(source, resolution=16).bounds()
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(sorted(one), sorted(other), atol=1e-3)
+    loaded = nib.load(tmp_path / "a.nii")
+    (tmp_path / "a.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:500])
+    with pytest.raises(fd.FdifError, match=r"a\.nii: damaged image"):
+        from_mask(loaded)
+
+
 def test_what_makes_no_shape_is_refused_in_one_line(tmp_path):
     some = np.zeros((5, 5, 5), np.uint8)
     some[2, 2, 2] = 3

@@ -21,7 +21,7 @@ from fdif_jax.objectives.losses import cross_entropy, dice_cross_entropy
 from fdif_jax.training import loop
 from fdif_jax.training.checkpoints import _checksums
 from fdif_jax.training.loop import fit
-from fdif_jax.training.network import functional, weights
+from fdif_jax.training.network import State, functional, weights
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
@@ -209,6 +209,17 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tm
     ):
         _fit(tmp_path / "run", make_batch=make_batch, checkpoint_every=2)
     assert np.isfinite(load_run(tmp_path / "run").weights()["head.kernel"]).all()
+
+
+def test_weights_of_a_run_that_are_not_finite_are_named(tmp_path):
+    learnt = weights(Net())
+    learnt["head.kernel"] = learnt["head.kernel"].at[0, 0, 0, 1, 0].set(jnp.inf)
+    with open_run(tmp_path / "run", DOCUMENT) as run, run.checkpoints() as checkpoints:
+        checkpoints.save(3, State(learnt, {"count": jnp.zeros(())}, {}), None)
+    with pytest.raises(
+        FdifError, match=r"run: the checkpoint of step 3: head\.kernel holds inf at \[0, 0, 0, 1, 0\]"
+    ):
+        load_run(tmp_path / "run").restore(Net())
 
 
 def test_a_loss_that_explodes_stops_the_run(tmp_path):

@@ -1,5 +1,7 @@
 """The transfer rules, against values by hand, PyTorch's interpolation, and networks' outputs."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -227,3 +229,25 @@ def test_a_head_is_all_that_other_classes_change(name):
     after = state_dicts.to_torch_state_dict(more)
     for name in report.loaded:
         np.testing.assert_array_equal(after[name], state[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("body.weight", np.nan), ("head.weight", np.inf), ("stem.bias", 1e300)]
+)
+def test_weights_that_are_not_finite_in_float32_are_named(name, value):
+    state = {key: array.astype(np.float64) for key, array in filled().items()}
+    state[name].flat[2] = value
+    model = Toy()
+    place = list(map(int, np.unravel_index(2, state[name].shape)))
+    message = re.escape(f": {name} holds {value:g} at {place}; weights must be finite in float32")
+    with pytest.raises(FdifError, match=f"^file.pth{message}"):
+        transfer(model, state, source="file.pth")
+    with pytest.raises(FdifError, match=f"^the state dict{message}"):
+        state_dicts.load_torch_state_dict(model, state)
+    assert not any(array.any() for array in state_dicts.to_torch_state_dict(model).values())
+
+
+def test_what_is_not_taken_may_be_anything():
+    state = filled()
+    state["head.weight"][...] = np.nan
+    assert "head.weight" in moved(state, head=False)[0].fresh
