@@ -12,6 +12,8 @@ from typing import Any
 
 from fdif_jax.errors import FdifError
 
+MESHES = (".stl", ".ply", ".obj")  # endings of meshes that are written and read
+
 
 def make_folder(path: Path) -> None:
     """Make a directory to write to, and those above it; FdifError if that cannot be."""

@@ -33,7 +33,8 @@ class Displaced(Shape):
         return self.shape(p) + self.field(p)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        reach = getattr(self.field, "reach", None) if self.reach is None else self.reach
+        field = getattr(self.field, "func", self.field)  # of a field that is no pytree
+        reach = getattr(field, "reach", None) if self.reach is None else self.reach
         return Box.everywhere() if reach is None else self.shape.bounds(margin + reach)
 
 
@@ -205,7 +206,7 @@ def displace(shape: Shape, field: Callable[[Point], Distance], reach: Scalar | N
         shape: a shape.
         field: any function of points; a pytree that can be called keeps its numbers as parameters.
         reach: how far it swells the shape, voxels: minus its least value. Known, the result has bounds. None: the
-            field's own ``reach`` if it has one, as those of `fdif_jax.sdf.noise`; else not known.
+            field's own ``reach`` if it has one, as noise and the published displacements have; else not known.
     """
     reach = None if reach is None else number("displace", "reach", reach, least=0)
     return Displaced(as_shape("displace", "shape", shape), captured("displace", "field", field), reach)
