@@ -131,7 +131,8 @@ def _made(path: Path) -> Shape | Profile:
     except FdifError as error:
         raise FdifError(f"load: {path}: {error}") from None
     except Exception as error:  # whatever the parts stumble over
-        raise FdifError(f"load: {path}: makes no shape ({type(error).__name__}: {error})") from error
+        said = (str(error).splitlines() or [""])[0]
+        raise FdifError(f"load: {path}: makes no shape ({type(error).__name__}: {said})") from error
     return shape
 
 

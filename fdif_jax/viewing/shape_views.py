@@ -111,7 +111,7 @@ def show(*shapes: Shape | Profile, resolution: int = 96) -> None:
         from IPython.display import HTML, display
 
         inner = html.escape(page_of(meshes, camera, title))
-        display(HTML(f'<iframe srcdoc="{inner}" style="{_FRAME}"></iframe>'))
+        display(HTML(f'<div><iframe srcdoc="{inner}" style="{_FRAME}"></iframe></div>'))
         return
     path = Path(tempfile.mkdtemp(prefix="fdif-"), "shapes.html")
     write_page(path, meshes, camera, title)

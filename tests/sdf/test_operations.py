@@ -410,4 +410,4 @@ def test_operations_on_profiles_are_methods_and_fields_come_first():
     assert {"extrude", "revolve", "loft", "outline"} <= set(dir(plate)) and "twist" not in dir(plate)
     assert shapes.offset(plate, 1.0).distance == 1.0
     with pytest.raises(AttributeError, match="a Rectangle has no attribute 'twist'"):
-        plate.twist
+        plate.twist(0.1)

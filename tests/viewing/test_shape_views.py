@@ -64,15 +64,11 @@ def test_what_cannot_be_seen_is_one_line(call, says):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
-def test_notebooks_show_a_shape_and_a_profile_lit():
-    shown = Image.open(io.BytesIO(BALL._repr_png_()))
-    picture = np.asarray(shown)
-    np.testing.assert_array_equal(picture, BALL.picture())
+def test_notebooks_show_a_shape_lit():
+    picture = np.asarray(Image.open(io.BytesIO(BALL._repr_png_())))
     assert picture.shape == (320, 320, 3)
     coloured = np.ptp(picture.astype(int), axis=2) > 30  # neither the paper nor a shadow
     assert coloured.sum() == pytest.approx(np.pi * (160 / 1.12) ** 2, rel=0.1)  # a disc in Camera's air
-    disc = shapes.circle(9.0).picture(64, elevation=89.0).astype(int)
-    assert 0.4 < (np.ptp(disc, axis=2) > 30).mean() < 0.8
 
 
 def test_a_batch_of_shapes_is_shown_by_its_text():
@@ -98,4 +94,4 @@ def test_show_embeds_a_page_in_a_notebook(monkeypatch):
     monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: types.SimpleNamespace(kernel=1))
     monkeypatch.setattr(webbrowser, "open", lambda url: pytest.fail("a notebook opens no page"))
     shapes.circle(9.0).show(resolution=16)
-    assert shown[0].data.startswith('<iframe srcdoc="') and "&lt;title&gt;Extruded" in shown[0].data
+    assert shown[0].data.startswith('<div><iframe srcdoc="') and "&lt;title&gt;Extruded" in shown[0].data
