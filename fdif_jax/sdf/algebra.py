@@ -326,12 +326,22 @@ def repeat(
 def twist(shape: Shape, rate: Scalar, axis: Axis = "z") -> Shape:
     """Turn each slice across ``axis`` by ``rate`` radians a voxel. Not a true distance: stretched by the twist."""
     shape, rate = as_shape("twist", "shape", shape), number("twist", "rate", rate)
-    if isinstance(axis, str) and axis == "z":
-        return Twisted(shape, rate)
-    return orient(Twisted(rotate_to(shape, axis, "z"), rate), axis)
+    return _about(axis, shape, lambda upright: Twisted(upright, rate))
 
 
 @method
-def bend(shape: Shape, rate: Scalar) -> Shape:
-    """Curve the x axis by ``rate`` radians a voxel. Not a true distance: stretched by the bend."""
-    return Bent(as_shape("bend", "shape", shape), number("bend", "rate", rate))
+def bend(shape: Shape, rate: Scalar, axis: Axis = "z") -> Shape:
+    """Curve a shape about ``axis`` by ``rate`` radians a voxel. Not a true distance: stretched by the bend.
+
+    About z and y it is the x axis that is curved, about x the z axis; about another, what the shortest turn of that
+    axis to z brings to x.
+    """
+    shape, rate = as_shape("bend", "shape", shape), number("bend", "rate", rate)
+    return _about(axis, shape, lambda upright: Bent(upright, rate))
+
+
+def _about(axis: Axis, shape: Shape, about_z: Callable[[Shape], Shape]) -> Shape:
+    """What is done to a shape about z, about another axis."""
+    if isinstance(axis, str) and axis == "z":
+        return about_z(shape)
+    return orient(about_z(rotate_to(shape, axis, "z")), axis)

@@ -97,8 +97,11 @@ def views_of(target: str, choice: Choice) -> list[View]:
     if path.suffix == ".py":
         return _file(path, choice)
     source, _, name = target.rpartition(":")
-    if source.endswith(".py") and name in (plain := defined_in(source, Shape)):
+    plain = defined_in(source, Shape) if source.endswith(".py") else {}
+    if name in plain:
         return [_plain(name, plain[name], f"{name}, of {source}", choice)]
+    if plain and not defined_in(source, Family):
+        raise unknown(f"shape of {source}:", name, plain)
     files = list(map(str, choice.catalogue))
     vocabulary, family = find_family(target, files)
     owners = [file for file in files if family in vocabulary_of(file).families]

@@ -174,6 +174,20 @@ CASES = {
             ], -1)
         ),
     ),
+    "bend": (
+        fd.bend(BALL, 0.05, "y"),
+        lambda p: ball(
+            np.stack([
+                np.cos(0.05 * p[:, 0]) * p[:, 0] + np.sin(0.05 * p[:, 0]) * p[:, 2],
+                p[:, 1],
+                np.cos(0.05 * p[:, 0]) * p[:, 2] - np.sin(0.05 * p[:, 0]) * p[:, 0],
+            ], -1)
+        ),
+    ),
+    "displacement": (
+        fd.displace(BALL, shapes.published.displacement("sharpmax_fine")),
+        lambda p: ball(p) + 0.03 * 47 * np.abs(np.sin(40 * p / 47)).max(-1),
+    ),
     "bend_between": (fd.bend_between(BOX, (0, 0, -4), (0, 0, 4), (3, -2, 0)), bent),
     "wrap_around": (fd.wrap_around(shapes.box(15, 2, 3), -20, 20), wrapped),
     "attract": (fd.attract(BOX, (1, 2, 3), 4, 0.8), lambda p: attracted(p, 0.8)),
@@ -411,3 +425,20 @@ def test_operations_on_profiles_are_methods_and_fields_come_first():
     assert shapes.offset(plate, 1.0).distance == 1.0
     with pytest.raises(AttributeError, match="a Rectangle has no attribute 'twist'"):
         plate.twist(0.1)
+
+
+def test_the_published_displacements_and_mappers_are_called_without_a_grid():
+    for field in shapes.published.displacements:
+        values = np.asarray(field(9 * AT))
+        assert values.shape == (300,) and np.isfinite(values).all() and values.std() > 0.1
+        assert -values.min() <= field.reach + 1e-5, field.name
+        bounds = fd.displace(BOX, field).bounds(1.0)
+        np.testing.assert_allclose(bounds.upper, np.add((8, 6, 4), field.reach), rtol=1e-6)
+    on_grid = shapes.published.displacement("perlin_fine")(fd.Grid(3, 4, 5))
+    assert on_grid.shape == (3, 4, 5)
+    np.testing.assert_allclose(
+        on_grid[1, 2, 3], 0.01 * 47 * (np.sin(30 / 47) * np.sin(0) + np.sin(0)), atol=1e-6
+    )
+    for mapper in shapes.published.mappers:
+        grey = np.asarray(mapper(BOX(AT)))
+        assert grey.shape == (300,) and grey.min() >= 0 and 0 < grey.max() <= 128.001
