@@ -75,6 +75,7 @@ __version__ = "0.1.0"
 _LATER = {
     "Fitter": "fitting.fitter",
     "Mask": "fitting.mask_targets",
+    "RunDocument": "training.run_document",
     "Segmentation": "objectives.supervised",
     "TrainingPlan": "training.plan",
     "fit": "training.loop",
