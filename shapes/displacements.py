@@ -23,7 +23,7 @@ def _displacement(name: str, amplitude: float, k: float, of: tuple[Scaled, float
         return amplitude * highest.x * function(*scaled)
 
     words = f"{amplitude:g} X · {formula.replace('k', f'{k:g} ')}"
-    return Displacement(name, field, words, abs(least) * amplitude * USUAL.highest.x)
+    return Displacement(name, field, words, abs(least) * amplitude * float(USUAL.highest.x))
 
 
 def _perlin(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:

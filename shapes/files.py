@@ -103,7 +103,7 @@ def _plain(value: Any, path: Path) -> Any:
         return {_TUPLE: [_plain(inner, path) for inner in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    field = value.func if isinstance(value, jax.tree_util.Partial) else value
+    field: Any = value.func if isinstance(value, jax.tree_util.Partial) else value
     if field in DISPLACEMENTS:
         return {_DISPLACEMENT: field.name}
     name = getattr(field, "__qualname__", type(field).__name__)

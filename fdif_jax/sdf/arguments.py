@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
-from fdif_jax.sdf.grid import Box, Distance, Grid, Point, Scalar
+from fdif_jax.sdf.grid import Distance, Grid, Point, Scalar
 
 T = TypeVar("T")
 _FORMS = "a Point, an array (..., 3), three arrays x, y, z, or a Grid"
@@ -154,13 +154,13 @@ def points(of: str, name: str, value: Any, *, size: int, least: int) -> Float[Ar
     return jnp.asarray(found, jnp.float32)
 
 
-def box(of: str, name: str, value: Any) -> Box:
-    """A box of some extent along each axis, from a `Box` or two points (lower, upper); errors as for `number`."""
+def box(of: str, name: str, value: Any) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+    """The lower and upper end of a box, a `Box` or two points, the upper above the lower; errors as for `number`."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise _wrong(of, name, value, "a Box, or two points (lower, upper)")
     lower, upper = vector(of, f"{name}'s lower end", value[0]), vector(of, f"{name}'s upper end", value[1])
     vector(of, f"{name}'s extent", upper - lower, above=0)
-    return Box(lower, upper)
+    return lower, upper
 
 
 def grid(of: str, name: str, value: Any) -> Grid:

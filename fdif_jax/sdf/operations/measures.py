@@ -128,4 +128,4 @@ def voxels(shape: Shape, grid: Grid) -> Bool[Array, "D H W"]:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _within(shape: Shape, grid: Grid) -> Bool[Array, "D H W"]:
-    return shape(grid) <= 0
+    return jnp.asarray(shape(grid)) <= 0
