@@ -9,6 +9,11 @@ Example:
     >>> image, label = program.sample_at(seed=0, index=0)
 """
 
+import importlib
+from typing import Any
+
+# What shapes are made of, and what the package knows by name.
+from fdif_jax import shapes as shapes
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key
 from fdif_jax.rendering.look import Look
@@ -43,7 +48,7 @@ from fdif_jax.sdf.operations import noise as noise
 from fdif_jax.sdf.operations.blends import chamfer, fillet, groove, morph, stairs, tongue
 from fdif_jax.sdf.operations.copies import mirror, repeat_around, symmetric
 from fdif_jax.sdf.operations.deformations import attract, bend_between, loft, transition, wrap_around
-from fdif_jax.sdf.operations.measures import bounded, normalise, slice
+from fdif_jax.sdf.operations.measures import bounded, normalise, slice, voxels
 from fdif_jax.sdf.shape import (
     Blend,
     Box,
@@ -58,11 +63,45 @@ from fdif_jax.sdf.shape import (
     union,
     xor,
 )
+from fdif_jax.shapes.files import load, save
+from fdif_jax.viewing.shape_views import mesh, picture, show
 from fdif_jax.vocabulary.authoring import displacement, family, mapper
 from fdif_jax.vocabulary.spread import Spread
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
 __version__ = "0.1.0"
+
+# What training, fitting and weights need, by its module: it stands on libraries that are imported when asked for.
+_LATER = {
+    "Fitter": "fitting.fitter",
+    "Mask": "fitting.mask_targets",
+    "RunDocument": "training.run_document",
+    "Segmentation": "objectives.supervised",
+    "TrainingPlan": "training.plan",
+    "fit": "training.loop",
+    "functional": "training.network",
+    "open_run": "training.runs",
+    "save_fits": "fitting.fit_picture",
+    "save_weights": "weights.files",
+    "scene_batch": "batches.scenes",
+    "set_weights": "training.network",
+    "to_torch_state_dict": "weights.state_dicts",
+    "with_augmentation": "batches.scenes",
+    "write_family": "fitting.fitted_family",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return importlib.import_module("fdif_jax.models")
+    if name not in _LATER:
+        raise AttributeError(f"module 'fdif_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fdif_jax.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, "models"})
+
 
 __all__ = [
     "Blend",
@@ -103,17 +142,20 @@ __all__ = [
     "fillet",
     "groove",
     "intersection",
+    "load",
     "load_recipe",
     "load_scenes",
     "loft",
     "map",
     "mapper",
+    "mesh",
     "mirror",
     "morph",
     "node",
     "normalise",
     "onion",
     "orient",
+    "picture",
     "render_scenes",
     "repeat",
     "repeat_around",
@@ -122,10 +164,12 @@ __all__ = [
     "rotate_to",
     "round",
     "sample_key",
+    "save",
     "save_scenes",
     "scale",
     "shear",
     "shipped_recipes",
+    "show",
     "slice",
     "stairs",
     "static",
@@ -136,6 +180,7 @@ __all__ = [
     "translate",
     "twist",
     "union",
+    "voxels",
     "wrap_around",
     "xor",
 ]

@@ -1,8 +1,9 @@
 """Look at a shape, a scene or a case: a lit picture, three slices, and a page with a mesh to turn.
 
-TARGET is a class (torus, published:torus), a family of your own file (my_shapes.py:pebble) or all of them
-(my_shapes.py), a scene document (.json), a dataset (its folder or list), or a label map (.nii.gz). Of a shape
-torus.png, torus_slices.png and torus.html are written; of several members or families one picture with all of them.
+TARGET is a class (torus, published:torus), a family or a shape of your own file (my_shapes.py:pebble) or all of them
+(my_shapes.py), a shape that was saved (.json, .stl), a scene document (.json), a dataset (its folder or list), or a
+label map (.nii.gz). Of a shape torus.png, torus_slices.png and torus.html are written; of several members, families or
+shapes one picture with all of them.
 
 Example:
     fdif view torus --seed 3 --displacement ridge

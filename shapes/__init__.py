@@ -14,6 +14,7 @@ from fdif_jax.shapes.avs_db import avs_db
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.documents import describe
 from fdif_jax.shapes.families import families
+from fdif_jax.shapes.files import load, save
 from fdif_jax.shapes.flat import (
     hexagon,
     offset,
@@ -70,6 +71,7 @@ __all__ = [
     "hexagon",
     "icosahedron",
     "linear_taper",
+    "load",
     "neck_taper",
     "neovius",
     "no_taper",
@@ -87,6 +89,7 @@ __all__ = [
     "rounded_box",
     "rounded_rectangle",
     "rounded_x",
+    "save",
     "schwarz_d",
     "schwarz_p",
     "slab",

@@ -4,22 +4,26 @@ Source: FDIF (arXiv 2603.23199). With X the greatest x and ``x' = x / max(x)`` (
 amplitude ``A = a X`` and a scale ``k``. On an open mesh every sine runs over one axis only.
 """
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from fdif_jax.sdf.shape import Coordinate, Distance, Point
-from fdif_jax.vocabulary.vocabulary import Displacement
+from fdif_jax.vocabulary.vocabulary import USUAL, Displacement
 
 Scaled = Callable[[Coordinate, Coordinate, Coordinate], Distance]
 
 
-def _displacement(name: str, amplitude: float, k: float, function: Scaled, formula: str) -> Displacement:
+def _displacement(name: str, amplitude: float, k: float, of: tuple[Scaled, float, str]) -> Displacement:
+    function, least, formula = of
+
     def field(p: Point, highest: Point) -> Distance:
         scaled = (k * (c / top) for c, top in zip(p, highest, strict=True))
         return amplitude * highest.x * function(*scaled)
 
-    return Displacement(name, field, f"{amplitude:g} X · {formula.replace('k', f'{k:g} ')}")
+    words = f"{amplitude:g} X · {formula.replace('k', f'{k:g} ')}"
+    return Displacement(name, field, words, abs(least) * amplitude * float(USUAL.highest.x))
 
 
 def _perlin(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:
@@ -49,21 +53,27 @@ def _sawtooth(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:
     return (2 / jnp.pi) * (tooth(x) + tooth(y) + tooth(z))
 
 
-_PERLIN = "(sin kx' sin ky' + sin kz')"
-_RIDGE = "(|sin kx'| + |sin ky'| + |sin kz'|)"
-_SHARPMAX = "max(|sin kx'|, |sin ky'|, |sin kz'|)"
-_SAWTOOTH = "(2/π) Σ (kc' - floor(½ + kc')) over c = x, y, z"
-_TURBULENCE = "(sin .1X cos .15Y + sin .2Y cos .25Z + sin .3Z cos .35X), (X, Y, Z) = k(x', y', z')"
+# Of each its function, its least value (≤ 0), and its formula.
+_PERLIN = (_perlin, -2.0, "(sin kx' sin ky' + sin kz')")
+_RIDGE = (_ridge, 0.0, "(|sin kx'| + |sin ky'| + |sin kz'|)")
+_SHARPMAX = (_sharpmax, 0.0, "max(|sin kx'|, |sin ky'|, |sin kz'|)")
+_SAWTOOTH = (_sawtooth, -3 / math.pi, "(2/π) Σ (kc' - floor(½ + kc')) over c = x, y, z")
+_TURBULENCE = (
+    _turbulence,
+    -3.0,
+    "(sin .1X cos .15Y + sin .2Y cos .25Z + sin .3Z cos .35X), (X, Y, Z) = k(x', y', z')",
+)
+_TWISTED = (lambda x, y, z: jnp.abs(jnp.sin(x)) + 0 * (y + z), 0.0, "|sin kx'|")
 
 DISPLACEMENTS = (
-    _displacement("perlin_more_fine", 0.03, 50, _perlin, _PERLIN),
-    _displacement("perlin_fine", 0.01, 30, _perlin, _PERLIN),
-    _displacement("turbulence", 0.05, 30, _turbulence, _TURBULENCE),
-    _displacement("ridge", 0.03, 30, _ridge, _RIDGE),
-    _displacement("ridge_coarse", 0.05, 10, _ridge, _RIDGE),
-    _displacement("sharpmax", 0.05, 20, _sharpmax, _SHARPMAX),
-    _displacement("sharpmax_fine", 0.03, 40, _sharpmax, _SHARPMAX),
-    _displacement("twisted_x", 0.04, 20, lambda x, y, z: jnp.abs(jnp.sin(x)) + 0 * (y + z), "|sin kx'|"),
-    _displacement("sawtooth", 0.03, 15, _sawtooth, _SAWTOOTH),
-    _displacement("sawtooth_fine", 0.02, 30, _sawtooth, _SAWTOOTH),
+    _displacement("perlin_more_fine", 0.03, 50, _PERLIN),
+    _displacement("perlin_fine", 0.01, 30, _PERLIN),
+    _displacement("turbulence", 0.05, 30, _TURBULENCE),
+    _displacement("ridge", 0.03, 30, _RIDGE),
+    _displacement("ridge_coarse", 0.05, 10, _RIDGE),
+    _displacement("sharpmax", 0.05, 20, _SHARPMAX),
+    _displacement("sharpmax_fine", 0.03, 40, _SHARPMAX),
+    _displacement("twisted_x", 0.04, 20, _TWISTED),
+    _displacement("sawtooth", 0.03, 15, _SAWTOOTH),
+    _displacement("sawtooth_fine", 0.02, 30, _SAWTOOTH),
 )

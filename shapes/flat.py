@@ -9,7 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fdif_jax.sdf.arguments import count, number, vector
-from fdif_jax.sdf.shape import Coordinate, Distance, Profile, Scalar, as_profile, box_distance, length, node
+from fdif_jax.sdf.shape import (
+    Coordinate,
+    Distance,
+    Profile,
+    Scalar,
+    as_profile,
+    box_distance,
+    length,
+    node,
+    profile_method,
+)
 from fdif_jax.shapes.profiles import Star
 
 
@@ -147,17 +157,20 @@ def rounded_x(width: Scalar, thickness: Scalar) -> RoundedX:
     return RoundedX(width, number("rounded_x", "thickness", thickness, above=0))
 
 
+@profile_method
 def offset(profile: Profile, distance: Scalar) -> Offset:
     """A profile grown by ``distance`` voxels, which rounds its corners; shrunk if that is negative. True outside."""
     return Offset(as_profile("offset", "profile", profile), number("offset", "distance", distance))
 
 
+@profile_method
 def outline(profile: Profile, thickness: Scalar) -> Outline:
     """The band within ``thickness`` voxels of a profile's outline. Keeps a true distance."""
     profile = as_profile("outline", "profile", profile)
     return Outline(profile, number("outline", "thickness", thickness, above=0))
 
 
+@profile_method
 def place(profile: Profile, at: Any = (0.0, 0.0), angle: Scalar = 0.0) -> Placed:
     """A profile turned by ``angle`` radians and then shifted by ``at`` (u, v) voxels. Keeps a true distance."""
     profile = as_profile("place", "profile", profile)

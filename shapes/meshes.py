@@ -22,7 +22,7 @@ import trimesh
 from scipy import sparse
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import check_genuine, not_there, write_atomic
+from fdif_jax.io.files import MESHES, check_genuine, not_there, write_atomic
 from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.sdf.algebra import Scaled
 from fdif_jax.sdf.grid import Grid
@@ -32,7 +32,6 @@ from fdif_jax.shapes.masks import Outline, outline_of_mask
 from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
 
-MESHES = (".stl", ".obj", ".ply")
 MASKS = (".nii.gz", ".nii")
 RESOLUTION = 48
 RADIUS = Range(0.15, 0.40)  # of the grid's shortest edge, as the published spheres

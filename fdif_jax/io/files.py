@@ -12,6 +12,7 @@ from typing import Any
 
 from fdif_jax.errors import FdifError
 
+MESHES = (".stl", ".ply", ".obj")  # endings of meshes that are written and read
 # Characters of a file's name in that of its part, which is not to be too long where the name is not.
 _SHOWN = 40
 _STAND_INS = {

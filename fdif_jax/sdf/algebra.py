@@ -33,7 +33,8 @@ class Displaced(Shape):
         return self.shape(p) + self.field(p)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        reach = getattr(self.field, "reach", None) if self.reach is None else self.reach
+        field = getattr(self.field, "func", self.field)  # of a field that is no pytree
+        reach = getattr(field, "reach", None) if self.reach is None else self.reach
         return Box.everywhere() if reach is None else self.shape.bounds(margin + reach)
 
 
@@ -205,7 +206,7 @@ def displace(shape: Shape, field: Callable[[Point], Distance], reach: Scalar | N
         shape: a shape.
         field: any function of points; a pytree that can be called keeps its numbers as parameters.
         reach: how far it swells the shape, voxels: minus its least value. Known, the result has bounds. None: the
-            field's own ``reach`` if it has one, as those of `fdif_jax.sdf.noise`; else not known.
+            field's own ``reach`` if it has one, as noise and the published displacements have; else not known.
     """
     reach = None if reach is None else number("displace", "reach", reach, least=0)
     return Displaced(as_shape("displace", "shape", shape), captured("displace", "field", field), reach)
@@ -325,12 +326,22 @@ def repeat(
 def twist(shape: Shape, rate: Scalar, axis: Axis = "z") -> Shape:
     """Turn each slice across ``axis`` by ``rate`` radians a voxel. Not a true distance: stretched by the twist."""
     shape, rate = as_shape("twist", "shape", shape), number("twist", "rate", rate)
-    if isinstance(axis, str) and axis == "z":
-        return Twisted(shape, rate)
-    return orient(Twisted(rotate_to(shape, axis, "z"), rate), axis)
+    return _about(axis, shape, lambda upright: Twisted(upright, rate))
 
 
 @method
-def bend(shape: Shape, rate: Scalar) -> Shape:
-    """Curve the x axis by ``rate`` radians a voxel. Not a true distance: stretched by the bend."""
-    return Bent(as_shape("bend", "shape", shape), number("bend", "rate", rate))
+def bend(shape: Shape, rate: Scalar, axis: Axis = "z") -> Shape:
+    """Curve a shape about ``axis`` by ``rate`` radians a voxel. Not a true distance: stretched by the bend.
+
+    About z and y it is the x axis that is curved, about x the z axis; about another, what the shortest turn of that
+    axis to z brings to x.
+    """
+    shape, rate = as_shape("bend", "shape", shape), number("bend", "rate", rate)
+    return _about(axis, shape, lambda upright: Bent(upright, rate))
+
+
+def _about(axis: Axis, shape: Shape, about_z: Callable[[Shape], Shape]) -> Shape:
+    """What is done to a shape about z, about another axis."""
+    if isinstance(axis, str) and axis == "z":
+        return about_z(shape)
+    return orient(about_z(rotate_to(shape, axis, "z")), axis)

@@ -154,6 +154,23 @@ def points(of: str, name: str, value: Any, *, size: int, least: int) -> Float[Ar
     return jnp.asarray(found, jnp.float32)
 
 
+def box(of: str, name: str, value: Any) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+    """The lower and upper end of a box, a `Box` or two points, the upper above the lower; errors as for `number`."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise _wrong(of, name, value, "a Box, or two points (lower, upper)")
+    lower, upper = vector(of, f"{name}'s lower end", value[0]), vector(of, f"{name}'s upper end", value[1])
+    vector(of, f"{name}'s extent", upper - lower, above=0)
+    return lower, upper
+
+
+def grid(of: str, name: str, value: Any) -> Grid:
+    """A grid, also from its three edges (D, H, W); errors as for `count`."""
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise _wrong(of, name, value, "a Grid, or three numbers of voxels (depth, height, width)")
+    edges = zip(Grid._fields, value, strict=True)
+    return Grid(*(count(of, f"{name}'s {edge}", n, least=1) for edge, n in edges))
+
+
 def count(of: str, name: str, value: Any, *, least: int) -> int:
     """A whole number known when a shape is made; errors as for `number`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:

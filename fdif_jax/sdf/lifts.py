@@ -18,6 +18,7 @@ from fdif_jax.sdf.shape import (
     as_profile,
     length,
     node,
+    profile_method,
 )
 
 
@@ -119,6 +120,7 @@ class Revolved(Shape):
         return Box.around(self.distance + reach, reach, self.distance + reach)
 
 
+@profile_method
 def extrude(
     profile: Profile,
     half_height: Scalar,
@@ -145,6 +147,7 @@ def extrude(
     return stood(made, "z", axis)
 
 
+@profile_method
 def revolve(profile: Profile, distance: Scalar = 0.0, axis: Axis = "y") -> Shape:
     """Turn ``profile`` about an axis, y if not said otherwise, its origin ``distance`` voxels away from it.
 

@@ -110,6 +110,13 @@ class Member(Shape):
         i = self._which
         return Box(self.library.lower[i] - margin, self.library.upper[i] + margin)
 
+    def alone(self) -> Sampled:
+        """The same shape with samples of its own."""
+        i, library = self._which, self.library
+        return Sampled(
+            library.stack[i].astype(jnp.float32), library.inverse[i], library.lower[i], library.upper[i]
+        )
+
 
 @jax.jit
 def inside_box(values: Array | np.ndarray, inverse: Array | np.ndarray) -> Box:

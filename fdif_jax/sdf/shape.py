@@ -10,81 +10,49 @@ Everything else in the package stands on three ideas.
 - A `Box` says where a shape can be, so that a renderer may skip the rest of the grid.
 """
 
-import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from fdif_jax.errors import FdifError
 from fdif_jax.sdf import arguments
 from fdif_jax.sdf.grid import Box, Coordinate, Distance, Point, Scalar
+from fdif_jax.sdf.nodes import node as node
+from fdif_jax.sdf.nodes import static as static
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable)
-
-
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that is part of a shape's structure, not one of its parameters."""
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
-def node(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen dataclass whose fields are pytree children, except those marked `static`."""
-    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-    made.__repr__ = _readable
-    children = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
-    fixed = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
-    keys = [jax.tree_util.GetAttrKey(name) for name in children]
-
-    # JAX's own registration of dataclasses takes two classes with as many fields for equal structures; the class
-    # must be part of what is compared, or a renderer mixes up their branches.
-    def flatten(shape: Any) -> tuple[list, tuple]:
-        return [getattr(shape, name) for name in children], (made, *(getattr(shape, name) for name in fixed))
-
-    def flatten_with_keys(shape: Any) -> tuple[list, tuple]:
-        values, structure = flatten(shape)
-        return list(zip(keys, values, strict=True)), structure
-
-    def unflatten(structure: tuple, values: Any) -> Any:
-        named = dict(zip(children, values, strict=True)) | dict(zip(fixed, structure[1:], strict=True))
-        return made(**named)
-
-    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
-    return made
-
-
-def _readable(of: Any) -> str:
-    """A node and its fields in a line."""
-    fields = (f"{f.name}={_short(getattr(of, f.name))}" for f in dataclasses.fields(of))
-    return f"{type(of).__name__}({', '.join(fields)})"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
-        if value.size > 24:
-            return f"{value.dtype} {value.shape}"
-        return " ".join(np.array2string(np.asarray(value), precision=5, separator=", ").split())
-    return f"{value:g}" if isinstance(value, float) else repr(value)
-
-
-_METHODS: dict[str, Callable] = {}
 
 
 def method(operation: F) -> F:
     """Decorator: an operation on a shape, its first argument, is a method of all shapes, too."""
-    _METHODS[operation.__name__] = operation
+    Shape._methods[operation.__name__] = operation
+    return operation
+
+
+def profile_method(operation: F) -> F:
+    """The same for an operation on a profile."""
+    Profile._methods[operation.__name__] = operation
     return operation
 
 
 class _Sets:
-    """The operators of set operations; both operands are shapes, or both profiles."""
+    """The operators of set operations, both operands shapes or both profiles, and operations as methods."""
+
+    _methods: ClassVar[dict[str, Callable]]
+
+    # Found by name when an object has none of its own: a class may have fields called as an operation.
+    def __getattr__(self, name: str) -> Any:
+        if name in self._methods:
+            return functools.partial(self._methods[name], self)
+        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._methods})
 
     def __or__(self, other: Any) -> Any:
         return _joined("|", "union", (self, other), None)
@@ -102,8 +70,11 @@ class _Sets:
 class Profile(_Sets):
     """A 2D signed distance: call it with two broadcastable arrays ``u, v``; negative inside.
 
-    Operators as a `Shape`'s, but for ``~``.
+    Operators as a `Shape`'s, but for ``~``, and operations whose first argument is a profile as methods:
+    ``profile.offset(2.0).extrude(8.0)``.
     """
+
+    _methods: ClassVar[dict[str, Callable]] = {}
 
     def __call__(self, u: Coordinate, v: Coordinate) -> Distance:
         """Signed distance at ``(u, v)``, float32, of the broadcast shape."""
@@ -123,14 +94,7 @@ class Shape(_Sets):
     argument is a shape are methods, too: ``shape.translate((2, 0, 0)).rotate(0.5)``.
     """
 
-    # Found by name when a shape has none of its own: a class may have fields called as an operation.
-    def __getattr__(self, name: str) -> Any:
-        if name in _METHODS:
-            return functools.partial(_METHODS[name], self)
-        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_METHODS})
+    _methods: ClassVar[dict[str, Callable]] = {}
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -285,6 +249,7 @@ def combined(kind: str, a: Distance, b: Distance, smooth: Smooth) -> Distance:
     return -smooth_minimum(-a, -b if kind == "intersection" else b, smooth)
 
 
+@profile_method
 @method
 def union(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside any of the shapes, or of the profiles.
@@ -302,18 +267,21 @@ def union(*shapes: Any, smooth: Smooth = None) -> Any:
     return _joined("union", "union", shapes, smooth)
 
 
+@profile_method
 @method
 def intersection(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside all of the shapes; arguments as for `union`. A bound outside, true inside."""
     return _joined("intersection", "intersection", shapes, smooth)
 
 
+@profile_method
 @method
 def difference(*shapes: Any, smooth: Smooth = None) -> Any:
     """What is inside the first shape and outside all others; arguments as for `union`. A bound."""
     return _joined("difference", "difference", shapes, smooth)
 
 
+@profile_method
 @method
 def xor(*shapes: Any) -> Any:
     """What is inside one of two shapes, or of an odd number of several. A bound."""

@@ -21,14 +21,13 @@ from trimesh.viewer.notebook import scene_to_html
 from trimesh.visual.material import PBRMaterial
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import write_atomic
+from fdif_jax.io.files import MESHES, write_atomic
 from fdif_jax.sdf.masks import extent
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Distance, Point, Shape
 from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.tracing import Colour, Region, Solid, as_arrays
 
-MESHES = (".stl", ".ply", ".obj")
 ROOM = 0.06  # around a shape, over the edges of its box
 STEEPEST = 4.0
 # Of a colour: what the viewer's lamp, which is over-bright, shows, and what is always seen.
@@ -60,13 +59,7 @@ class Samples:
         Raises:
             FdifError: a distance or the shape's bounds are NaN, or the bounds cannot be computed.
         """
-        try:
-            bounds = shape.bounds()
-        except Exception as error:  # a user's code may raise anything
-            raise FdifError(f"{name}: its bounds() fails: {type(error).__name__}: {error}") from error
-        if np.isnan([*bounds.lower, *bounds.upper]).any():
-            raise FdifError(f"{name}: its bounds are NaN, as a parameter of it will be")
-        start = _common(within, Region(np.asarray(bounds.lower), np.asarray(bounds.upper)))
+        start = _common(within, bounds_of(shape, name))
         if not (start.lower < start.upper).all():
             return None
         shape = as_arrays(shape)
@@ -162,6 +155,17 @@ class Samples:
         return Region(self.region.lower + first * self.step, self.region.lower + (stop - 1) * self.step)
 
 
+def bounds_of(shape: Shape, name: str) -> Region:
+    """A shape's own bounds, on the host; FdifError, which calls it ``name``, if they are NaN or cannot be computed."""
+    try:
+        bounds = shape.bounds()
+    except Exception as error:  # a user's code may raise anything
+        raise FdifError(f"{name}: its bounds() fails: {type(error).__name__}: {error}") from error
+    if np.isnan([*bounds.lower, *bounds.upper]).any():
+        raise FdifError(f"{name}: its bounds are NaN, as a parameter of it will be")
+    return Region(np.asarray(bounds.lower, np.float32), np.asarray(bounds.upper, np.float32))
+
+
 def _bytes(colour: Colour) -> tuple[int, int, int]:
     red, green, blue = (round(255 * c) for c in colour)
     return red, green, blue
@@ -223,7 +227,18 @@ def write_page(
     caption: Sequence[str] = (),
     legend: Mapping[str, Colour] = MappingProxyType({}),
 ) -> None:
-    """Write an HTML page that shows named meshes to be turned with the mouse; it needs nothing but itself.
+    """Write the page of `page_of`; whole or not at all."""
+    write_atomic(path, page_of(meshes, camera, title, caption, legend).encode())
+
+
+def page_of(
+    meshes: Sequence[tuple[str, trimesh.Trimesh]],
+    camera: Camera,
+    title: str,
+    caption: Sequence[str] = (),
+    legend: Mapping[str, Colour] = MappingProxyType({}),
+) -> str:
+    """An HTML page that shows named meshes to be turned with the mouse; it needs nothing but itself.
 
     The ``camera`` gives the first view; lines of a ``caption`` stand below the title, and below them a ``legend`` of
     names and colours.
@@ -266,4 +281,4 @@ def write_page(
         ('<div id="container"></div>', f'{words}<div id="container"></div>'),
     ):
         page = page.replace(old, new, 1)
-    write_atomic(path, page.encode())
+    return page

@@ -61,9 +61,7 @@ def _loaded(
     displacements: tuple[Displacement, ...],
     mappers: tuple[Mapper, ...],
 ) -> Vocabulary:
-    source = path.read_bytes()
-    digest = hashlib.sha256(source).hexdigest()
-    module = _executed(path, shown, source, f"fdif_user_{path.stem}_{digest[:12]}")
+    module, source, digest = _executed(path, shown, stamp)
     things = list(_things(module))
     families = [t for t in things if isinstance(t, Family)]
     own_fields = [t for t in things if isinstance(t, Displacement)]
@@ -93,8 +91,27 @@ def _loaded(
     )
 
 
-def _executed(path: Path, shown: str, source: bytes, name: str) -> ModuleType:
-    """The file as a module that `import` does not know by its own name, so that it shadows nothing."""
+def defined_in(path: str | Path, *kinds: type) -> dict[str, Any]:
+    """What of these kinds, such as `Shape` or `Family`, stands at the top level of a file, by its names there.
+
+    FdifError if the file is missing, or cannot be compiled or run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FdifError(f"{path}: no such file")
+    module, *_ = _executed(path.resolve(), str(path), path.stat().st_mtime_ns)
+    return {name: value for name, value in vars(module).items() if isinstance(value, kinds)}
+
+
+@functools.lru_cache(maxsize=32)
+def _executed(path: Path, shown: str, stamp: int) -> tuple[ModuleType, bytes, str]:
+    """The file as a module that `import` does not know by its own name, so that it shadows nothing.
+
+    Its text and the digest of that are with it.
+    """
+    source = path.read_bytes()
+    digest = hashlib.sha256(source).hexdigest()
+    name = f"fdif_user_{path.stem}_{digest[:12]}"
     try:
         code = compile(source, shown, "exec")
     except SyntaxError as error:
@@ -107,7 +124,7 @@ def _executed(path: Path, shown: str, source: bytes, name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their own module up
     with _importable(path.parent), explained(shown, f"{shown}:1"):
         exec(code, module.__dict__)
-    return module
+    return module, source, digest
 
 
 @contextlib.contextmanager

@@ -19,10 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.sdf.arguments import at_points
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Distance, Point, Scalar, Shape
 
 NONE = "none"
+USUAL = Grid(96, 96, 96)  # the grid that is meant where none is said
 
 
 class Range(NamedTuple):
@@ -64,20 +66,33 @@ class Family:
         """A random member, sized for ``grid``."""
         return self.draw(key, self.ranges, grid)
 
+    def __call__(self, key: jax.Array, grid: Grid = USUAL) -> Shape:
+        """The same, for 96 × 96 × 96 voxels if not said otherwise: a decorated function can be called as before."""
+        return self.sample(key, grid)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Displacement:
     """A field added to an object's distance, a function of world coordinates.
 
+    Called as a shape is, it gives the field of a grid of 96 × 96 × 96 voxels, so that `fdif_jax.displace` takes it.
+
     Attributes:
         name: what recipes call it.
         field: ``field(point, highest) -> distance`` in voxels; ``highest`` holds the grid's greatest x, y, z.
         formula: the formula, for people.
+        reach: how far it swells a shape at most on a grid of 96 × 96 × 96 voxels, voxels; None if unknown.
     """
 
     name: str
     field: Callable[[Point, Point], Distance]
     formula: str = ""
+    reach: float | None = None
+
+    @at_points
+    def __call__(self, p: Point) -> Distance:
+        """The field at points, voxels, float32."""
+        return self.field(p, Point(*map(float, USUAL.highest)))
 
 
 def growths(displacements: Sequence[Displacement], grid: Grid) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `fdif view` can look at: random members of families, scene documents, cases of datasets, label maps."""
+"""What `fdif view` can look at: families' members, plain shapes, scene documents, cases of datasets, label maps."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +15,19 @@ import fdif_jax as fd
 from fdif_jax.datasets.conventions import IGNORE
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume, suffix_of
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.files import MESHES
 from fdif_jax.io.labels import ROUNDING, whole_numbers
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.sampled import Sampled
-from fdif_jax.sdf.shape import Point, Shape
+from fdif_jax.sdf.shape import Point, Shape, as_shape
+from fdif_jax.shapes.files import KEY
 from fdif_jax.shapes.shape_names import find_family, find_vocabulary
 from fdif_jax.shapes.user_files import vocabulary_of
 from fdif_jax.viewing.surfaces import Samples
 from fdif_jax.viewing.tracing import Colour, Region
 from fdif_jax.viewing.view_pictures import colour_of
 from fdif_jax.vocabulary import unions
-from fdif_jax.vocabulary.user_files import describe
+from fdif_jax.vocabulary.user_files import defined_in, describe
 from fdif_jax.vocabulary.vocabulary import NONE, Displacement, Family, Mapper, Vocabulary
 
 AROUND = 1.5  # half the edge of the cube in which a member is looked for, over the longest edge of its grid
@@ -84,46 +86,79 @@ class Choice:
 def views_of(target: str, choice: Choice) -> list[View]:
     """The views of a target: one for each member of each family, else a single one; FdifError if there is none."""
     path = Path(target)
-    if path.suffix == ".json" and not _is_dataset(path):
-        return [_scene(path, choice)]
-    if path.is_dir() or path.suffix == ".json":
+    document = _document(path) if path.suffix == ".json" else {}
+    if path.suffix in MESHES or KEY in document:
+        return [_plain(path.stem, fd.load(path), f"fd.load({target!r})", choice)]
+    if path.is_dir() or "labels" in document:
         return [_case(path, choice)]
+    if path.suffix == ".json":
+        return [_scene(path, choice)]
     if suffix_of(target):
         return [_label_map(path, choice)]
     if path.suffix == ".py":
-        vocabulary = vocabulary_of(path)
-        if not vocabulary.families:
-            raise FdifError(
-                f"{path}: has no family to look at; `fdif gallery` shows displacements and mappers"
-            )
-        count = choice.members or SHOWN
-        return [
-            view
-            for family in vocabulary.families
-            for view in _members(target, vocabulary, family, choice, count)
-        ]
+        return _file(path, choice)
+    source, _, name = target.rpartition(":")
+    plain = defined_in(source, Shape) if source.endswith(".py") else {}
+    if name in plain:
+        return [_plain(name, plain[name], f"{name}, of {source}", choice)]
+    if plain and not defined_in(source, Family):
+        raise unknown(f"shape of {source}:", name, plain)
     files = list(map(str, choice.catalogue))
     vocabulary, family = find_family(target, files)
     owners = [file for file in files if family in vocabulary_of(file).families]
-    source = target.rpartition(":")[0] or next(iter(owners), "exact")
+    source = source or next(iter(owners), "exact")
     return list(_members(source, vocabulary, family, choice, choice.members or 1))
+
+
+def _file(path: Path, choice: Choice) -> list[View]:
+    """Members of a file's families; its plain shapes where it has no family."""
+    plain = defined_in(path, Shape)
+    if plain and not defined_in(path, Family):
+        return [_plain(name, shape, f"{name}, of {path}", choice) for name, shape in plain.items()]
+    vocabulary = vocabulary_of(path)
+    if not vocabulary.families:
+        raise FdifError(f"{path}: has no family to look at; `fdif gallery` shows displacements and mappers")
+    return [
+        view
+        for family in vocabulary.families
+        for view in _members(str(path), vocabulary, family, choice, choice.members or SHOWN)
+    ]
 
 
 def _members(
     source: str, vocabulary: Vocabulary, family: Family, choice: Choice, count: int
 ) -> Iterator[View]:
-    displacement = vocabulary.displacement(choice.displacement) if choice.displacement != NONE else None
-    mapper = vocabulary.mapper(choice.mapper) if choice.mapper != NONE else None
     colour, grid = colour_of(vocabulary.families.index(family)), fd.Grid(*choice.grid)
     for seed in range(choice.seed, choice.seed + count):
-        shape = drawn(family, seed, grid)
-        caption = [_with_values(shape), code_of(source, family, seed, grid)]
-        if displacement:
-            shape = displaced(shape, displacement, grid)
-            caption.append(f"displacement {displacement.name}: {displacement.formula}")
-        title = f"{family.name}, seed {seed}"
-        samples = sampled(shape, grid, choice.resolution, title)
-        yield View(family.name, title, [Thing(samples, colour)], caption, mapper=mapper)
+        code, title = code_of(source, family, seed, grid), f"{family.name}, seed {seed}"
+        yield _view(family.name, title, drawn(family, seed, grid), colour, code, vocabulary, choice)
+
+
+def _plain(name: str, shape: Shape, code: str, choice: Choice) -> View:
+    """A shape that is no member of a family; ``code`` is what makes it."""
+    vocabulary = find_vocabulary("exact", *map(str, choice.catalogue))
+    as_shape("fdif view", name, shape)
+    return _view(name, name, shape, colour_of(1), code, vocabulary, choice)
+
+
+def _view(
+    name: str,
+    title: str,
+    shape: Shape,
+    colour: Colour,
+    code: str,
+    vocabulary: Vocabulary,
+    choice: Choice,
+) -> View:
+    """A shape with the displacement and the mapper that are chosen."""
+    grid, caption = fd.Grid(*choice.grid), [_with_values(shape), code]
+    mapper = vocabulary.mapper(choice.mapper) if choice.mapper != NONE else None
+    if choice.displacement != NONE:
+        displacement = vocabulary.displacement(choice.displacement)
+        shape = displaced(shape, displacement, grid)
+        caption.append(f"displacement {displacement.name}: {displacement.formula}")
+    samples = sampled(shape, grid, choice.resolution, title)
+    return View(name, title, [Thing(samples, colour)], caption, mapper=mapper)
 
 
 def drawn(family: Family, seed: int, grid: fd.Grid) -> Shape:
@@ -168,12 +203,12 @@ def _with_values(shape: Shape) -> str:
     return ", ".join([*shown, *([f"and {more} array{'s' * (more > 1)}"] if more else [])])
 
 
-def _is_dataset(path: Path) -> bool:
+def _document(path: Path) -> dict:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return False  # reading it as a scene says what is wrong
-    return isinstance(document, dict) and "labels" in document
+        return {}  # reading it as a scene says what is wrong
+    return document if isinstance(document, dict) else {}
 
 
 def _scene(path: Path, choice: Choice) -> View:

@@ -16,6 +16,7 @@ from PIL import Image
 
 import fdif_jax as fd
 from fdif_jax.datasets.reader import load_dataset
+from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.scripts import cli, view
 from fdif_jax.scripts.jobs.view_targets import Choice, View, views_of
@@ -119,6 +120,27 @@ def test_members_displacements_and_mappers_are_chosen(file):
     assert abs(volumes[1] / volumes[0] - 1) > 0.01
 
 
+def test_plain_shapes_are_seen_of_a_file_and_as_they_were_saved(tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text(
+        "from fdif_jax import shapes\nball = shapes.sphere(9.0)\nring = shapes.torus(12.0, 4.0)\nten = 10\n"
+    )
+    (ring,) = views_of(f"{path}:ring", choice(mapper="inverse_cube"))
+    assert (ring.name, ring.title, ring.mapper.name) == ("ring", "ring", "inverse_cube")
+    assert ring.things[0].samples.mesh((1, 0, 0)).volume == pytest.approx(2 * np.pi**2 * 12 * 16, rel=0.02)
+    assert [view.name for view in views_of(str(path), choice(resolution=16))] == ["ball", "ring"]
+    fd.shapes.sphere(9.0).save(tmp_path / "saved.json")
+    fd.shapes.sphere(9.0).save(tmp_path / "saved.stl", resolution=32)
+    for name in ("saved.json", "saved.stl"):
+        (saved,) = views_of(str(tmp_path / name), choice())
+        assert (saved.name, f"fd.load({str(tmp_path / name)!r})") == ("saved", saved.caption[1])
+        volume = saved.things[0].samples.mesh((1, 0, 0)).volume
+        assert volume == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.03)
+    with pytest.raises(FdifError, match="fdif view: disc is a Circle; it should be a shape"):
+        fd.shapes.circle(3.0).save(tmp_path / "disc.json")
+        views_of(str(tmp_path / "disc.json"), choice())
+
+
 def test_a_scene_is_seen_where_its_labels_are(tmp_path, fixtures):
     scene = fd.load_scenes(fixtures / "scenes.json")[0]
     one = fd.Scene(scene.grid, scene.objects[1:2])
@@ -169,6 +191,8 @@ def test_a_case_is_seen_in_millimetres():
         ("undefined.py:ball", "NaN"),
         ("nothing.py:ball", "ball, seed 0: nothing to see"),
         ("empty.py", "no family"),
+        ("plain.py:bal", "unknown shape of plain.py: 'bal'; did you mean 'ball'?"),
+        ("plain.json", "plain.json: makes no shape"),
         ("torus --out mine.py", "mine.py: cannot be made a directory"),
         ("torus --mesh torus.vtk", "ends in .stl, .ply, .obj"),
         ("torus --displacement ridg", "did you mean 'ridge'"),
@@ -188,6 +212,8 @@ def test_bad_input_is_one_line(target, says, file, monkeypatch, capsys):
     ):
         Path(f"{name}.py").write_text(SHAPES.replace(old, new, 1))
     Path("empty.py").write_text(SHAPES.replace("@fd.family", ""))
+    Path("plain.py").write_text("from fdif_jax import shapes\nball = shapes.sphere(5.0)\n")
+    Path("plain.json").write_text('{"fdif_shape": 1, "shape": {"class": "Sphere", "radius": "wide"}}')
     before = set(file.parent.iterdir())
     with pytest.raises(SystemExit) as done:
         cli.run("view", target.split())

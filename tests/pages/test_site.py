@@ -144,6 +144,20 @@ def test_notebooks_are_committed_as_they_ran(path):
     assert not any(output.get("name") == "stderr" for output in outputs)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_import_nothing_of_the_package_but_fd(path):
+    import fdif_jax as fd
+
+    cells = [cell["source"] for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join("".join(lines) for lines in cells)
+    assert re.findall(r"^.*import.*fdif_jax.*$|^.*from fdif_jax.*$", code, re.MULTILINE) == code.count(
+        "import fdif_jax as fd"
+    ) * ["import fdif_jax as fd"]
+    names = set(re.findall(r"\bfd\.(\w+)", code))
+    assert len(names) > 8 and all(hasattr(fd, name) for name in names) and names <= set(dir(fd))
+    assert not hasattr(fd, "fits")
+
+
 @pytest.mark.slow("a kernel for each notebook, at the sizes that readers run")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path):

@@ -174,6 +174,20 @@ CASES = {
             ], -1)
         ),
     ),
+    "bend": (
+        fd.bend(BALL, 0.05, "y"),
+        lambda p: ball(
+            np.stack([
+                np.cos(0.05 * p[:, 0]) * p[:, 0] + np.sin(0.05 * p[:, 0]) * p[:, 2],
+                p[:, 1],
+                np.cos(0.05 * p[:, 0]) * p[:, 2] - np.sin(0.05 * p[:, 0]) * p[:, 0],
+            ], -1)
+        ),
+    ),
+    "displacement": (
+        fd.displace(BALL, shapes.published.displacement("sharpmax_fine")),
+        lambda p: ball(p) + 0.03 * 47 * np.abs(np.sin(40 * p / 47)).max(-1),
+    ),
     "bend_between": (fd.bend_between(BOX, (0, 0, -4), (0, 0, 4), (3, -2, 0)), bent),
     "wrap_around": (fd.wrap_around(shapes.box(15, 2, 3), -20, 20), wrapped),
     "attract": (fd.attract(BOX, (1, 2, 3), 4, 0.8), lambda p: attracted(p, 0.8)),
@@ -372,7 +386,7 @@ def test_operations_are_methods_and_shapes_are_readable_and_kept():
         (lambda: fd.transition(BOX, BALL, (0, 0, 0), (1, 0, 0), "fast"), "easing is 'fast'; it should be one of"),
         (lambda: fd.wrap_around(BOX, 3, 1), "wrap_around: end - start is -2.0; it should be greater than 0"),
         (lambda: fd.attract(BOX, (0, 0, 0), 3, -1), "attract: strength is -1.0; it should be greater than -1"),
-        (lambda: fd.bounded(BOX, 3), "bounded: box is a int; it should be a Box, or two points"),
+        (lambda: fd.bounded(BOX, 3), "bounded: box is 3; it should be a Box, or two points"),
         (lambda: fd.noise.perlin(3, 4.0), "perlin: key is 3; it should be a key, as jax.random.key(0)"),
         (lambda: fd.union(shapes.circle(2), BOX), "union: shape 2 is a Cuboid; it should be a profile"),
     ],
@@ -388,3 +402,43 @@ def test_every_class_of_shapes_is_found_where_learned_families_name_it():
     for shape in [*(shape for shape, _ in CASES.values()), *NOISE.values()]:
         if type(shape).__module__.startswith("fdif_jax.sdf."):
             assert getattr(fd.sdf, type(shape).__name__) is type(shape)
+
+
+def test_voxels_are_the_centres_in_a_shape():
+    z, y, x = np.meshgrid(*(np.arange(n) - n // 2 for n in (9, 12, 17)), indexing="ij")
+    expected = (abs(x) <= 7) & (abs(y) <= 5) & (abs(z) <= 3)
+    for grid in (fd.Grid(9, 12, 17), (9, 12, 17)):
+        found = BOX.voxels(grid)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, expected)
+    for wrong in (9, (9, 12), (9, 12, 0), (9, 12, 1.5)):
+        with pytest.raises(FdifError, match="voxels: grid"):
+            BOX.voxels(wrong)
+
+
+def test_operations_on_profiles_are_methods_and_fields_come_first():
+    plate = shapes.rectangle(5.0, 3.0)
+    by_methods = plate.offset(1.0).union(shapes.circle(2.0)).place((1.0, 0.0)).extrude(4.0)
+    flat = shapes.place(fd.union(shapes.offset(plate, 1.0), shapes.circle(2.0)), (1.0, 0.0))
+    np.testing.assert_array_equal(by_methods(AT), fd.extrude(flat, 4.0)(AT))
+    assert {"extrude", "revolve", "loft", "outline"} <= set(dir(plate)) and "twist" not in dir(plate)
+    assert shapes.offset(plate, 1.0).distance == 1.0
+    with pytest.raises(AttributeError, match="a Rectangle has no attribute 'twist'"):
+        plate.twist(0.1)
+
+
+def test_the_published_displacements_and_mappers_are_called_without_a_grid():
+    for field in shapes.published.displacements:
+        values = np.asarray(field(9 * AT))
+        assert values.shape == (300,) and np.isfinite(values).all() and values.std() > 0.1
+        assert -values.min() <= field.reach + 1e-5, field.name
+        bounds = fd.displace(BOX, field).bounds(1.0)
+        np.testing.assert_allclose(bounds.upper, np.add((8, 6, 4), field.reach), rtol=1e-6)
+    on_grid = shapes.published.displacement("perlin_fine")(fd.Grid(3, 4, 5))
+    assert on_grid.shape == (3, 4, 5)
+    np.testing.assert_allclose(
+        on_grid[1, 2, 3], 0.01 * 47 * (np.sin(30 / 47) * np.sin(0) + np.sin(0)), atol=1e-6
+    )
+    for mapper in shapes.published.mappers:
+        grey = np.asarray(mapper(BOX(AT)))
+        assert grey.shape == (300,) and grey.min() >= 0 and 0 < grey.max() <= 128.001

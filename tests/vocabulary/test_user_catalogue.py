@@ -268,3 +268,16 @@ def test_a_function_made_in_every_draw_captures_parameters(write):
         np.testing.assert_allclose(jax.jit(lambda s: s(p))(shape), expected, rtol=1e-5)
     again = vocabulary.build("wavy", vocabulary.describe("wavy", one))
     np.testing.assert_allclose(again(p), one(p), rtol=1e-6)
+
+
+def test_a_decorated_family_is_still_called_as_a_function():
+    @fd.family
+    def stone(key, grid):
+        return fd.shapes.sphere(jax.random.uniform(key) * min(grid))
+
+    key = jax.random.key(1)
+    drawn = float(jax.random.uniform(key))
+    assert float(stone(key, fd.Grid(20, 30, 40)).radius) == pytest.approx(20 * drawn)
+    assert float(stone(key).radius) == pytest.approx(96 * drawn)
+    ball = fd.shapes.published.family("sphere")
+    assert float(ball(key).radius) == float(ball.sample(key, fd.Grid(96, 96, 96)).radius)

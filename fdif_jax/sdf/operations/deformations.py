@@ -26,6 +26,7 @@ from fdif_jax.sdf.shape import (
     length,
     method,
     node,
+    profile_method,
     static,
 )
 
@@ -203,6 +204,7 @@ def transition(
     return Transition(*parts, *places, choice(of, "easing", easing, EASINGS))
 
 
+@profile_method
 def loft(
     first: Profile, second: Profile, half_height: Scalar, easing: str = "linear", axis: Axis = "z"
 ) -> Shape:

@@ -1,14 +1,16 @@
-"""What changes a shape's distance, its bounds, or its dimension, and not the shape."""
+"""What changes a shape's distance, its bounds, or its dimension, and not the shape; and the voxels in it."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from fdif_jax.errors import FdifError
+from fdif_jax.sdf import arguments
 from fdif_jax.sdf.algebra import Axis
-from fdif_jax.sdf.arguments import number, vector
+from fdif_jax.sdf.arguments import number
+from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.lifts import stood
 from fdif_jax.sdf.shape import (
     Box,
@@ -105,13 +107,7 @@ def bounded(shape: Shape, box: Any) -> Shape:
 
     For shapes whose bounds are not known: rendered, they cost only what is in the box.
     """
-    if not isinstance(box, list | tuple) or len(box) != 2:
-        raise FdifError(
-            f"bounded: box is a {type(box).__name__}; it should be a Box, or two points (lower, upper)"
-        )
-    lower, upper = vector("bounded", "lower", box[0]), vector("bounded", "upper", box[1])
-    vector("bounded", "upper - lower", upper - lower, above=0)
-    return Bounded(as_shape("bounded", "shape", shape), lower, upper)
+    return Bounded(as_shape("bounded", "shape", shape), *arguments.box("bounded", "box", box))
 
 
 @method
@@ -119,3 +115,17 @@ def slice(shape: Shape, height: Scalar = 0.0, axis: Axis = "z") -> Profile:
     """The profile of a shape where ``axis`` is ``height`` voxels from the origin. A bound."""
     upright = stood(as_shape("slice", "shape", shape), axis, "z")
     return Sliced(upright, number("slice", "height", height))
+
+
+@method
+def voxels(shape: Shape, grid: Grid) -> Bool[Array, "D H W"]:
+    """Which voxels of a grid, or of three edges (D, H, W), have their centre in a shape: where its distance is ≤ 0.
+
+    It is the mask that a renderer labels. The distances themselves are ``shape(grid)``.
+    """
+    return _within(as_shape("voxels", "shape", shape), arguments.grid("voxels", "grid", grid))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _within(shape: Shape, grid: Grid) -> Bool[Array, "D H W"]:
+    return jnp.asarray(shape(grid)) <= 0
