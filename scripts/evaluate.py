@@ -6,8 +6,12 @@ cases, as `fdif finetune --save-predictions` writes them. --out gets a line a ca
 is left empty: all of a class that is in neither map, and the distance where it is in only one of them. The table has
 means over cases with 95 % bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
 
+NSD and HD95 weigh surfaces by their area, as the Medical Segmentation Decathlon does; with --surface voxels they count
+the voxels at the surfaces instead, as MONAI does unless told otherwise.
+
 Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
-for in LABELS and the folder above it. Voxels labelled -1 are never compared.
+for in LABELS and the folder above it; without one a class is every label that any map holds. Voxels labelled -1 are
+never compared.
 
 Example:
     fdif evaluate predictions Task04_Hippocampus/labelsTr --out scores.csv
@@ -27,9 +31,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fdif_jax.datasets.conventions import Conventions, Labels, checked_label
+from fdif_jax.datasets.conventions import Conventions, any_label, checked_label
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, list_cases, load_conventions, read_volume
 from fdif_jax.errors import FdifError
+from fdif_jax.evaluation.metrics import Surface
 from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
 from fdif_jax.io.files import check_out, make_folder, write_csv
 from fdif_jax.preprocessing.scans import check_same_grid, space_of
@@ -59,6 +64,8 @@ class Config:
     """Folder of the images, NAME.nii.gz or nnU-Net's NAME_0000.nii.gz, for the pictures."""
     tolerance: float = 1.0
     """Millimetres that two surfaces may be apart and still agree, in NSD."""
+    surface: Surface = "area"
+    """What NSD and HD95 weigh of a surface: its area, or its voxels, one like another."""
     worst: int = 3
     """Pictures of how many cases, by mean Dice."""
     skip_bad: Flag = False
@@ -75,16 +82,16 @@ class _Pair(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """A case's label maps, in which -1 is ignored, on their grid; classes with the background."""
+    """A case's label maps, in which -1 is ignored, on their grid, and the ids of the classes that it is scored for."""
 
     prediction: np.ndarray
     label: np.ndarray
     space: Space
-    num_classes: int
+    classes: list[int]
 
 
-_Scored = tuple[_Pair, np.ndarray]
-"""A case and its `MEASURES` ``(classes, 3)``."""
+_Scored = tuple[_Pair, dict[int, np.ndarray]]
+"""A case and its `MEASURES` ``(3,)`` of every class by its id."""
 
 
 def run(config: Config) -> None:
@@ -96,14 +103,13 @@ def run(config: Config) -> None:
     conventions = _conventions(config)
     pairs = _pairs(config)
     scored = _scored(pairs, conventions, config)
-    classes = max(len(scores) for _, scores in scored)
-    names = conventions.class_names if conventions else tuple(map(str, range(1, classes + 1)))
-    table = np.full((len(scored), classes, len(MEASURES)), np.nan)
-    for row, (_, scores) in zip(table, scored, strict=True):
-        row[: len(scores)] = scores
+    classes = sorted(set().union(*(scores for _, scores in scored))) or [1]
+    names = conventions.class_names if conventions else tuple(map(str, classes))
+    absent = np.full(len(MEASURES), np.nan)
+    table = np.array([[scores.get(number, absent) for number in classes] for _, scores in scored])
     make_folder(config.out.parent)
     write_csv(config.out, _rows(scored, names, table))
-    Console(width=118, highlight=False).print(_summary(names, table, config.tolerance))
+    Console(width=118, highlight=False).print(_summary(names, table, config))
     pictures = _draw_worst(scored, table, conventions, config)
     print(f"{config.out}: {len(scored)} cases" + (f"; worst cases in {pictures}" if pictures else ""))
 
@@ -160,9 +166,17 @@ def _listed(
 
 
 def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:
-    def score(pair: _Pair) -> np.ndarray:
+    def score(pair: _Pair) -> dict[int, np.ndarray]:
         prediction, label, space, classes = _read(pair, conventions)
-        return score_case(prediction, label, classes, spacing=space.spacing, tolerance=config.tolerance)
+        scores = score_case(
+            prediction,
+            label,
+            classes,
+            spacing=space.spacing,
+            tolerance=config.tolerance,
+            surface=config.surface,
+        )
+        return dict(zip(classes, scores, strict=True))
 
     return list(each_good(pairs, score, "comparing", skip_bad=config.skip_bad))
 
@@ -171,13 +185,16 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
     truth, guess = read_volume(pair.label), read_volume(pair.prediction)
     space = space_of(pair.label, truth)
     check_same_grid(pair.prediction, space_of(pair.prediction, guess), pair.label, space)
-    labels: Labels | None = conventions
-    if labels is None:  # any label is one
-        highest = int(max(truth.array.max(), guess.array.max(), 1))
-        labels = Labels(tuple(map(str, range(1, highest + 1))))
-    prediction = checked_label(pair.prediction, guess.array, labels)
-    label = checked_label(pair.label, truth.array, labels)
-    return _Maps(np.maximum(prediction, 0), label, space, 1 + len(labels.class_names))
+    if conventions:
+        prediction = checked_label(pair.prediction, guess.array, conventions)
+        label = checked_label(pair.label, truth.array, conventions)
+        classes = list(range(1, 1 + len(conventions.class_names)))
+    else:
+        prediction, label = any_label(pair.prediction, guess.array), any_label(pair.label, truth.array)
+        classes = sorted(
+            {number for ids in (prediction, label) for number in np.unique(ids[ids > 0]).tolist()}
+        )
+    return _Maps(np.maximum(prediction, 0), label, space, classes)
 
 
 def _rows(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) -> Iterator[Sequence[str]]:
@@ -187,10 +204,11 @@ def _rows(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) ->
             yield pair.id, name, *("" if np.isnan(v) else f"{v:.6g}" for v in values)
 
 
-def _summary(names: Sequence[str], table: np.ndarray, tolerance: float) -> Table:
+def _summary(names: Sequence[str], table: np.ndarray, config: Config) -> Table:
     """Means over cases with their intervals, a row a class, and of each case's mean over its classes."""
-    headings = ("class", "cases", "Dice", f"NSD {tolerance:g} mm", "HD95 mm", "no HD95")
-    shown = table_of(headings, (), title=f"{len(table)} cases, mean [95 % interval]", box=box.SIMPLE_HEAD)
+    headings = ("class", "cases", "Dice", f"NSD {config.tolerance:g} mm", "HD95 mm", "no HD95")
+    title = f"{len(table)} cases, mean [95 % interval], surfaces by {config.surface}"
+    shown = table_of(headings, (), title=title, box=box.SIMPLE_HEAD)
     rows = [*zip(names, table.swapaxes(0, 1), strict=True), ("mean", mean_defined(table, axis=1))]
     for name, values in rows:
         scores, _, distances = values.T
@@ -237,7 +255,7 @@ def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) 
         check_same_grid(pair.image, space_of(pair.image, volume), pair.label, space)
         image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
     image, label, prediction = map(space.to_canonical, (image, label, prediction))
-    names = conventions.class_names if conventions else None
+    names = conventions.class_names if conventions else ()
     viz.save_slices(image, label, path, names, prediction, title)
 
 

@@ -119,9 +119,8 @@ def read_subject(
     if not labels.size:
         raise FdifError(f"{path}: the label map is empty (no voxel above 0)")
     organs = sorted({names[label] for label in labels})
-    numbers = np.zeros(labels[-1] + 1, np.uint16)
-    numbers[labels] = [organs.index(names[label]) + 1 for label in labels]
-    array = numbers[array.astype(np.int64)]
+    numbers = np.array([0, *(organs.index(names[label]) + 1 for label in labels)], np.uint16)
+    array = numbers[np.searchsorted(labels, array, side="right")]
     counts, warnings = np.bincount(array.ravel(), minlength=len(organs) + 1), []
     for number, organ in enumerate(organs, 1):
         if counts[number] < min_voxels:

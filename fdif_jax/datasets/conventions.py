@@ -136,6 +136,19 @@ def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
     return found
 
 
+def any_label(path: Path, array: np.ndarray) -> np.ndarray:
+    """Labels of a map that was read from ``path`` and has no list: signed integers, `IGNORE` where voxels are ignored.
+
+    FdifError if it holds anything but whole numbers (`whole_numbers`) from `IGNORE` on.
+    """
+    array = whole_numbers(path, array)
+    if array.min() >= IGNORE and array.max() < 2**63:
+        found = array.astype(np.min_scalar_type(-max(int(array.max()), 0) - 1), copy=False)
+        if np.array_equal(found, array):
+            return found
+    raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, … and -1 (ignored)")
+
+
 def _undeclared(path: Path, array: np.ndarray, labels: Labels) -> FdifError:
     present = np.unique(array)
     strange = present[~np.isin(present, labels.ids)][0]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.metrics import hausdorff95, surface_dice
+from fdif_jax.evaluation.metrics import Surface, hausdorff95, surface_dice
 from fdif_jax.sdf.masks import dice_of, extent
 
 MEASURES = ("dice", "nsd", "hd95")
@@ -15,16 +15,17 @@ LEVEL, RESAMPLES = 0.95, 10_000  # of a bootstrap
 def score_case(
     prediction: np.ndarray,
     label: np.ndarray,
-    num_classes: int,
+    classes: Sequence[int],
     *,
     spacing: Sequence[float],
     tolerance: float = 1.0,
+    surface: Surface = "area",
 ) -> np.ndarray:
-    """`MEASURES` of every foreground class, float64 ``(num_classes - 1, 3)``.
+    """`MEASURES` of ``classes``, increasing ids above 0, float64 ``(len(classes), 3)``; other ids are background.
 
     Dice and surface Dice are NaN for a class in neither map and 0 for one in only one of them; HD95 is NaN for both.
     What is below 0 in ``label`` is left out of the comparison; else arguments and errors are as of `surface_dice`, in
-    mm.
+    mm. How large an id is costs nothing.
     """
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
@@ -32,13 +33,21 @@ def score_case(
     # A voxel of room on each side, so that every surface is where it was.
     first, stop = extent((prediction > 0) | (label > 0))
     box = tuple(map(slice, np.maximum(first - 1, 0), stop + 1))
-    prediction, label = prediction[box], label[box]
+    prediction, label = (_places(ids[box], classes) for ids in (prediction, label))
+    number = len(classes) + 1
     measures = (
-        dice(prediction, label, num_classes),
-        surface_dice(prediction, label, num_classes, tolerance=tolerance, spacing=spacing),
-        hausdorff95(prediction, label, num_classes, spacing=spacing),
+        dice(prediction, label, number),
+        surface_dice(prediction, label, number, tolerance=tolerance, spacing=spacing, surface=surface),
+        hausdorff95(prediction, label, number, spacing=spacing, surface=surface),
     )
     return np.stack(measures, axis=1)
+
+
+def _places(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Of every label its place among increasing ``classes``, from 1 on; 0 for one that is not among them."""
+    places = np.searchsorted(classes, labels, side="right")
+    known = np.where(labels == np.array([0, *classes])[places], places, 0)
+    return known.astype(np.min_scalar_type(len(classes)))
 
 
 def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ def save_slices(
     image: np.ndarray,
     label: np.ndarray | None,
     path: str | os.PathLike,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] = (),
     prediction: np.ndarray | None = None,
     title: str | None = None,
 ) -> None:
@@ -42,7 +42,7 @@ def save_slices(
         label: integers ``(D, H, W)``, 0 for background, below 0 (ignored, hatched); None for the
             image alone.
         path: the PNG file.
-        class_names: name of label 1, 2, … for the legend; "class 1", … without them.
+        class_names: name of label 1, 2, …, or names by label, for the legend; "class 1", … without them.
         prediction: labels in the form of ``label``.
         title: words above all.
 
@@ -109,9 +109,9 @@ def _show(panel: Axes, picture: np.ndarray) -> None:
 
 
 def _add_legend(
-    figure: Figure, colours: dict[int, _Colour], class_names: Sequence[str] | None, hatched: bool
+    figure: Figure, colours: dict[int, _Colour], class_names: Sequence[str] | Mapping[int, str], hatched: bool
 ) -> None:
-    names = dict(enumerate(class_names or (), start=1))
+    names = class_names if isinstance(class_names, Mapping) else dict(enumerate(class_names, start=1))
     handles = [Patch(color=colour, label=names.get(i, f"class {i}")) for i, colour in colours.items()]
     if len(handles) > _LEGEND_ENTRIES:
         more = Patch(color="none", label=f"and {len(handles) - _LEGEND_ENTRIES} more")

@@ -12,11 +12,10 @@ import nibabel as nib
 import numpy as np
 
 import fdif_jax as fd
-from fdif_jax.datasets.conventions import IGNORE
+from fdif_jax.datasets.conventions import any_label
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume, suffix_of
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import MESHES
-from fdif_jax.io.labels import ROUNDING, whole_numbers
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Point, Shape, as_shape
@@ -52,8 +51,8 @@ class View:
     caption: Sequence[str] = ()  # lines below the title
     # names and colours of the classes that are shown
     legend: Mapping[str, Colour] = field(default_factory=dict)
-    # image ``(D, H, W)``, label map and class names, of a scene or a case
-    volume: tuple[np.ndarray, np.ndarray, Sequence[str]] | None = None
+    # image ``(D, H, W)``, label map and names of its classes by their ids, of a scene or a case
+    volume: tuple[np.ndarray, np.ndarray, Mapping[int, str]] | None = None
     mapper: Mapper | None = None  # shown in slices instead of the distance
 
 
@@ -235,10 +234,9 @@ def _scene(path: Path, choice: Choice) -> View:
     if not things:
         raise FdifError(f"{path}, scene {number}: no object reaches into the grid")
     names = {o.class_id[0]: o.class_name for o in scene.objects}
-    classes = [names.get(i, f"class {i}") for i in range(1, max(names) + 1)]
     first = label.reshape(-1, *image.shape)[0]
     title = f"{path.name}, scene {number}"
-    return View(f"{path.stem}_{number}", title, things, legend=legend, volume=(image, first, classes))
+    return View(f"{path.stem}_{number}", title, things, legend=legend, volume=(image, first, names))
 
 
 def _object(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> Shape:
@@ -268,18 +266,15 @@ def _case(path: Path, choice: Choice) -> View:
     case = by_name[choice.case]
     image = load_channels(case)[..., 0]
     label = load_labels(case, image.shape, dataset.labels)[0]
-    names = dataset.tasks[0].class_names
+    names = dict(enumerate(dataset.tasks[0].class_names, start=1))
     affine = read_volume(case.label).affine
     return _labels(case.id, f"case {case.id}", (image, label, names), affine, choice)
 
 
 def _label_map(path: Path, choice: Choice) -> View:
     volume = read_volume(path)
-    with np.errstate(invalid="ignore"):  # what no int32 holds is told below
-        label = whole_numbers(path, volume.array).astype(np.int32)
-    if label.min() < IGNORE or np.abs(label - volume.array).max() > ROUNDING:
-        raise FdifError(f"{path}: is no label map: it holds values other than 0, 1, 2, … and -1 (ignored)")
-    names = [f"label {i}" for i in range(1, int(label.max()) + 1)]
+    label = any_label(path, volume.array)
+    names = {i: f"label {i}" for i in np.unique(label[label > 0]).tolist()}
     stem = path.name.removesuffix(suffix_of(path.name))
     return _labels(stem, path.name, (label, label, names), volume.affine, choice)
 
@@ -287,7 +282,7 @@ def _label_map(path: Path, choice: Choice) -> View:
 def _labels(
     name: str,
     title: str,
-    volume: tuple[np.ndarray, np.ndarray, Sequence[str]],
+    volume: tuple[np.ndarray, np.ndarray, Mapping[int, str]],
     affine: np.ndarray,
     choice: Choice,
 ) -> View:
@@ -298,14 +293,14 @@ def _labels(
     present = [int(i) for i in np.unique(label) if i > 0]
     if not present:
         raise FdifError(f"{title}: nothing is labelled")
-    image = nib.Nifti1Image(label.astype(np.int32), affine)
     things = []
     for i in present:
-        shape = Sampled.of(*outline_of_mask(image, label=i).sample_cube(LABEL_SAMPLES))
+        mask = nib.Nifti1Image((label == i).astype(np.uint8), affine)
+        shape = Sampled.of(*outline_of_mask(mask).sample_cube(LABEL_SAMPLES))
         lower, upper = (np.asarray(end) for end in shape.bounds())
         room = 0.1 * (upper - lower)
-        samples = Samples.of(shape, Region(lower - room, upper + room), choice.resolution, names[i - 1])
+        samples = Samples.of(shape, Region(lower - room, upper + room), choice.resolution, names[i])
         if samples is not None:
             things.append(Thing(samples, colour_of(i)))
-    legend = {names[i - 1]: colour_of(i) for i in present}
+    legend = {names[i]: colour_of(i) for i in present}
     return View(name, title, things, ["millimetres, along the scanner's axes"], legend, volume)

@@ -200,6 +200,21 @@ def test_bad_input_is_one_line(changes, says, tmp_path, capsys):
     assert says in error.splitlines()[-1] and error.count("error:") == 1
 
 
+def test_ids_of_an_atlas_cost_nothing_and_change_nothing(tmp_path):
+    """Ids up to 4 294 967 295: a table by value would be of 8 GB."""
+    label, far = phantom(plain()), {label: 2**32 - 1 - 1000 * label for label in NAMES}
+    renamed = np.zeros(label.shape, np.uint32)
+    for ours, theirs in far.items():
+        renamed[label == ours] = theirs
+    for name, array in (("a", label), ("b", renamed)):
+        nib.save(nib.Nifti1Image(array, plain()), tmp_path / f"{name}.nii.gz")
+    wanted, _ = read_subject(tmp_path / "a.nii.gz", NAMES)
+    found, _ = read_subject(tmp_path / "b.nii.gz", {far[label]: name for label, name in NAMES.items()})
+    assert found.parts.keys() == wanted.parts.keys() == set(NAMES.values())
+    for organ, part in found.parts.items():
+        assert part.volume == wanted.parts[organ].volume and part.touches == wanted.parts[organ].touches
+
+
 def test_one_voxel_is_left_out_with_a_warning_or_kept(tmp_path, capsys):
     label = phantom(plain())
     label[label == 11] = 0

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import time
 
 import nibabel as nib
 import numpy as np
@@ -43,7 +44,8 @@ def monai_scores(prediction, label, num_classes, spacing, tolerance):
 )
 def test_scores_equal_monai(seed, shape, margin, num_classes):
     prediction, label = (np.pad(m, margin) for m in label_maps(seed, shape, num_classes))
-    scores = score_case(prediction, label, num_classes, spacing=SPACING, tolerance=1.5)
+    classes = range(1, num_classes)
+    scores = score_case(prediction, label, classes, spacing=SPACING, tolerance=1.5, surface="voxels")
     expected = monai_scores(prediction, label, num_classes, SPACING, 1.5)
     # A class that is predicted and not there scores 0 with us; MONAI leaves its Dice out.
     only_predicted = [c for c in range(1, num_classes) if c in prediction and c not in label]
@@ -58,9 +60,20 @@ def test_ignored_voxels_do_not_count():
     ignored[:5] = True
     elsewhere = np.where(ignored, 0, prediction), np.where(ignored, 0, label)
     np.testing.assert_array_equal(
-        score_case(prediction, np.where(ignored, -1, label), 4, spacing=SPACING),
-        score_case(*elsewhere, 4, spacing=SPACING),
+        score_case(prediction, np.where(ignored, -1, label), (1, 2, 3), spacing=SPACING),
+        score_case(*elsewhere, (1, 2, 3), spacing=SPACING),
     )
+
+
+def test_ids_are_names_and_no_numbers():
+    """Scores are those of classes 1, 2, … whatever the ids, and of no more classes than are asked for."""
+    prediction, label = label_maps(1, (12, 12, 12), 4).astype(np.int64)
+    ids = np.array([0, 7, 2035, 614454277])
+    wanted = score_case(prediction, label, (1, 2, 3), spacing=SPACING)
+    found = score_case(ids[prediction], ids[label], ids[1:], spacing=SPACING)
+    np.testing.assert_array_equal(found, wanted)
+    some = score_case(ids[prediction], ids[label], ids[[1, 3]], spacing=SPACING)
+    np.testing.assert_array_equal(some, wanted[[0, 2]])
 
 
 def test_intervals_are_those_of_scipy_and_leave_out_what_is_undefined():
@@ -112,7 +125,7 @@ def test_a_line_a_case_and_class_a_table_and_pictures_of_the_worst(folders, caps
     rows = rows_of(root)
     assert [(r["case"], r["class"]) for r in rows] == [(case, c) for case in maps for c in "abc"]
     found = np.array([[float(r[m] or "nan") for m in ("dice", "nsd", "hd95_mm")] for r in rows])
-    wanted = [score_case(*pair, 4, spacing=SPACING, tolerance=1.5) for pair in maps.values()]
+    wanted = [score_case(*pair, (1, 2, 3), spacing=SPACING, tolerance=1.5) for pair in maps.values()]
     np.testing.assert_allclose(found, np.concatenate(wanted), rtol=1e-4)
     printed = capsys.readouterr().out
     assert "1 of 4 label maps have no prediction" in printed
@@ -173,6 +186,49 @@ def test_without_a_dataset_classes_are_numbers_and_absent_ones_are_empty(folders
         ("3", "", ""),
     ]
     assert not (root / "out/scores_worst").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.float64])
+def test_two_labels_of_an_atlas_make_two_rows(folders, dtype, capsys):
+    root, _ = folders
+    (root / "data/dataset.json").unlink()
+    label = np.zeros((12, 11, 10), dtype)
+    label[2:5, 2:9, 2:8], label[5:9, 2:9, 2:8] = 2035, 614454277
+    prediction = label.copy()
+    prediction[4, 2:9, 2:8] = 614454277
+    for case in range(3):
+        save(root / f"predictions/case_{case}.nii.gz", prediction)
+        save(root / f"data/labelsTr/case_{case}.nii.gz", label)
+    started = time.process_time()
+    evaluate.run(config_of(root, worst=1))
+    assert time.process_time() - started < 20  # by value it were 614454277 rows a case
+    rows = rows_of(root)
+    assert [(r["case"], r["class"]) for r in rows[:3]] == [
+        ("case_0", "2035"),
+        ("case_0", "614454277"),
+        ("case_1", "2035"),
+    ]
+    assert len(rows) == 6
+    assert float(rows[0]["dice"]) == pytest.approx(2 * 2 / (2 + 3)) and float(rows[1]["hd95_mm"]) == 1.5
+    assert "614454277" in capsys.readouterr().out and (root / "out/scores_worst/1.png").exists()
+
+
+def test_the_surface_is_an_option_by_name(folders, capsys):
+    root, maps = folders
+    evaluate.run(config_of(root, surface="voxels", tolerance=1.5, worst=0))
+    found = [float(r["nsd"] or "nan") for r in rows_of(root)]
+    wanted = np.concatenate([monai_scores(*pair, 4, SPACING, 1.5)[:, 1] for pair in maps.values()])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    assert "surfaces by voxels" in capsys.readouterr().out
+
+
+def test_maps_without_a_list_hold_whole_numbers_from_minus_1(folders):
+    root, _ = folders
+    (root / "data/dataset.json").unlink()
+    for wrong in (0.5, -2, 1e30):
+        save(root / "predictions/case_1.nii.gz", np.full((12, 11, 10), wrong, np.float32))
+        with pytest.raises(FdifError, match=r"case_1\.nii\.gz: is no label map"):
+            evaluate.run(config_of(root))
 
 
 def test_the_label_called_ignore_is_not_compared(folders):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import jax
+import nibabel as nib
 import numpy as np
 import pytest
 import trimesh
@@ -175,6 +176,16 @@ def test_a_case_is_seen_in_millimetres():
     np.testing.assert_array_equal(seen.volume[1], label.array)
     (bare,) = views_of(str(case.label), choice(resolution=32))
     assert [thing.samples.name for thing in bare.things] == ["label 1", "label 2"]
+
+
+def test_labels_of_an_atlas_are_seen_by_their_ids(tmp_path):
+    label = np.zeros((12, 11, 10), np.uint32)
+    label[2:5, 2:9, 2:8], label[5:9, 2:9, 2:8] = 2035, 3_614_454_277
+    nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "atlas.nii.gz")
+    (seen,) = views_of(str(tmp_path / "atlas.nii.gz"), choice(resolution=16))
+    assert list(seen.legend) == ["label 2035", "label 3614454277"]
+    assert seen.volume[2] == {2035: "label 2035", 3_614_454_277: "label 3614454277"}
+    np.testing.assert_array_equal(seen.volume[1], label)
 
 
 @pytest.mark.parametrize(

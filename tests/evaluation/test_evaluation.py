@@ -76,7 +76,7 @@ def test_scores_equal_monai():
         pair = one_hot(by_threshold(0.5, normalise(image[None])[..., None])[0], 4), one_hot(label, 4)
         dice.append(compute_dice(*pair, include_background=False, ignore_empty=False)[0].numpy())
         dice[-1][[not (a[0, c].any() or b[0, c].any()) for a, b in [pair] for c in (1, 2, 3)]] = np.nan
-        nsd.append(compute_surface_dice(*pair, [1.0] * 3)[0].numpy())
+        nsd.append(compute_surface_dice(*pair, [1.0] * 3, use_subvoxels=True)[0].numpy())
     for name, rows in (("dice", dice), ("nsd", nsd)):
         by_class, over_all = mean(np.array(rows, np.float64))
         assert evaluation.scalars[name] == pytest.approx(over_all, rel=1e-6)
