@@ -152,7 +152,9 @@ def test_labels_of_a_list_are_those_of_its_cases(folders, capsys):
     evaluate.run(config)
     rows = rows_of(root)
     assert [(r["case"], r["class"]) for r in rows] == [(f"{case}_image", c) for case in maps for c in "abc"]
-    wanted = np.concatenate([score_case(*pair, [1, 2, 3], spacing=SPACING, tolerance=1.0) for pair in maps.values()])
+    wanted = np.concatenate(
+        [score_case(*pair, [1, 2, 3], spacing=SPACING, tolerance=1.0) for pair in maps.values()]
+    )
     np.testing.assert_allclose([float(r["dice"] or "nan") for r in rows], wanted[:, 0], rtol=1e-4)
     (root / "predictions/case_1_image.nii.gz").rename(root / "predictions/other.nii.gz")
     with pytest.raises(FdifError, match=r"other\.nii\.gz: no case of .*patients\.json is called other"):
