@@ -29,6 +29,8 @@ CSV, JSON, MARKDOWN, DICE, CURVES = "results.csv", "results.json", "table.md", "
 _COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
 _MARKERS = "osD^vP*X"
 _PANELS = 2  # side by side
+_LETTERS = 96  # that a line of the legend holds
+_BANDS = 5  # so many curves can have bands and still be told apart
 
 
 class StudyReport(NamedTuple):
@@ -218,7 +220,7 @@ def _dice_figure(report: StudyReport) -> Figure:
 
 
 def _curves_figure(report: StudyReport) -> Figure:
-    """Validation Dice against steps, a panel a number of cases: the mean over seeds and its standard deviation.
+    """Validation Dice against steps, a panel a number of cases: the mean over seeds and, of few curves, its deviation.
 
     In the middle of training nothing is mirrored in prediction, so the end of a curve is not quite the table's Dice.
     """
@@ -233,7 +235,8 @@ def _curves_figure(report: StudyReport) -> Figure:
         for init in report.study.inits:
             curves = [r.curve for r in measured if (r.init, r.cases) == (init, number)]
             if curves:
-                shown[init] = _draw_curve(axes, curves, _style(report.study, init))
+                band = len(report.study.inits) <= _BANDS
+                shown[init] = _draw_curve(axes, curves, _style(report.study, init), band)
         axes.set_title("1 case" if number == 1 else f"{number} cases", fontsize=11)
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("step")
@@ -243,20 +246,20 @@ def _curves_figure(report: StudyReport) -> Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("mean validation Dice")
     names = [init for init in report.study.inits if init in shown]
-    handles, columns = [shown[init] for init in names], min(len(names), 6)
-    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
+    columns = max(1, min(len(names), _LETTERS // (max(map(len, names)) + 7)))
+    figure.legend([shown[n] for n in names], names, loc="outside upper center", ncols=columns, frameon=False)
     return figure
 
 
 def _draw_curve(
-    axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], style: Mapping[str, Any]
+    axes: Axes, curves: Sequence[Sequence[tuple[int, float]]], style: Mapping[str, Any], band: bool
 ) -> Artist:
-    """Mean and band over the steps that all these curves have; the line."""
+    """Mean, and a ``band`` of one deviation, over the steps that all these curves have; the line."""
     tables = [dict(curve) for curve in curves]
     steps = sorted(set.intersection(*(set(table) for table in tables)))
     values = np.array([[table[step] for step in steps] for table in tables])
     mean, deviation = values.mean(0), values.std(0, ddof=1) if len(tables) > 1 else np.zeros(len(steps))
-    if len(tables) > 1:
+    if band and len(tables) > 1:
         axes.fill_between(
             steps, mean - deviation, mean + deviation, color=style["color"], alpha=0.18, linewidth=0
         )
