@@ -4,6 +4,7 @@ Source: FDIF (arXiv 2603.23199). With X the greatest x and ``x' = x / max(x)`` (
 amplitude ``A = a X`` and a scale ``k``. On an open mesh every sine runs over one axis only.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -15,14 +16,23 @@ from fdif_jax.vocabulary.vocabulary import USUAL, Displacement
 Scaled = Callable[[Coordinate, Coordinate, Coordinate], Distance]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """A displacement's field; equal where its numbers are, also after pickling."""
+
+    amplitude: float
+    k: float
+    function: Scaled
+
+    def __call__(self, p: Point, highest: Point) -> Distance:
+        scaled = (self.k * (c / top) for c, top in zip(p, highest, strict=True))
+        return self.amplitude * highest.x * self.function(*scaled)
+
+
 def _displacement(name: str, amplitude: float, k: float, of: tuple[Scaled, float, str]) -> Displacement:
     function, least, formula = of
-
-    def field(p: Point, highest: Point) -> Distance:
-        scaled = (k * (c / top) for c, top in zip(p, highest, strict=True))
-        return amplitude * highest.x * function(*scaled)
-
     words = f"{amplitude:g} X · {formula.replace('k', f'{k:g} ')}"
+    field = _Field(amplitude, k, function)
     return Displacement(name, field, words, abs(least) * amplitude * float(USUAL.highest.x))
 
 
@@ -53,6 +63,10 @@ def _sawtooth(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:
     return (2 / jnp.pi) * (tooth(x) + tooth(y) + tooth(z))
 
 
+def _twisted(x: Coordinate, y: Coordinate, z: Coordinate) -> Distance:
+    return jnp.abs(jnp.sin(x)) + 0 * (y + z)
+
+
 # Of each its function, its least value (≤ 0), and its formula.
 _PERLIN = (_perlin, -2.0, "(sin kx' sin ky' + sin kz')")
 _RIDGE = (_ridge, 0.0, "(|sin kx'| + |sin ky'| + |sin kz'|)")
@@ -63,7 +77,7 @@ _TURBULENCE = (
     -3.0,
     "(sin .1X cos .15Y + sin .2Y cos .25Z + sin .3Z cos .35X), (X, Y, Z) = k(x', y', z')",
 )
-_TWISTED = (lambda x, y, z: jnp.abs(jnp.sin(x)) + 0 * (y + z), 0.0, "|sin kx'|")
+_TWISTED = (_twisted, 0.0, "|sin kx'|")
 
 DISPLACEMENTS = (
     _displacement("perlin_more_fine", 0.03, 50, _PERLIN),

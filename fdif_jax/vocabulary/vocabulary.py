@@ -71,7 +71,7 @@ class Family:
         return self.sample(key, grid)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Displacement:
     """A field added to an object's distance, a function of world coordinates.
 
