@@ -20,7 +20,12 @@ RECIPE = fd.load_recipe("fdif").replace(grid=(10, 17, 36), min_objects=33, max_o
 @pytest.mark.parametrize(
     "recipe",
     [
-        RECIPE.replace(categories=["basic"], displacements=["ridge"], mappers=["inverse_cube", "modular_5"]),
+        pytest.param(
+            RECIPE.replace(
+                categories=["basic"], displacements=["ridge"], mappers=["inverse_cube", "modular_5"]
+            ),
+            marks=pytest.mark.slow("a program of many shapes, interpreted; several label maps are below"),
+        ),
         pytest.param(
             RECIPE, marks=pytest.mark.slow("the whole recipe, interpreted; its basic shapes are above")
         ),
