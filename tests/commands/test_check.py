@@ -97,6 +97,7 @@ def found(folder):
     return {f.name: examine(f, GRID, sphere(6.0), members=12) for f in families}
 
 
+@pytest.mark.slow("programs of several files")
 def test_what_distances_are(found):
     assert {name: f.kind for name, f in found.items()} == {
         "ball": "distance",

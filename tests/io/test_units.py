@@ -31,7 +31,7 @@ def write(path, unit):
     return path
 
 
-@pytest.fixture(params=[1000, 0.001])
+@pytest.fixture(params=[1000, pytest.param(0.001, marks=pytest.mark.slow("as metres are"))])
 def files(tmp_path, request):
     return write(tmp_path / "mm/a.nii", 1), write(tmp_path / "other/a.nii", request.param)
 

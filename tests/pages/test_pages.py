@@ -177,11 +177,7 @@ def test_commands_of_pages_of_measurements_are_accepted(page):
     accepted = 0
     for language, _, code in blocks(page.read_text()):
         if language == "sh":
-            for line in (
-                code.replace("\\\n", " ")
-                .replace("examples/study.toml", str(DOCS / "examples/study.toml"))
-                .splitlines()
-            ):
+            for line in code.replace("\\\n", " ").replace("examples/", f"{DOCS}/examples/").splitlines():
                 _, command, *arguments = shlex.split(line, comments=True)
                 cli.parsed(command, cli.module_of(command), arguments)
                 accepted += 1

@@ -271,6 +271,7 @@ def test_exact_recipe_has_shells_that_are_shells():
         assert 0.15 * deepest < float(shape.thickness) < 0.55 * deepest
 
 
+@pytest.mark.slow("a program of all classes a batch size; a mixture's and packing's are quick")
 def test_sample_i_is_the_same_at_any_batch_size(program):
     keys = jax.vmap(lambda i: fd.sample_key(7, i))(jnp.arange(4))
     images, labels = jax.jit(program.batch)(keys)
