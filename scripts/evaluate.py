@@ -191,9 +191,8 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
         classes = list(range(1, 1 + len(conventions.class_names)))
     else:
         prediction, label = any_label(pair.prediction, guess.array), any_label(pair.label, truth.array)
-        classes = sorted(
-            {number for ids in (prediction, label) for number in np.unique(ids[ids > 0]).tolist()}
-        )
+        present = np.union1d(prediction, label)
+        classes = present[present > 0].tolist()
     return _Maps(np.maximum(prediction, 0), label, space, classes)
 
 

@@ -83,13 +83,14 @@ def run(config: Config) -> None:
     if config.out.resolve() == cases[0].images[0].parent.resolve():
         raise FdifError(f"--out {config.out}: holds the scans; give another folder")
     kept = [case for case in cases if case.out.exists() and not config.overwrite]
+    there = {case.id for case in kept}
+    missing = [case for case in cases if case.id not in there]
     for case in kept:
         if not _lies_on(case.out, case.images[0]):
             raise FdifError(
                 f"{case.out}: is on another grid than {case.images[0]}, so it is another scan's of that name; "
                 "give another --out, or --overwrite"
             )
-    missing = [case for case in cases if case not in kept]
     if kept:
         print(f"{config.out}: {len(kept)} of {len(cases)} are there already; --overwrite predicts them again")
     skipped = _predict(ensemble, missing, config) if missing else 0

@@ -31,7 +31,7 @@ from fdif_jax.scripts.jobs.view_targets import Choice, Thing, View, views_of
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.viewing import viz
 from fdif_jax.viewing.camera import Camera
-from fdif_jax.viewing.surfaces import check_mesh_name, write_mesh, write_page
+from fdif_jax.viewing.surfaces import check_mesh_name, page_of, write_mesh
 from fdif_jax.viewing.tracing import Colour, trace
 from fdif_jax.viewing.view_pictures import encode, save_sheet, save_slices
 
@@ -182,7 +182,7 @@ def _write_meshes(
 ) -> list[Path]:
     camera = _camera(config, np.concatenate([mesh.vertices for _, mesh in meshes]))
     page = path.with_suffix(".html")
-    write_page(page, meshes, camera, title, caption, legend)
+    write_atomic(page, page_of(meshes, camera, title, caption, legend).encode())
     if config.mesh is None:
         return [page]
     make_folder(config.mesh.parent)

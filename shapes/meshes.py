@@ -22,7 +22,7 @@ import trimesh
 from scipy import sparse
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import MESHES, check_genuine, not_there, write_atomic
+from fdif_jax.io.files import MESHES, check_genuine, not_there, reading, write_atomic
 from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.sdf.algebra import Scaled
 from fdif_jax.sdf.grid import Grid
@@ -109,11 +109,8 @@ def _read(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
             raise not_there(name)
         if not name.lower().endswith(MESHES):
             raise FdifError(f"{name}: not a mesh by its name; {', '.join(MESHES)} are read")
-        try:
+        with reading(name, "cannot be read as a mesh"):
             source = trimesh.load_mesh(name, process=False)
-        except Exception as error:  # the readers raise whatever they stumble over
-            check_genuine(name)
-            raise FdifError(f"{name}: cannot be read as a mesh ({type(error).__name__}: {error})") from error
         if not len(getattr(source, "faces", ())):
             check_genuine(name)
     else:

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
@@ -19,7 +18,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.io.files import check_genuine, is_file_or_link, visible
 from fdif_jax.io.names import safe_name, unique_names
-from fdif_jax.io.nifti import Volume, check_numbers, read_nifti
+from fdif_jax.io.nifti import Volume, check_numbers, read_header, read_nifti
 from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.tasks import Task
 
@@ -322,12 +321,12 @@ def _header(path: str) -> tuple[tuple[int, ...], np.dtype]:
 
         array = blosc2.open(path, mode="r")
         return array.shape, array.dtype
-    volume: Any = nib.Nifti1Image.from_filename(path).dataobj
-    shape = volume.shape
+    header = read_header(path)
+    shape = header.get_data_shape()
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    scaled = (volume.slope, volume.inter) != (1, 0)
-    return shape, np.dtype(np.float32) if scaled else volume.dtype.newbyteorder("=")
+    scaled = header.get_slope_inter() not in ((None, None), (1, 0))
+    return shape, np.dtype(np.float32) if scaled else header.get_data_dtype().newbyteorder("=")
 
 
 def load_channels(case: Case) -> np.ndarray:

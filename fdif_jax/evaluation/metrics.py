@@ -55,17 +55,13 @@ def surface_dice(
     Raises:
         FdifError: the volumes or their spacing do not agree, or the tolerance is negative.
     """
-    if not 0 <= tolerance < np.inf:
-        raise FdifError(f"the tolerance of a surface distance must be 0 or more, not {tolerance:g}")
-    limit, scores = np.float32(tolerance), []
-    for ours, theirs in _surfaces(prediction, label, num_classes, spacing, surface):
-        whole = ours.areas.sum() + theirs.areas.sum()
-        near = sum(
-            a.areas[_nearest(a.points, b.points, tolerance) <= limit].sum()
-            for a, b in ((ours, theirs), (theirs, ours))
-        )
-        scores.append(near / whole if whole else np.nan)
-    return np.array(scores)
+    _check_tolerance(tolerance)
+    return np.array(
+        [
+            _share_within(pair, _apart(pair, tolerance), tolerance)
+            for pair in _surfaces(prediction, label, num_classes, spacing, surface)
+        ]
+    )
 
 
 def hausdorff95(
@@ -83,29 +79,36 @@ def hausdorff95(
     ``compute_hausdorff_distance(percentile=95)``. NaN for a class that is not in both. Arguments and errors are as of
     `surface_dice`; gives float64 ``(C - 1,)``, in the units of ``spacing``.
     """
-    percentile = _by_area if surface == "area" else _interpolated
     return np.array(
         [
-            max(
-                percentile(_nearest(a.points, b.points), a.areas) for a, b in ((ours, theirs), (theirs, ours))
-            )
-            if len(ours.points) and len(theirs.points)
-            else np.nan
-            for ours, theirs in _surfaces(prediction, label, num_classes, spacing, surface)
+            _farthest(pair, _apart(pair), surface)
+            for pair in _surfaces(prediction, label, num_classes, spacing, surface)
         ]
     )
 
 
-def _by_area(distances: np.ndarray, areas: np.ndarray) -> float:
-    order = np.lexsort(
-        (areas, distances)
-    )  # as DeepMind's, so that a share of just 95 % rounds as theirs does
-    share = np.cumsum(areas[order]) / areas.sum()
-    return float(distances[order[np.searchsorted(share, _QUANTILE)]])
+def surface_scores(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    num_classes: int,
+    *,
+    tolerance: float = 1.0,
+    spacing: Sequence[float] | None = None,
+    surface: Surface = "area",
+) -> tuple[np.ndarray, np.ndarray]:
+    """`surface_dice` and `hausdorff95`, of surfaces that are found, and whose distances are looked up, once."""
+    _check_tolerance(tolerance)
+    scores = []
+    for pair in _surfaces(prediction, label, num_classes, spacing, surface):
+        apart = _apart(pair)
+        scores.append((_share_within(pair, apart, tolerance), _farthest(pair, apart, surface)))
+    dice, farthest = np.array(scores).reshape(-1, 2).T
+    return dice, farthest
 
 
-def _interpolated(distances: np.ndarray, _: np.ndarray) -> float:
-    return float(np.quantile(distances, _QUANTILE))
+def _check_tolerance(tolerance: float) -> None:
+    if not 0 <= tolerance < np.inf:
+        raise FdifError(f"the tolerance of a surface distance must be 0 or more, not {tolerance:g}")
 
 
 class _Elements(NamedTuple):
@@ -115,13 +118,49 @@ class _Elements(NamedTuple):
     areas: np.ndarray
 
 
+_Pair = tuple[_Elements, _Elements]
+"""A class's surface in the prediction and in the label."""
+
+
+def _apart(pair: _Pair, limit: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
+    """How far each element of either surface is from the other surface, as `_nearest` gives it."""
+    ours, theirs = (side.points for side in pair)
+    return _nearest(ours, theirs, limit), _nearest(theirs, ours, limit)
+
+
+def _share_within(pair: _Pair, apart: Sequence[np.ndarray], tolerance: float) -> float:
+    """The part of both surfaces that is within the tolerance; NaN if there is none of either."""
+    whole = sum(side.areas.sum() for side in pair)
+    within = (side.areas[d <= np.float32(tolerance)].sum() for side, d in zip(pair, apart, strict=True))
+    return sum(within) / whole if whole else np.nan
+
+
+def _farthest(pair: _Pair, apart: Sequence[np.ndarray], surface: Surface) -> float:
+    """The larger 95th percentile of both directions; NaN if one surface is empty."""
+    if not all(map(len, apart)):
+        return np.nan
+    percentile = _by_area if surface == "area" else _interpolated
+    return max(percentile(d, side.areas) for side, d in zip(pair, apart, strict=True))
+
+
+def _by_area(distances: np.ndarray, areas: np.ndarray) -> float:
+    # In DeepMind's order, so that a share of just 95 % rounds as theirs does.
+    order = np.lexsort((areas, distances))
+    share = np.cumsum(areas[order]) / areas.sum()
+    return float(distances[order[np.searchsorted(share, _QUANTILE)]])
+
+
+def _interpolated(distances: np.ndarray, _: np.ndarray) -> float:
+    return float(np.quantile(distances, _QUANTILE))
+
+
 def _surfaces(
     prediction: np.ndarray,
     label: np.ndarray,
     num_classes: int,
     spacing: Sequence[float] | None,
     surface: Surface,
-) -> Iterator[tuple[_Elements, _Elements]]:
+) -> Iterator[_Pair]:
     """Per foreground class its surface in the prediction and in the label."""
     steps = np.ones(3) if spacing is None else np.asarray(spacing, np.float64)
     if (

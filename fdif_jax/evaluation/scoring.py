@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.metrics import Surface, hausdorff95, surface_dice
+from fdif_jax.evaluation.metrics import Surface, surface_scores
 from fdif_jax.sdf.masks import dice_of, extent
 
 MEASURES = ("dice", "nsd", "hd95")
@@ -35,12 +35,10 @@ def score_case(
     box = tuple(map(slice, np.maximum(first - 1, 0), stop + 1))
     prediction, label = (_places(ids[box], classes) for ids in (prediction, label))
     number = len(classes) + 1
-    measures = (
-        dice(prediction, label, number),
-        surface_dice(prediction, label, number, tolerance=tolerance, spacing=spacing, surface=surface),
-        hausdorff95(prediction, label, number, spacing=spacing, surface=surface),
+    surfaces = surface_scores(
+        prediction, label, number, tolerance=tolerance, spacing=spacing, surface=surface
     )
-    return np.stack(measures, axis=1)
+    return np.stack((dice(prediction, label, number), *surfaces), axis=1)
 
 
 def _places(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:

@@ -29,9 +29,8 @@ from fdif_jax.preprocessing.spaces import (
     shape_at,
 )
 
-_FARTHEST = (
-    100  # times finer or coarser than a plan's voxels are those of another unit, not of another scanner
-)
+# So many times finer or coarser than a plan's, voxels are those of another unit, not of another scanner.
+_FARTHEST = 100
 _COPIES = 2  # of an image in float32 while it is prepared
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import write_atomic
 from fdif_jax.sdf import arguments
 from fdif_jax.sdf.lifts import extrude
 from fdif_jax.sdf.shape import Profile, Shape, as_shape, method, profile_method
@@ -97,7 +98,7 @@ def show(*shapes: Shape | Profile, resolution: int = 96) -> None:
     Raises:
         FdifError: no shape, or nothing of one is to be seen.
     """
-    from fdif_jax.viewing.surfaces import page_of, write_page
+    from fdif_jax.viewing.surfaces import page_of
 
     given = arguments.flat(shapes)
     if not given:
@@ -105,16 +106,15 @@ def show(*shapes: Shape | Profile, resolution: int = 96) -> None:
     seen = [_seen("show", shape, resolution) for shape in given]
     meshes = [(f"{i} {one.name}", one.mesh(_colour(i))) for i, one in enumerate(seen)]
     camera = Camera.around(np.concatenate([one.outline for one in seen]), field_of_view=_FIELD_OF_VIEW)
-    title = ", ".join(one.name for one in seen)
+    page = page_of(meshes, camera, ", ".join(one.name for one in seen))
     ipython: Any = sys.modules.get("IPython")
     if ipython and hasattr(ipython.get_ipython(), "kernel"):
         from IPython.display import HTML, display
 
-        inner = html.escape(page_of(meshes, camera, title))
-        display(HTML(f'<div><iframe srcdoc="{inner}" style="{_FRAME}"></iframe></div>'))
+        display(HTML(f'<div><iframe srcdoc="{html.escape(page)}" style="{_FRAME}"></iframe></div>'))
         return
     path = Path(tempfile.mkdtemp(prefix="fdif-"), "shapes.html")
-    write_page(path, meshes, camera, title)
+    write_atomic(path, page.encode())
     if not webbrowser.open(path.as_uri()):
         print(path)
 

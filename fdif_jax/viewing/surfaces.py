@@ -219,18 +219,6 @@ def check_mesh_name(path: str | os.PathLike) -> str:
     return ending[1:]
 
 
-def write_page(
-    path: str | os.PathLike,
-    meshes: Sequence[tuple[str, trimesh.Trimesh]],
-    camera: Camera,
-    title: str,
-    caption: Sequence[str] = (),
-    legend: Mapping[str, Colour] = MappingProxyType({}),
-) -> None:
-    """Write the page of `page_of`; whole or not at all."""
-    write_atomic(path, page_of(meshes, camera, title, caption, legend).encode())
-
-
 def page_of(
     meshes: Sequence[tuple[str, trimesh.Trimesh]],
     camera: Camera,

@@ -29,6 +29,11 @@ Turn = Callable[[int], float]
 """Number of the turn → seconds of one step."""
 
 
+def share_of_floor(row: Mapping[str, Any]) -> str:
+    """The floor of a row of a table in percent of its seconds; nothing where no time passed."""
+    return f"{row['floor'] / row['seconds']:.0%}" if row["seconds"] else ""
+
+
 class Work(NamedTuple):
     """Operations, and bytes read and written, of one step on all devices."""
 

@@ -30,7 +30,7 @@ from rich.table import Table
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_keys
-from fdif_jax.scripts.benchmarks.parts import pooled_seconds, spread
+from fdif_jax.scripts.benchmarks.parts import pooled_seconds, share_of_floor, spread
 from fdif_jax.scripts.benchmarks.stages import measure_stages
 from fdif_jax.scripts.console.tables import table_by
 from fdif_jax.scripts.console.watching import peak_memory
@@ -173,6 +173,6 @@ def _stage_table(row: dict) -> Table:
         "M transc.": lambda stage: f"{stage['transcendentals'] / 1e6:.1f}",
         "MB": lambda stage: f"{stage['bytes'] / 1e6:.1f}",
         "floor ms": lambda stage: f"{stage['floor'] * 1e3:.2f}",
-        "floor/time": lambda stage: f"{stage['floor'] / stage['seconds']:.0%}" if stage["seconds"] else "",
+        "floor/time": share_of_floor,
     }
     return table_by(cells, [*stages, total], title=title)

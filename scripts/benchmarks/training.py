@@ -38,6 +38,7 @@ from fdif_jax.scripts.benchmarks.parts import (
     loss_memory,
     measure_parts,
     measure_peaks,
+    share_of_floor,
     spread,
 )
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
@@ -155,7 +156,7 @@ def _print_parts(console: Console, figures: Mapping[str, Any]) -> None:
         "GB": lambda row: f"{row['bytes'] / 1e9:.2f}",
         "ms by flops": lambda row: f"{row['flops_floor'] * 1e3:.1f}",
         "ms by bytes": lambda row: f"{row['bytes_floor'] * 1e3:.1f}",
-        "floor/time": lambda row: f"{row['floor'] / row['seconds']:.0%}" if row["seconds"] else "",
+        "floor/time": share_of_floor,
     }
     table = table_by(
         cells,
