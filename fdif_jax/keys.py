@@ -47,7 +47,7 @@ def view_key(key: jax.Array, view: int, first: int, others: int) -> jax.Array:
     )
 
 
-def stream(seed: int, name: str) -> jax.Array:
+def stream(seed: int | Array, name: str) -> jax.Array:
     """The key of a random stream of a seed beside its samples: network, cases, folds or heads."""
-    beyond = jax.random.fold_in(jax.random.key(np.uint32(seed)), BEYOND_SAMPLES)
+    beyond = jax.random.fold_in(jax.random.key(jnp.uint32(seed)), BEYOND_SAMPLES)
     return jax.random.fold_in(beyond, _STREAMS.index(name))

@@ -45,6 +45,8 @@ class Cases(NamedTuple):
 def lay_out(prepared: Sequence[Prepared], num_classes: int) -> Cases:
     """Labelled cases, each at least a patch, side by side; ``num_classes`` counts the background.
 
+    Arrays are a little longer than what they hold (`_rounded`), so that other cases are seldom another program.
+
     FdifError if they are more voxels than can be numbered.
     """
     shapes = np.array([case.image.shape[:3] for case in prepared])
@@ -57,20 +59,29 @@ def lay_out(prepared: Sequence[Prepared], num_classes: int) -> Cases:
     labels = [case.label.ravel() for case in prepared if case.label is not None]
     found = [[_some(case == c, number) for c in range(1, num_classes)] for number, case in enumerate(labels)]
     counts = np.array([[len(spots) for spots in case] for case in found])
-    spots = np.zeros((*counts.shape, max(counts.max(), 1)), np.int32)
+    spots = np.zeros((*counts.shape, _rounded(int(max(counts.max(), 1)))), np.int32)
     for row, case in zip(spots, found, strict=True):
         for places, some in zip(row, case, strict=True):
             places[: len(some)] = some
-    channels = prepared[0].image.shape[3]
+    channels, voxels = prepared[0].image.shape[3], min(_rounded(int(sizes.sum())), _MOST_VOXELS)
+    rest = voxels - sizes.sum()
     arrays = (
-        np.concatenate([case.image.reshape(-1, channels) for case in prepared]),
-        np.concatenate(labels).astype(np.min_scalar_type(-num_classes)),
+        np.concatenate(
+            [*(case.image.reshape(-1, channels) for case in prepared), np.zeros((rest, channels), np.float32)]
+        ),
+        np.concatenate([*labels, np.zeros(rest, labels[0].dtype)]).astype(np.min_scalar_type(-num_classes)),
         (np.cumsum(sizes) - sizes).astype(np.int32),
         shapes.astype(np.int32),
         spots,
         counts.astype(np.int32),
     )
     return Cases(*map(jnp.asarray, arrays))
+
+
+def _rounded(number: int) -> int:
+    """The next number with no more than three binary digits before its zeros: at most a quarter more."""
+    step = 1 << max(number.bit_length() - 3, 0)
+    return -(-number // step) * step
 
 
 def _some(mask: np.ndarray, seed: int) -> np.ndarray:

@@ -176,7 +176,7 @@ class _Loop:
         update = update_of(
             self.network, make_batch, plan, loss, devices, fed=feed is not None, course=self.course
         )
-        advance = compiled(update, state, data, per_call, devices)
+        advance = compiled(update, state, plan.seed, data, per_call, devices)
         while done < plan.steps:
             start = time.perf_counter()
             milestones = (done - done % every + every for every in self.intervals if every)

@@ -22,7 +22,7 @@ Batch = tuple[
 ]  # images, and what is learnt of them: labels, or a tree with a row a sample
 MakeBatch = Callable[[jax.Array, Any], Batch]
 Loss = Callable[[Any, Array], Float[Array, ""]]
-Update = Callable[[State, Array, Any], tuple[State, Float[Array, "2"]]]
+Update = Callable[[State, Array, Array, Any], tuple[State, Float[Array, "2"]]]
 Differentiate = Callable[[Weights, Weights, Array, Array, Any], tuple[Array, Weights, Weights, Any]]
 """Parameters, statistics, samples' keys, the network's key, data → loss, gradient, new statistics, what a course
 counts."""
@@ -71,7 +71,9 @@ def update_of(
     fed: bool = False,
     course: Course | None = None,
 ) -> Update:
-    """One step as a pure function: state, number of steps done, data → state, (loss, norm of the gradient).
+    """One step as a pure function: state, number of steps done, seed, data → state, (loss, norm of the gradient).
+
+    The seed is an argument, so that runs that differ in it alone are one compiled program.
 
     Args:
         network: what is trained.
@@ -104,9 +106,9 @@ def update_of(
 
     gradient_of = differentiate if plan.accumulate == 1 else _in_parts(differentiate, plan.accumulate, fed)
 
-    def update(state: State, done: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
-        keys = jax.vmap(partial(sample_key, plan.seed))(step_numbers(plan, done))
-        key = jax.random.fold_in(stream(plan.seed, "network"), done)
+    def update(state: State, done: Array, seed: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
+        keys = jax.vmap(partial(sample_key, seed))(step_numbers(plan, done))
+        key = jax.random.fold_in(stream(seed, "network"), done)
         parameters = {name: state.weights[name] for name in network.parameters}
         statistics = {name: state.weights[name] for name in state.weights.keys() - parameters.keys()}
         data = course.sampling(state.competence) if course else data
@@ -160,7 +162,7 @@ def _average(keep: float, done: Array, average: Weights, new: Weights) -> Weight
     return {name: moved(average[name], value) for name, value in new.items()}
 
 
-def compiled(update: Update, state: State, data: Any, per_call: int, devices: Devices) -> Callable:
+def compiled(update: Update, state: State, seed: int, data: Any, per_call: int, devices: Devices) -> Callable:
     """``advance(state, done, count, data) -> state, trace (count, 2)``, compiled; ``state`` is donated.
 
     The number of steps is an argument of one compiled loop, so that where a run stops, validates or saves
@@ -168,28 +170,28 @@ def compiled(update: Update, state: State, data: Any, per_call: int, devices: De
     """
     placed = (jax.tree.map(lambda a: a.sharding, state), devices.copied)
     jit = partial(jax.jit, donate_argnums=0, out_shardings=placed)
-    zero = np.int32(0)
+    zero, key = np.int32(0), np.uint32(seed)
     if per_call == 1:
-        step = jit(update).lower(state, zero, data).compile()
+        step = jit(update).lower(state, zero, key, data).compile()
 
         def advance_one(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
-            state, trace = step(state, np.int32(done), data)
+            state, trace = step(state, np.int32(done), key, data)
             return state, np.asarray(trace)[None]
 
         return advance_one
 
-    def several(state: State, done: Array, count: Array, data: Any) -> tuple[State, Array]:
+    def several(state: State, done: Array, count: Array, seed: Array, data: Any) -> tuple[State, Array]:
         def body(i: Array, carry: tuple) -> tuple:
             state, traces = carry
-            state, trace = update(state, done + i, data)
+            state, trace = update(state, done + i, seed, data)
             return state, traces.at[i].set(trace)
 
         return lax.fori_loop(0, count, body, (state, jnp.zeros((per_call, 2))))
 
-    loop = jit(several).lower(state, zero, zero, data).compile()
+    loop = jit(several).lower(state, zero, zero, key, data).compile()
 
     def advance(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
-        state, traces = loop(state, np.int32(done), np.int32(count), data)
+        state, traces = loop(state, np.int32(done), np.int32(count), key, data)
         return state, np.asarray(traces)[:count]
 
     return advance
