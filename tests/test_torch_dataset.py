@@ -21,6 +21,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import Program
 from tests.helpers.paths import ROOT
+from tests.helpers.slow import quick_of
 
 torch = pytest.importorskip("torch")
 
@@ -110,7 +111,7 @@ def test_only_a_few_batches_are_drawn_ahead():
         assert drawn == list(range(2 * (step + 2)))
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", quick_of([1, 3], [3], "a program more"))
 def test_batches_are_the_programs_samples(program, batch_size):
     """Bit by bit, whatever the size of a batch."""
     dataset = VolumeDataset(program, seed=5, batch_size=batch_size, length=5, start=2)

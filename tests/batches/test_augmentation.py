@@ -44,6 +44,7 @@ def test_mirroring_moves_image_and_label_together_along_the_given_axes_only():
     np.testing.assert_array_equal(random_mirror(keys[0], images[0], labels[0], ())[0], images[0])
 
 
+@pytest.mark.slow("a program more")
 def test_channels_have_looks_of_their_own_and_one_channel_has_that_of_an_image_without():
     image = jnp.linspace(-2, 2, 64).reshape(4, 4, 4)
     key = jax.random.key(3)

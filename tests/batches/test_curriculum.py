@@ -252,6 +252,7 @@ def test_a_run_with_a_curriculum_resumes_to_the_bit(tmp_path):
     assert 2 <= history[-1]["objects"] <= 8
 
 
+@pytest.mark.slow("a program more")
 def test_a_step_in_parts_learns_from_the_batch_that_its_competence_asks_for():
     network, devices = functional(Net()), Devices(1)
     plan = replace(PLAN, batch_size=8, accumulate=2)

@@ -54,6 +54,7 @@ def test_a_case_without_foreground_is_drawn_from_and_no_foreground_is_asked_for(
         assert images.shape == (3, 5, 5, 6, 1) and (images == 1).all() and not np.asarray(labels).any()
 
 
+@pytest.mark.slow("a program more; turned ones are compared with SciPy")
 def test_a_patch_that_is_turned_by_nothing_is_the_patch():
     rng = np.random.default_rng(0)
     case = _prepared(rng.standard_normal((9, 10, 8, 2)), rng.integers(-1, 3, (9, 10, 8)))

@@ -75,6 +75,7 @@ def test_every_part_on_a_cpu(tmp_path):
     }
 
 
+@pytest.mark.slow("a process; the programme is run beside it")
 def test_the_script_runs_from_a_checkout_alone(tmp_path):
     """`make gpu`'s script makes one package of the folders, for a Python in which none is installed."""
     root = Path(cli.__file__).parent.parent

@@ -125,6 +125,7 @@ def test_a_gpu_that_is_not_there_is_an_error(capsys):
     assert done.value.code == 2 and "see no GPU together" in capsys.readouterr().err
 
 
+@pytest.mark.slow("processes")
 def test_what_was_measured_before_a_process_died_is_kept(tmp_path, monkeypatch, capsys):
     row = {"ours": 1.0, "theirs": 2.0, "ratio": 0.5}
     measured = {"network": "resenc_unet", "device": "cpu", "spec": {"dtype": "float32"}, "parameters": 1}

@@ -41,6 +41,7 @@ def test_batches_and_the_kernel_are_measured(tmp_path):
     assert row["batch"] == 2 and row["kernel"] == "interpret" and row["workers"] == 1
 
 
+@pytest.mark.slow("a program more; recipes are measured beside it")
 def test_a_file_of_shapes_is_measured(tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(

@@ -14,6 +14,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.benchmarks import parts as bench_parts
 from fdif_jax.scripts.benchmarks import rivals
 from fdif_jax.scripts.benchmarks import training as bench_training
+from tests.helpers.slow import quick_of
 
 GRID = (8, 8, 8)
 TINY = ["training", "--grid", "8", "8", "8", "--primitives", "sphere", "--size", "features=[2,4]", "blocks=1"]
@@ -146,7 +147,9 @@ def test_files_hold_the_scenes_that_are_drawn_in_the_loop_and_train_the_same_net
     bench_training._print_contest(bench_training.Console(), contest)
 
 
-@pytest.mark.parametrize("criterion", ["dice_ce", "ce"])
+@pytest.mark.parametrize(
+    "criterion", quick_of(["dice_ce", "ce"], ["ce"], "a training step more, by two libraries")
+)
 def test_pytorch_takes_the_same_loss_and_its_first_step_too(criterion):
     torch = pytest.importorskip("torch")
     pytest.importorskip("monai")

@@ -73,6 +73,7 @@ def test_tensorboard_holds_the_recorded_measurements(tmp_path):
     assert {name for _, name, _ in recorded(run)} == {"loss", "learning_rate", "dice", "score"}
 
 
+@pytest.mark.slow("a training more")
 def test_a_resumed_run_has_nothing_twice(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run = train(whole, 0, 30)

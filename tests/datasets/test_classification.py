@@ -118,6 +118,7 @@ def test_more_samples_a_class_begin_with_the_same(dataset, tmp_path):
     assert len(images) == 8 and images.items() <= more.items()
 
 
+@pytest.mark.slow("a data set six times; segmentation sets are in test_generate_cli")
 def test_shards_batches_and_threads_make_the_same_directory(dataset, tmp_path):
     out = tmp_path / "set"
     generate(out, "--shard", "1/2", "--batch-size", "3")
@@ -126,6 +127,7 @@ def test_shards_batches_and_threads_make_the_same_directory(dataset, tmp_path):
     assert files(out) == {path: data for path, data in files(dataset).items() if "previews" not in path}
 
 
+@pytest.mark.slow("a program more")
 def test_grid_scale_shows_larger_objects(program):
     def share(scale):
         scaled = fd.compile(
@@ -160,6 +162,7 @@ def test_the_configuration_says_what_was_published(dataset):
     assert config["metrics"] == ["f1", "balanced_acc", "ap", "auroc"]
 
 
+@pytest.mark.slow("a program more")
 def test_multilabel_names_shape_displacement_and_mapper(tmp_path, capsys):
     out = generate(tmp_path, *COMBINED, "--multilabel", "--samples-per-class", "2", "--dataset-name", "Three")
     assert "2 of shape, 2 of displacement, 2 of mapper" in capsys.readouterr().out
@@ -224,6 +227,7 @@ write_dataset(sys.argv[1], slow, {PLAN}, workers=2)
 """
 
 
+@pytest.mark.slow("processes; sets of scenes are killed in test_datasets")
 def test_kill_9_at_any_moment_changes_no_byte(tmp_path):
     write_dataset(tmp_path / "whole", source, PLAN)
     rng, kills, out = random.Random(1), 0, tmp_path / "out"

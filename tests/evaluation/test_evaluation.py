@@ -14,6 +14,7 @@ from fdif_jax.evaluation.evaluator import Evaluator, reserved_images, reserved_v
 from fdif_jax.keys import RESERVED_SEEDS
 from fdif_jax.rendering.look import normalise
 from fdif_jax.tasks import Task
+from tests.helpers.slow import quick_of
 
 GRID = (9, 8, 7)
 NAMES = ("dark", "bright", "absent")
@@ -108,7 +109,7 @@ def test_ignored_voxels_count_in_no_score():
     assert one.example.label.min() == -1
 
 
-@pytest.mark.parametrize("samples", [2, 3, 7])
+@pytest.mark.parametrize("samples", quick_of([2, 3, 7], [3], "a program more"))
 def test_the_same_however_many_volumes_a_call(samples):
     spreads = []
 
@@ -181,6 +182,7 @@ def test_reserved_volumes_are_those_of_a_seed_that_no_training_takes():
         reserved_volumes(program, RESERVED_SEEDS)
 
 
+@pytest.mark.slow("a program more")
 def test_reserved_images_take_turns_with_the_classes():
     options = {"mapper_as_augmentation": False, "displacement_as_augmentation": False}
     recipe = centred(RECIPE, 1.0).replace(

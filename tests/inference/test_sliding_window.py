@@ -42,6 +42,7 @@ def test_logits_equal_monai(shape, overlap, tile_batch):
     assert tiled.labels(image).dtype == np.uint8
 
 
+@pytest.mark.slow("a network, by two libraries; windows of functions are beside it")
 def test_a_real_network_of_two_channels_equals_monai():
     spec = {
         "name": "resenc_unet",

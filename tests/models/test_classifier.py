@@ -14,6 +14,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.training.network import weights
 from fdif_jax.weights import state_dicts
 from fdif_jax.weights.transfer import carry, transfer
+from tests.helpers.slow import quick_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("dynamic_network_architectures")
@@ -66,15 +67,7 @@ def torch_features(net, x, module: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            name,
-            marks=()
-            if name in ("resenc_unet", "primus")
-            else pytest.mark.slow("a large program; two networks are beside it"),
-        )
-        for name in SIZES
-    ],
+    quick_of(SIZES, ["primus"], "a large program; another network is beside it"),
 )
 def test_features_and_scores_are_those_of_the_twins_encoder(name):
     size, grid, module = SIZES[name]
@@ -103,15 +96,7 @@ def test_features_and_scores_are_those_of_the_twins_encoder(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(
-            n,
-            marks=pytest.mark.slow("a large program; it does nothing here that others do not")
-            if n in ("vnet", "swin_unetr")
-            else (),
-        )
-        for n in SIZES
-    ],
+    quick_of(SIZES, ["resenc_unet", "primus"], "a large program; it does nothing here that others do not"),
 )
 def test_weights_are_the_encoders_by_its_names_and_go_into_the_segmentation_network(name):
     size, _, _ = SIZES[name]
@@ -139,6 +124,7 @@ def test_weights_are_the_encoders_by_its_names_and_go_into_the_segmentation_netw
         np.testing.assert_array_equal(array, state.get(name, before[name]), err_msg=name)
 
 
+@pytest.mark.slow("a program more")
 def test_a_classifier_takes_the_grids_and_the_key_of_its_network():
     resenc = models.create("resenc_unet", in_channels=2, outputs=[2], features=[4, 4])
     assert resenc.grid_multiple == (2, 2, 2) and not hasattr(resenc, "token_grid")

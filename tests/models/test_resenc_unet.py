@@ -7,6 +7,7 @@ from flax import nnx
 from fdif_jax import models
 from fdif_jax.models.resenc_unet import PRESETS, ResEncUNet
 from fdif_jax.weights import state_dicts
+from tests.helpers.slow import quick_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("dynamic_network_architectures")
@@ -27,10 +28,7 @@ SIZES = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow("a program more")) if n in ("deep", "anisotropic") else n
-        for n in SIZES
-    ],
+    quick_of(SIZES, [n for n in SIZES if n not in ("deep", "anisotropic", "unbiased")], "a program more"),
 )
 def test_weights_of_either_side_give_the_same_network(name):
     channels, grid, options = SIZES[name]

@@ -13,6 +13,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.models import layers, swin, swin_unetr
 from fdif_jax.training import network as networks
 from fdif_jax.weights import state_dicts
+from tests.helpers.slow import quick_of
 
 torch = pytest.importorskip("torch")
 monai_swin = pytest.importorskip("monai.networks.nets.swin_unetr")
@@ -77,6 +78,7 @@ def test_weights_of_either_side_give_the_same_network(options, smooth):
 
 
 @pytest.mark.parametrize("options", [{"feature_size": 12}, EVERYTHING_ELSE], ids=["default", "else"])
+@pytest.mark.slow("large programs; initial weights of two networks are tested beside them")
 def test_initial_weights_are_distributed_as_monais(options):
     model = create(**options)
     twins.assert_same_distributions(model, twins.twin(model))
@@ -117,7 +119,7 @@ def test_merging_is_monais(kind):
     np.testing.assert_allclose(ours(jnp.asarray(x)), theirs(torch.from_numpy(x)).detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize("together", [1, 4, 100])
+@pytest.mark.parametrize("together", quick_of([1, 4, 100], [4], "a program more"))
 def test_windows_taken_together_are_attended_to_alike(together, monkeypatch):
     size = swin.SwinUNETRConfig(1, 1, 12, window_size=(2, 3, 2))
     attend = swin.WindowAttention(6, 2, size, dtype="float32", rngs=nnx.Rngs(0))
@@ -245,6 +247,7 @@ def test_the_network_in_bfloat16_is_near_float32():
     assert 0 < np.linalg.norm(half - full) < 0.03 * np.linalg.norm(full)
 
 
+@pytest.mark.slow("a large program, twice")
 def test_remat_keeps_less_for_the_training_step():
     def kept(remat: bool) -> int:
         network = networks.functional(create(**SMALL, drop_rate=0.1, remat=remat))

@@ -10,6 +10,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.models import layers, vit
 from fdif_jax.weights import state_dicts
+from tests.helpers.slow import quick_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("monai")
@@ -45,7 +46,7 @@ def test_weights_of_either_side_give_the_same_network(options):
     twins.assert_twins(create(**options), GRID)
 
 
-@pytest.mark.parametrize("proj_type", vit.PROJECTIONS)
+@pytest.mark.parametrize("proj_type", quick_of(vit.PROJECTIONS, ["perceptron"], "a network more"))
 def test_initial_weights_are_distributed_as_monais(proj_type):
     model = create(proj_type=proj_type, qkv_bias=True, hidden_size=48, grid=48)
     twins.assert_same_distributions(model, twins.twin(model))

@@ -199,6 +199,7 @@ def test_bad_inputs_are_refused(shape, message):
         abstract()(jnp.zeros(shape))
 
 
+@pytest.mark.slow("a large program")
 def test_a_single_voxel_cannot_be_normalised_in_training():
     model = abstract()
     with pytest.raises(FdifError, match=r"cannot train on one image of \(16, 16, 16\)"):

@@ -8,6 +8,7 @@ import pytest
 from fdif_jax.errors import FdifError
 from fdif_jax.objectives.combined import parse_objective
 from fdif_jax.objectives.contrast import Contrast, choose, nearest, retrieved, supervised_contrast
+from tests.helpers.slow import quick_of
 
 
 def plain(embeddings, instances, temperature):
@@ -46,6 +47,7 @@ def test_its_gradient_is_the_one_of_finite_differences():
         np.testing.assert_allclose(gradient[place], (high - low) / 2e-5, atol=1e-5)
 
 
+@pytest.mark.slow("two programs more")
 def test_an_embedding_of_zero_and_a_scene_of_one_voxel_give_finite_gradients():
     for embeddings in (jnp.zeros((4, 3)), jnp.ones((1, 3))):
         value, gradient = jax.value_and_grad(supervised_contrast)(
@@ -54,7 +56,9 @@ def test_an_embedding_of_zero_and_a_scene_of_one_voxel_give_finite_gradients():
         assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("size", [(4, 4, 4), (5, 6, 7), (16, 16, 16)])
+@pytest.mark.parametrize(
+    "size", quick_of([(4, 4, 4), (5, 6, 7), (16, 16, 16)], [(5, 6, 7)], "a program more")
+)
 def test_voxels_are_drawn_once_each_and_know_their_instance(size):
     owner = jax.random.randint(jax.random.key(0), size, 0, 5).astype(jnp.uint8)
     settings = Contrast(voxels=100)

@@ -55,6 +55,7 @@ def test_tasks_add_monais_losses_of_their_own_channels():
         np.testing.assert_array_equal(predicted[:, t], part.argmax(-1))
 
 
+@pytest.mark.slow("a program more")
 def test_deep_supervision_holds_for_every_task():
     logits = [jnp.asarray(scores(n, n, n)) for n in (8, 4, 2)]
     wanted = jnp.asarray(labels(8, 8, 8))

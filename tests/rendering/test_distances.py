@@ -135,6 +135,7 @@ def test_views_tell_distances_and_clean_images_where_they_are_asked_for():
     assert noise[0].std() > 1 and np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1] < 0.9
 
 
+@pytest.mark.slow("a program more")
 def test_a_mixture_tells_them_too():
     program = fd.compile(fd.Mixture(({"recipe": NOISY.to_dict()},), look={"blur": 1.0}))
     views = jax.jit(partial(program.views, number=1, extra=("distances", "clean")))(fd.sample_key(1, 0))

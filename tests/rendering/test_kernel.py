@@ -94,6 +94,7 @@ def test_on_a_gpu_every_recipe_is_rendered_side_by_side(name, monkeypatch):
     np.testing.assert_array_equal(labels, expected[1])
 
 
+@pytest.mark.slow("a program more")
 def test_partial_volume_has_no_kernel():
     recipe = fd.Recipe(grid=(8, 8, 32), primitives=("sphere",), look={"partial_volume": True})
     with pytest.raises(fd.FdifError, match="cannot antialias"):

@@ -16,6 +16,7 @@ from fdif_jax.rendering import filters, look
 from fdif_jax.rendering.renderer import Renderer, Table
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Mapper
+from tests.helpers.slow import quick_of
 
 KEY = jax.random.key(1)
 VOLUME = np.asarray(jax.random.uniform(jax.random.key(0), (12, 15, 18)))
@@ -30,6 +31,7 @@ def test_blur_is_a_gaussian_filter():
     np.testing.assert_allclose(blurred, expected / weight, atol=1e-4)
 
 
+@pytest.mark.slow("a program an axis")
 def test_thick_slices_average_and_interpolate_along_one_axis():
     edge, thickness = 12, 3
     matrix = np.asarray(filters.slices(edge, jnp.float32(thickness)))
@@ -94,6 +96,7 @@ def test_a_bias_field_is_a_smooth_bounded_factor():
     assert max(steps) < 0.4 * 2 / 8  # no faster than the coarse grid's cells of 8 voxels
 
 
+@pytest.mark.slow("a program more")
 def test_texture_is_only_in_the_background():
     label = np.zeros((24, 24, 24), np.uint8)
     label[6:12] = 3
@@ -159,7 +162,9 @@ ALL = {
 } | {"slice_thickness": 3.0, "blur": 1.0, "tissue": {"paint": True}}
 
 
-@pytest.mark.parametrize("knob", ALL)
+@pytest.mark.parametrize(
+    "knob", quick_of(ALL, [n for n in ALL if n not in ("tissue", "texture")], "a program more")
+)
 def test_every_knob_alone_changes_images_deterministically_and_never_labels(knob):
     label = jnp.zeros((16, 16, 16), jnp.uint8).at[4:9].set(1)
     image = jnp.asarray(np.random.default_rng(0).uniform(0, 128, label.shape), jnp.float32)

@@ -13,6 +13,7 @@ from fdif_jax.rendering import tissue
 from fdif_jax.rendering.filters import hashed, partly_mixed
 from fdif_jax.rendering.tissue import Tissue
 from fdif_jax.scenes.recipe import from_dict
+from tests.helpers.slow import quick_of
 
 PLAIN = {name: (0.0, 0.0) for name in tissue._ARTEFACTS} | {
     "paint": True, "texture": 0.0, "deviation": (0.0, 0.0), "air": 0.0,
@@ -59,12 +60,7 @@ def render(key, painted):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        if name in ("noise", "resolution")
-        else pytest.param(name, marks=pytest.mark.slow("a program more"))
-        for name in tissue._ARTEFACTS
-    ],
+    quick_of(tissue._ARTEFACTS, ["noise"], "a program more"),
 )
 def test_an_artefact_changes_the_fraction_of_volumes_that_it_is_asked_for(name):
     strengths = {"blur": 1.0, "resolution": 2.0, "gamma": 0.7}

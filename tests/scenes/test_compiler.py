@@ -20,6 +20,7 @@ from fdif_jax.scenes.placement import draw_pose
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import resolve
 from tests.helpers.reference import render_scene_reference
+from tests.helpers.slow import quick_of
 
 SMALL = {"grid": [20, 24, 28], "min_objects": 6, "max_objects": 12}
 
@@ -189,7 +190,7 @@ def test_draws_cover_counts_classes_and_factors_uniformly():
 
 
 @pytest.mark.parametrize("vocabulary", [shapes.published, shapes.exact], ids=["published", "exact"])
-@pytest.mark.parametrize("number", range(1, 110, 6))
+@pytest.mark.parametrize("number", quick_of(range(1, 110, 6), range(1, 110, 24), "a program more"))
 def test_drawn_parameters_lie_in_and_fill_their_ranges(vocabulary, number):
     family, grid = vocabulary.families[number - 1], fd.Grid(96, 96, 96)
     keys = jax.random.split(jax.random.key(number), 200)

@@ -118,6 +118,7 @@ def test_positions_are_uniform_within_the_grid():
         assert scipy.stats.chisquare(seen).pvalue > 1e-3
 
 
+@pytest.mark.slow("a program more")
 def test_enlarged_objects_are_counted_as_they_are_painted():
     program, table = stand_in((20, 24, 28), [box(3.0, 2.0, 4.0), box(3.0, 2.0, 4.0)])
     place = jax.jit(lambda key: Packed(0.0).place(key, program, table, jnp.float32(1.45)))

@@ -11,6 +11,7 @@ from fdif_jax.scenes.classes import tasks_of
 from fdif_jax.scenes.recipe import from_dict
 from fdif_jax.vocabulary.vocabulary import resolve
 from tests.helpers.reference import render_scene_reference
+from tests.helpers.slow import quick_of
 
 SMALL = {"grid": (16, 16, 16), "min_objects": 4, "max_objects": 4}
 MANY = fd.Recipe(
@@ -22,7 +23,7 @@ MANY = fd.Recipe(
 )
 
 
-@pytest.mark.parametrize("grid", [(24, 24, 24), (15, 20, 25)])
+@pytest.mark.parametrize("grid", quick_of([(24, 24, 24), (15, 20, 25)], [(15, 20, 25)], "a program more"))
 def test_centred_objects_see_the_published_coordinates(grid):
     recipe = fd.Recipe(
         grid=grid, primitives=("sphere",), min_objects=1, max_objects=1, placement={"kind": "centred", "scale": 0.6},
@@ -74,6 +75,7 @@ def test_a_factor_with_one_value_is_no_task():
     assert [t.name for t in tasks] == ["shape", "mapper"] and ids.shape == (6, 2)
 
 
+@pytest.mark.slow("a program more; documents of one task are in test_compiler")
 def test_multi_task_documents_round_trip(tmp_path):
     program = fd.compile(MANY)
     fd.save_scenes([program.scene_at(0, 0)], tmp_path / "s.json")

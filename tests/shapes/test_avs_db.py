@@ -191,6 +191,7 @@ def test_nothing_is_left_of_a_cone_at_its_tip_but_the_line():
     st.integers(0, 10**6),
     st.sampled_from([(96, 96, 96), (24, 30, 40)]),
 )
+@pytest.mark.slow("every class, over and over")
 def test_an_object_lies_within_its_bounds_and_its_bounds_within_its_frame(name, seed, grid):
     (params,) = members(name, 1, Grid(*grid), seed)
     shape = avs_db.build(name, params)

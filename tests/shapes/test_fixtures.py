@@ -69,6 +69,7 @@ def test_scenes_agree(fixtures):
 
 
 @pytest.mark.slow("132 published onions")
+@pytest.mark.slow("many draws")
 def test_onion_thickness_is_drawn_as_published(cases):
     """The thickness the published code used is ratio × deepest |d|, which we search on a coarser mesh."""
     from fdif_jax.shapes.families import _deepest

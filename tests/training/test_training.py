@@ -26,6 +26,7 @@ from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from tests.helpers.paths import ROOT
+from tests.helpers.slow import quick_of
 from tests.helpers.training import BOXES, DOCUMENT, PLAN, Boxes, Net, Noisy, Validation
 
 
@@ -99,6 +100,7 @@ def test_a_training_sample_is_the_one_of_its_number_in_a_data_set():
     np.testing.assert_allclose(images[0, ..., 0], (raw - raw.mean()) / raw.std(), atol=1e-5)
 
 
+@pytest.mark.slow("a training more; a run is resumed above")
 def test_what_is_random_in_training_resumes_exactly_and_running_statistics_are_kept(tmp_path):
     whole = _fit(tmp_path / "whole", net=Noisy(), document=RunDocument(network={"name": "noisy"}))
     with pytest.raises(KeyboardInterrupt):
@@ -148,6 +150,7 @@ def test_several_steps_a_call_resume_exactly_too(tmp_path, monkeypatch):
     _same_bits(_fit(tmp_path / "run"), whole)
 
 
+@pytest.mark.slow("processes; a run that is stopped and resumed is beside it")
 def test_killed_processes_lose_nothing_finished(tmp_path, uninterrupted):
     script = f"""
         import os, signal, sys
@@ -222,6 +225,7 @@ def test_weights_of_a_run_that_are_not_finite_are_named(tmp_path):
         load_run(tmp_path / "run").restore(Net())
 
 
+@pytest.mark.slow("a training more; one that is no number is above")
 def test_a_loss_that_explodes_stops_the_run(tmp_path):
     with pytest.raises(
         FdifError, match=r"at step 1, on samples 0 to 1 of seed 0, the loss is [12]\..*no checkpoint yet"
@@ -237,8 +241,11 @@ def _damage(folder, how):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if how == "cut" else b"")
 
 
-@pytest.mark.parametrize(("part", "how"), [("weights", "cut"), ("moments", "gone"), ("", "empty")])
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, uninterrupted, capsys, part, how):
+@pytest.mark.parametrize(
+    "what", quick_of(["weights cut", "moments gone", " empty"], ["weights cut"], "a training more")
+)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, uninterrupted, capsys, what):
+    part, how = what.split(" ")
     with pytest.raises(KeyboardInterrupt):
         _fit(tmp_path / "run", stop_at=8, checkpoint_every=4)
     _damage(tmp_path / "run" / "checkpoints" / "9" / part, how)
@@ -268,6 +275,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path):
         _fit(tmp_path / "run")
 
 
+@pytest.mark.slow("a training more")
 def test_checkpoints_are_kept_every_so_often(tmp_path):
     _fit(tmp_path / "run", checkpoint_every=1, keep_every=5)
     kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()}

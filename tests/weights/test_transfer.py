@@ -13,6 +13,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.weights import state_dicts
 from fdif_jax.weights.transfer import Transfer, adapt_input, adapt_positions, transfer
+from tests.helpers.slow import quick_of
 
 
 class Toy(nnx.Module):
@@ -200,7 +201,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_of(NAMES, ["resenc_unet"], "a network more"))
 def test_copies_of_an_image_in_n_channels_give_what_one_gave(name):
     size, grid = SIZES[name]
     name = name.split()[0]

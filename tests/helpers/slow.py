@@ -1,0 +1,14 @@
+"""Which parameters of a test are left to `make test-all`."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def quick_of(values: Iterable[Any], quick: Iterable[Any], why: str) -> list[Any]:
+    """Parameters of a test, of which `make test` runs ``quick`` alone; the reason ``why`` is told of the others."""
+    chosen = list(quick)
+    return [
+        value if value in chosen else pytest.param(value, marks=pytest.mark.slow(why)) for value in values
+    ]
