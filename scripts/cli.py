@@ -28,6 +28,7 @@ COMMANDS = {
     "pretrain": "pre-train a network on scenes drawn inside the jitted step",
     "runs": "list training runs side by side, and plot their curves",
     "export": "write a run's weights as a PyTorch state dict or safetensors",
+    "weights": "list released weights, or write some for PyTorch, MONAI or nnU-Net",
     "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
     "finetune": "fine-tune on a labelled dataset and report Dice",
     "predict": "label new scans with a fine-tuned network, or an ensemble",

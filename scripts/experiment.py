@@ -1,9 +1,9 @@
 """A few-shot study: fine-tune several initialisations on a few labelled cases, and compare their Dice.
 
 Every initialisation x number of cases x seed is one run of `fdif finetune`, with the same budget and the same of all
-else; those of one seed are trained on the same cases. An initialisation is scratch; NAME=DIR or NAME=FILE, a run
-directory or a file of weights; or a recipe (fdif, fdif_exact, avs_db, anatomy, ..., or NAME=FILE.toml), which is
-pre-trained first. The first is what the others are compared with.
+else; those of one seed are trained on the same cases. An initialisation is scratch; released weights by name (`fdif
+weights` lists them); NAME=DIR or NAME=FILE, a run directory or a file of weights; or a recipe (fdif, fdif_exact,
+avs_db, anatomy, ..., or NAME=FILE.toml), which is pre-trained first. The first is what the others are compared with.
 
 With several --lrs or --warmups every initialisation gets its own: the pair of highest mean Dice on cases that are held
 back from the training list, never on validation cases. --finetune and --pretrain take further options for all runs of
@@ -31,6 +31,7 @@ import tyro
 
 from fdif_jax.datasets.reader import list_cases
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models import released
 from fdif_jax.scenes.recipe import load_recipe, shipped_recipes
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
@@ -66,7 +67,7 @@ class Config:
     out: Path
     """Directory of the study: its runs, tables and plots."""
     inits: tuple[str, ...] = ("scratch", "fdif")
-    """Initialisations: scratch, NAME=DIR, NAME=FILE, or a recipe to pre-train on."""
+    """Initialisations: scratch, released weights, NAME=DIR, NAME=FILE, or a recipe to pre-train on."""
     cases: tuple[int, ...] = (4, 8, 16)
     """Numbers of labelled training cases; 0 for all."""
     seeds: int = 3
@@ -192,10 +193,12 @@ def _sources(inits: Sequence[str]) -> dict[str, str]:
 
 
 def _known(name: str) -> str:
-    if name == SCRATCH:
-        return SCRATCH
+    if name == SCRATCH or name in released.names():
+        return name
     if name not in shipped_recipes():
-        raise unknown("initialisation", name, (SCRATCH, "NAME=RUN_DIR", *shipped_recipes()))
+        raise unknown(
+            "initialisation", name, (SCRATCH, "NAME=RUN_DIR", *released.names(), *shipped_recipes())
+        )
     return RECIPE + name
 
 

@@ -1,8 +1,9 @@
 """Fine-tune a network on labelled scans, and measure its Dice on the validation cases.
 
-DATASET is a folder or JSON list in the form of the Decathlon or MONAI, or a raw dataset of nnU-Net. --init is a run
-directory of `fdif pretrain` or `fdif import`, a PyTorch file (.pth, .pt, .safetensors), or scratch; then --network and
---size say which network.
+DATASET is a folder or JSON list in the form of the Decathlon or MONAI, or a raw dataset of nnU-Net. --init is released
+weights by name, a run directory of `fdif pretrain` or `fdif import`, a PyTorch file (.pth, .pt, .safetensors), or
+scratch. Where nothing is said, it begins with released weights, and steps and learning rate follow from the number of
+cases and from the weights; what is chosen is printed with its reason.
 
 How scans are prepared follows from the training cases and is printed with its reasons: spacing, patch, normalisation
 of every channel, and the axes to mirror along. Patches are drawn, turned, mirrored and changed in intensity on the
@@ -10,6 +11,7 @@ device. Scans are read once; until they are prepared they are kept, cropped, in 
 The same command on the same --out goes on where it stopped. `fdif predict` applies the result to new scans.
 
 Example:
+    fdif finetune Task04_Hippocampus --out runs/hippocampus
     fdif finetune Task04_Hippocampus --init runs/pretrain --cases 8 --steps 1000 --out runs/finetune
     fdif finetune Task04_Hippocampus --init scratch --size tiny --steps 1000 --out runs/scratch
     fdif finetune Dataset004_Hippocampus --init fdif.pth --folds 5 --patience 10 --out runs/folds
@@ -38,6 +40,7 @@ from fdif_jax.scripts.console.watching import TrainingBar
 from fdif_jax.scripts.jobs.cases import Chosen, choose_cases, plan_for, read_prepared
 from fdif_jax.scripts.jobs.initial_weights import SCRATCH, Initial, read_initial
 from fdif_jax.scripts.jobs.scores import Referee
+from fdif_jax.scripts.jobs.suited import suited
 from fdif_jax.scripts.options.finetuning import FinetuningOptions as Config
 from fdif_jax.scripts.options.finetuning import check_finetuning
 from fdif_jax.scripts.options.network import network_of, planned
@@ -88,7 +91,9 @@ def run(config: Config) -> None:
 
 
 def _train(config: Config, shared: ScanStore | None = None) -> None:
-    devices, plan = devices_of(config), plan_of(config, config.steps, config.seed)
+    devices = devices_of(config)
+    config = suited(config)
+    plan = plan_of(config, config.steps, config.seed)
     initial = read_initial(config.init, config.which, config)
     with ScanStore(load_conventions(config.dataset)) if shared is None else nullcontext(shared) as scans:
         ready = _prepare(config, initial, scans)
@@ -134,6 +139,10 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
         judged: Any = opened.weights("best") if config.patience else devices.gather(trained)
         if is_first_process():
             referee.report(opened, judged, ready.mirror_axes, save_predictions=config.save_predictions)
+            print(
+                f"next: fdif predict --model {config.out} --input SCANS --out LABELS, "
+                f"or fdif export {config.out} --out weights.pth"
+            )
 
 
 def _prepare(config: Config, initial: Initial | None, scans: ScanStore) -> _Ready:

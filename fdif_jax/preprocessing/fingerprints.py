@@ -162,6 +162,7 @@ def plan_cases(
     patch: tuple[int, int, int] | None = None,
     window: tuple[float, float] | None = None,
     order: int = 3,
+    budget: int = VOXEL_BUDGET,
 ) -> CasePlan:
     """What follows from a fingerprint, but for what is given.
 
@@ -169,9 +170,10 @@ def plan_cases(
         measured: of the training cases.
         multiple: what the network divides the patch by along each axis.
         spacing: to resample to, instead of what the cases say.
-        patch: instead of what spacing, cases and `VOXEL_BUDGET` say.
+        patch: instead of what spacing, cases and the budget say.
         window: clip all channels to these intensities.
         order: of the splines that images are resampled with.
+        budget: the most voxels of a patch that is not given.
 
     Raises:
         FdifError: no patch is within the budget, or what is given is impossible.
@@ -184,7 +186,7 @@ def plan_cases(
     why = "as given"
     if patch is None:
         shapes = [shape_at(n, s, spacing) for n, s in zip(measured.shapes, measured.spacings, strict=True)]
-        patch, why = choose_patch(np.median(shapes, axis=0).tolist(), spacing, multiple)
+        patch, why = choose_patch(np.median(shapes, axis=0).tolist(), spacing, multiple, budget)
     reasons.append(f"patch {' × '.join(map(str, patch))}: {why}")
     channels = []
     for channel, name in enumerate(measured.channel_names):

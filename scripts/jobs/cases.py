@@ -20,6 +20,7 @@ from fdif_jax.preprocessing.preparation import Prepared, prepare
 from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.preprocessing.splits import HELD_OUT, apart, few, fold, listed_fold, listed_folds
 from fdif_jax.scripts.console.reading import each_good
+from fdif_jax.scripts.jobs.suited import voxel_budget
 from fdif_jax.scripts.options.finetuning import FinetuningOptions
 
 
@@ -116,6 +117,7 @@ def plan_for(
         patch=config.patch or (like.patch if like else None),
         window=config.window,
         order=config.order,
+        budget=voxel_budget(),
     )
     axes, why = tuple(a for a in config.mirror_axes if isinstance(a, int)), "as given"
     if config.mirror_axes == "auto":

@@ -1,4 +1,4 @@
-"""Where a fine-tuning begins: a run of ours, a PyTorch file, or from scratch."""
+"""Where a fine-tuning begins: released weights, a run of ours, a PyTorch file, or from scratch."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax import models
-from fdif_jax.errors import FdifError
+from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models import released
 from fdif_jax.models.recognise import recognise
-from fdif_jax.scripts.options.network import NetworkOptions, parse_size, planned
+from fdif_jax.scripts.options.network import NetworkOptions, network_of, parse_size, planned
 from fdif_jax.training.run_document import Start
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.files import SUFFIXES, read_checkpoint
@@ -20,13 +21,14 @@ from fdif_jax.weights.state_dicts import to_torch_state_dict
 from fdif_jax.weights.transfer import Transfer, transfer
 
 SCRATCH = "scratch"
+_GRID = (96, 96, 96)  # for networks of position embeddings, where none is known
 
 
 @dataclass(frozen=True, eq=False)
 class Initial:
     """Pre-trained weights."""
 
-    source: str  # the run directory or file
+    source: str  # the name of released weights, the run directory, or the file
     network: dict[str, Any]  # theirs, as plain data
     state: Mapping[str, np.ndarray]  # the weights, in PyTorch's names and layout
     token_grid: tuple[int, int, int] | None  # of their position embeddings, if they have any
@@ -44,19 +46,25 @@ class Initial:
 
 
 def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | None:
-    """What ``--init`` names (``scratch``, a run directory, or a file of weights, whatever it is called); None from
-    scratch.
+    """What ``--init`` names: released weights, a run directory, or a file of weights, whatever it is called; None from
+    scratch. A path that there is goes before a name.
 
-    ``which`` is the checkpoint of a run, ``last`` or ``best``. What ``options`` say of the network must agree with a
-    run's; of a file it is what weights do not tell.
+    ``which`` is the checkpoint of a run, ``last`` or ``best``. What ``options`` say of the network must agree with
+    that of a run or of released weights; of a file it is what weights do not tell.
 
     Raises:
-        FdifError: there is no such run or file, or options contradict its network.
+        FdifError: there is no such run, file or name, or options contradict its network.
     """
     if init == SCRATCH:
         return None
-    is_file = Path(init).is_file() or (Path(init).suffix in SUFFIXES and not Path(init).is_dir())
-    return _of_file(init, options) if is_file else _of_run(init, which, options)
+    path = Path(init)
+    if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
+        return _of_file(init, options)
+    if path.exists() or len(path.parts) > 1:
+        return _of_run(init, which, options)
+    if init not in released.names():
+        raise unknown("--init", init, (SCRATCH, "RUN_DIR", "FILE", *released.names()))
+    return _of_release(init, options)
 
 
 def _of_run(init: str, which: str, options: NetworkOptions) -> Initial:
@@ -64,8 +72,23 @@ def _of_run(init: str, which: str, options: NetworkOptions) -> Initial:
     _check_agrees(options, init, run.network)
     original: Any = models.create(**run.network)
     run.restore(original, which)
-    tokens = original.token_grid() if hasattr(original, "token_grid") else None
-    return Initial(init, run.network, to_torch_state_dict(original), tokens)
+    return _initial(init, run.network, original)
+
+
+def _of_release(name: str, options: NetworkOptions) -> Initial:
+    network = released.card_of(name).network | {"dtype": options.dtype}
+    try:
+        _check_agrees(options, name, network)
+    except FdifError as error:
+        asked = network_of(options, in_channels=1, grid=_GRID, out_channels=network["out_channels"])
+        told = released.nearest(asked) or f"none is of {asked['name']}"
+        raise FdifError(f"{error}. Of the released weights {told}") from None
+    return _initial(name, network, released.load(name))
+
+
+def _initial(source: str, network: dict[str, Any], model: Any) -> Initial:
+    tokens = model.token_grid() if hasattr(model, "token_grid") else None
+    return Initial(source, network, to_torch_state_dict(model), tokens)
 
 
 def _of_file(init: str, options: NetworkOptions) -> Initial:

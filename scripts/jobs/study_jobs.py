@@ -13,6 +13,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import say
 from fdif_jax.scripts.jobs.side_by_side import Job, run_all
 from fdif_jax.scripts.jobs.study import (
+    SCRATCH,
     TUNED,
     Cell,
     Pair,
@@ -92,8 +93,15 @@ class Jobs:
             "out": directory,
         }
         words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
-        arguments = [self._study.dataset, *words, *judged, *self._study.finetune]
+        network = self._scratch_network() if source == SCRATCH else []
+        arguments = [self._study.dataset, *words, *judged, *network, *self._study.finetune]
         return self._job(name, "finetune", arguments, directory, steps)
+
+    def _scratch_network(self) -> list[str]:
+        """Which network is trained from scratch where nothing says it: what `fdif pretrain` makes of the recipes."""
+        study = self._study
+        named = any(word.partition("=")[0] in ("--network", "--size", "--plans") for word in study.finetune)
+        return [] if named or not any(map(study.recipe, study.inits)) else ["--size", "small"]
 
     def _job(self, name: str, of: str, arguments: list[str], directory: Path, steps: int) -> Job:
         log = self._folder / "logs" / f"{'-'.join(directory.relative_to(self._folder).parts)}.log"

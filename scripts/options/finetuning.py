@@ -11,6 +11,8 @@ from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import TrainingOptions
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningOptions(TrainingOptions):
@@ -18,12 +20,15 @@ class FinetuningOptions(TrainingOptions):
 
     dataset: tyro.conf.Positional[Path]
     """The dataset's folder or JSON list."""
-    init: str
-    """A run directory, a PyTorch file, or scratch."""
+    init: str = AUTO
+    """Released weights by name (`fdif weights` lists them), a run directory, a PyTorch file, scratch; or auto: the
+    released weights of the network that is asked for, resenc-tiny if none is."""
     out: Path
     """Run directory: weights, measurements, Dice, pictures; with --folds one for each fold in it."""
-    steps: int = 20_000
-    """Updates; the learning rate reaches 0 at the last."""
+    steps: int = 0
+    """Updates; the learning rate reaches 0 at the last. 0 is by the number of training cases."""
+    lr: float = 0.0
+    """Highest learning rate of AdamW; 0 is what was tuned for the network's released weights, or else 1e-4."""
     seed: int = 0
     """Seed of everything that is drawn, the choice of --cases and folds too."""
     cases: int = 0
@@ -50,7 +55,7 @@ class FinetuningOptions(TrainingOptions):
     spacing: tuple[float, float, float] | None = None
     """Millimetres to resample to, left-right, back-front, down-up; the training cases' median if not given."""
     patch: tuple[int, int, int] | None = None
-    """Voxels of a patch, along the same axes; the median case, at most 96³ voxels, if not given."""
+    """Voxels of a patch, along the same axes; the median case, at most 96³ voxels, on a CPU 48³, if not given."""
     order: Literal[1, 3] = 3
     """Images are resampled linearly (1) or by cubic splines (3)."""
     window: tuple[float, float] | None = None
@@ -78,7 +83,7 @@ class FinetuningOptions(TrainingOptions):
 
 def check_finetuning(config: FinetuningOptions) -> None:
     """Raise FdifError if an option is out of its range, or two contradict each other."""
-    check_least(config, "{} or more", cases=0, val_cases=0, folds=0, patience=0)
+    check_least(config, "{} or more", steps=0, cases=0, val_cases=0, folds=0, patience=0)
     if config.patch is not None and min(config.patch) < 1:
         raise FdifError(f"--patch must be three positive numbers, not {config.patch}")
     if config.window is not None and not config.window[0] < config.window[1]:
