@@ -25,9 +25,9 @@ import tyro
 
 from fdif_jax import models
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.jobs.exporting import Trained, Wanted, check_wanted, write_weights
+from fdif_jax.scripts.jobs.exporting import Trained, Wanted, built_by_nnunet, check_wanted, write_weights
 from fdif_jax.training.run_document import PRETRAINING
-from fdif_jax.training.runs import Run, load_run
+from fdif_jax.training.runs import load_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +44,18 @@ class Config(Wanted):
 
 def run(config: Config) -> None:
     """Restore the run's network and write its weights."""
-    check_wanted(config, config.out)
-    write_weights(trained_of(load_run(config.run_dir), config.which), config, config.out)
-
-
-def trained_of(training_run: Run, which: str) -> Trained:
-    """The network of a run, of its ``best`` or ``last`` checkpoint."""
-    document = training_run.document
+    form = check_wanted(config, config.out)
+    training_run = load_run(config.run_dir)
     model = models.create(**training_run.network)
-    training_run.restore(model, which=which)
+    # An impossible form is an error before the weights are read.
+    built_by_nnunet(str(training_run.path), training_run.network, model, form)
+    training_run.restore(model, which=config.which)
+    document = training_run.document
     patch = (document.recipe or {}).get("grid") or (document.training or {}).get("patch")
-    return Trained(str(training_run.path), training_run.network, model, patch, document.kind == PRETRAINING)
+    trained = Trained(
+        str(training_run.path), training_run.network, model, patch, document.kind == PRETRAINING
+    )
+    write_weights(trained, config, config.out)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def write_weights(trained: Trained, wanted: Wanted, out: Path) -> None:
 
     FdifError if the form is not for this network, or the network cannot be adapted as wanted.
     """
-    form, model = _form(wanted, out), trained.model
-    nnunet = _nnunet(trained, form) if form in ("nnunet", "nnssl") else None
+    form = _form(wanted, out)
+    nnunet = built_by_nnunet(trained.source, trained.network, trained.model, form)
     model = _adapted(trained, wanted, form)
     state = state_dicts.to_torch_state_dict(model)
     contents: dict[str, Any] = state
@@ -94,20 +94,24 @@ def _form(wanted: Wanted, out: Path) -> Form:
     return form
 
 
-def _nnunet(trained: Trained, form: Form) -> NnunetNetwork:
-    """How nnU-Net builds the network, which it must for this form."""
-    model: Any = trained.model
-    name = trained.network["name"]
+def built_by_nnunet(source: str, network: dict[str, Any], model: Any, form: Form) -> NnunetNetwork | None:
+    """How nnU-Net builds a network, for a form that it reads; None for others.
+
+    FdifError, naming the ``source``, if nnU-Net has no such network, or no trainer for it. Weights may be missing yet.
+    """
+    if form not in ("nnunet", "nnssl"):
+        return None
+    name = network["name"]
     if not hasattr(model, "nnunet"):
         raise FdifError(
-            f"{trained.source}: --to {form} is for resenc_unet and primus, nnU-Net has no {name}; "
+            f"{source}: --to {form} is for resenc_unet and primus, nnU-Net has no {name}; "
             "write it --to monai or --to safetensors"
         )
     nnunet = model.nnunet()
     if (nnunet.trainer if form == "nnunet" else nnunet.pretrained_trainer) is None:
         other = "--to nnssl or " if nnunet.pretrained_trainer else ""
         raise FdifError(
-            f"{trained.source}: no trainer of nnU-Net's for --to {form} builds a {name} of this kind; "
+            f"{source}: no trainer of nnU-Net's for --to {form} builds a {name} of this kind; "
             f"write it {other}--to monai, for code of your own"
         )
     return nnunet
