@@ -1,11 +1,15 @@
 """Statistics of a few-shot study: the Dice of several initialisations, and how sure their differences are."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fdif_jax.evaluation.scoring import RESAMPLES, mean_defined, middle
+
+LEARNT = 0.1
+"""Mean Dice below which a class counts as not learnt: training got stuck on the others."""
 
 
 def mean_of_cases(dice: Mapping[str, float]) -> float:
@@ -23,11 +27,23 @@ class Result:
     # mean foreground Dice of each validation case by its name; NaN where a case has no foreground
     dice: Mapping[str, float]
     curve: Sequence[tuple[int, float]] = ()  # the learning curve: step and mean validation Dice
+    classes: Mapping[str, float] = field(
+        default_factory=dict
+    )  # mean Dice of each class; NaN where it is nowhere
 
     @property
     def mean(self) -> float:
         """Mean Dice over the validation cases."""
         return mean_of_cases(self.dice)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a class was not learnt: its mean Dice is below `LEARNT`."""
+        return any(dice < LEARNT for dice in self.classes.values())
+
+    def steps_to(self, goal: float) -> float:
+        """The first measured step at which the learning curve is at ``goal`` or above; infinite if it never is."""
+        return min((float(step) for step, dice in self.curve if dice >= goal), default=math.inf)
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,10 @@ class Summary:
     mean: float  # over the seeds
     deviation: float  # standard deviation over the seeds (of a sample: n - 1); NaN for one
     difference: Difference | None  # to the baseline; None for the baseline itself and where no seed is common
+    # by seed, the fraction of the baseline's steps after which the learning curve is where the baseline's ends;
+    # infinite where it never is; of the seeds that both have curves of
+    reached: Mapping[int, float]
+    stuck: int  # seeds of which a class was not learnt
 
 
 def summarise(results: Sequence[Result], baseline: str) -> list[Summary]:
@@ -76,7 +96,18 @@ def _summary(group: Sequence[Result], baseline: Sequence[Result]) -> Summary:
         mean=float(np.mean(means)),
         deviation=float(np.std(means, ddof=1)) if len(means) > 1 else np.nan,
         difference=compare(group, baseline),
+        reached=_reached(group, baseline),
+        stuck=sum(result.stuck for result in group),
     )
+
+
+def _reached(group: Sequence[Result], baseline: Sequence[Result]) -> dict[int, float]:
+    ends = {result.seed: result.curve[-1] for result in baseline if result.curve}
+    return {
+        result.seed: result.steps_to(ends[result.seed][1]) / ends[result.seed][0]
+        for result in group
+        if result.curve and result.seed in ends
+    }
 
 
 def compare(group: Sequence[Result], baseline: Sequence[Result]) -> Difference | None:

@@ -15,7 +15,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.statistics import Result, mean_of_cases
@@ -169,14 +169,14 @@ def is_finished(run: Path) -> bool:
     return (run / SCORES).is_file()
 
 
-def load_scores(run: Path) -> dict[str, float]:
-    """The Dice of a finished fine-tuning's validation cases, NaN where one has no foreground; FdifError for a damaged
-    file.
+def load_scores(run: Path, of: Literal["cases", "dice"] = "cases") -> dict[str, float]:
+    """The Dice of a finished fine-tuning, of each validation case or (``of="dice"``) class; NaN where there is nothing
+    to find; FdifError for a damaged file.
     """
     path = run / SCORES
     try:
-        cases = json.loads(path.read_bytes())["cases"]
-        return {str(name): math.nan if dice is None else float(dice) for name, dice in cases.items()}
+        scores = json.loads(path.read_bytes())[of]
+        return {str(name): math.nan if dice is None else float(dice) for name, dice in scores.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FdifError(f"{path} is damaged: {error!r}") from None
 
@@ -192,7 +192,7 @@ def load_results(folder: Path, study: Study) -> list[Result]:
     for cell in sorted(study.cells, key=lambda cell: list(study.inits).index(cell.init)):
         run = cell_folder(folder, cell)
         if is_finished(run):
-            found.append(Result(*cell, load_scores(run), _curve(run / METRICS)))
+            found.append(Result(*cell, load_scores(run), _curve(run / METRICS), load_scores(run, "dice")))
     return found
 
 

@@ -17,7 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.statistics import Result, Summary, summarise
+from fdif_jax.evaluation.statistics import LEARNT, Result, Summary, summarise
 from fdif_jax.io.files import write_atomic, write_csv, write_json
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.jobs.study import Study, load_results, load_tuned
@@ -28,6 +28,9 @@ CSV, JSON, MARKDOWN, DICE, CURVES = "results.csv", "results.json", "table.md", "
 # Colours that colour-blind eyes tell apart (Okabe and Ito 2008, Color Universal Design); grey for the baseline.
 _COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#B8A800")
 _MARKERS = "osD^vP*X"
+_COURSE = (
+    f"Steps to where the baseline ends, of the baseline's; seeds with a class below Dice {LEARNT:g} are stuck"
+)
 _PANELS = 2  # side by side
 _LETTERS = 96  # that a line of the legend holds
 _BANDS = 5  # so many curves can have bands and still be told apart
@@ -74,6 +77,8 @@ def show(report: StudyReport) -> None:
     if report.tuned:
         tables.append(_rich("Dice in tuning, by learning rate and warm-up", *_tuning(report.tuned)))
     tables.append(_rich(_title(report.study), *_table(report)))
+    if course := _course(report):
+        tables.append(_rich(_COURSE, *course))
     # A table that is wider than the terminal is better than one whose numbers are torn.
     unlimited = console.options.update(max_width=10_000)
     console.width = max(console.width, *(Measurement.get(console, unlimited, t).maximum for t in tables))
@@ -121,6 +126,27 @@ def _field(study: Study, summary: Summary | None) -> str:
     return "\n".join(lines)
 
 
+def _course(report: StudyReport) -> tuple[list[str], list[list[str]]] | None:
+    """Header and rows: numbers of cases down, initialisations across; None without curves and stuck seeds."""
+    found = {(summary.cases, summary.init): summary for summary in report.summaries}
+    if not any(summary.reached or summary.stuck for summary in report.summaries):
+        return None
+
+    def field(summary: Summary | None) -> str:
+        if summary is None:
+            return "-"
+        parts = [part for part in summary.reached.values() if math.isfinite(part)]
+        never = len(summary.reached) - len(parts)
+        lines = [f"{100 * float(np.mean(parts)):.0f} %"] if parts else []
+        lines += [f"never: {never} of {len(summary.reached)}"] if never else []
+        lines += [f"stuck: {summary.stuck} of {len(summary.dice)}"] if summary.stuck else []
+        return "\n".join(lines) or "-"
+
+    inits = report.study.inits
+    rows = [[str(n), *(field(found.get((n, init))) for init in inits)] for n in report.study.cases]
+    return ["cases", *inits], rows
+
+
 def _tuning(tuned: Mapping[str, Mapping]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: initialisations down, pairs across; the chosen one of each with a star."""
     pairs = list(dict.fromkeys((t["lr"], t["warmup"]) for choice in tuned.values() for t in choice["trials"]))
@@ -150,6 +176,8 @@ def _markdown(report: StudyReport) -> str:
         return [f"| {' | '.join(row)} |" for row in (header, ruler, *fields)]
 
     text = [_title(report.study) + ".", "", *lines(*_table(report)), "", _note(report), ""]
+    if course := _course(report):
+        text += [_COURSE + ":", "", *lines(*course), ""]
     if report.tuned:
         said = "Learning rate and warm-up (a part of the steps), and the Dice that they reached in tuning:"
         text += [said, "", *lines(*_tuning(report.tuned)), ""]
@@ -175,12 +203,12 @@ def _document(report: StudyReport) -> dict[str, Any]:
 
 
 def _defined(value: Any) -> Any:
-    """Plain data with None for NaN, which JSON does not have."""
+    """Plain data with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _defined(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_defined(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _style(study: Study, init: str) -> dict[str, Any]:

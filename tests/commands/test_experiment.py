@@ -98,6 +98,23 @@ def test_summaries_have_means_over_seeds_and_differences_of_common_seeds_case_by
     assert np.isnan(one.deviation)
 
 
+def test_how_soon_a_curve_is_where_the_baseline_ends_and_which_seeds_are_stuck():
+    def run(init, seed, curve, posterior=0.8):
+        steps = tuple(zip((100, 200, 300, 400), curve, strict=True))
+        return Result(init, 4, seed, {"case": curve[-1]}, steps, {"anterior": 0.8, "posterior": posterior})
+
+    group = [
+        run("scratch", 0, (0.1, 0.5, 0.6, 0.7)),
+        run("scratch", 1, (0.1, 0.2, 0.3, 0.4), posterior=0.09),
+        run("fdif", 0, (0.6, 0.7, 0.72, 0.71)),  # there after half of the steps
+        run("fdif", 1, (0.1, 0.2, 0.3, 0.39)),  # never
+        run("fdif", 2, (0.9, 0.9, 0.9, 0.9)),  # of a seed that the baseline lacks
+    ]
+    scratch, fdif = summarise(group, "scratch")
+    assert not scratch.reached and scratch.stuck == 1
+    assert fdif.reached == {0: 0.5, 1: np.inf} and fdif.stuck == 0
+
+
 # -------------------------------------------------------------------------------------------------- the study
 
 
@@ -164,6 +181,8 @@ def test_tables_and_plots_have_what_the_runs_came_to(calls, weights):
     assert "| cases | scratch | mine |" in text
     points = f"{100 * entry['difference']['mean']:+.1f}"
     assert f"{entry['mean']:.3f} ± {entry['deviation']:.3f}<br>{points} [{points}, {points}]" in text
+    # Curves are straight lines of three validations; ours is where the baseline ends at the last of them only.
+    assert entry["reached"] == {"0": 1.0, "1": 1.0} and "| 4 | - | 100 % |" in text
     for name in ("dice.png", "curves.png"):
         pixels = matplotlib.image.imread(f"study/{name}")[..., :3]
         assert pixels.shape[1] >= 1000

@@ -36,7 +36,7 @@ dice -= 10 * abs(float(options["lr"]) - (1e-3 if options["init"] == "scratch" el
 cases = {f"case{i}": dice + 0.01 * i for i in range(4)}
 lines = [{"step": step, "loss": 1.0, "dice": dice * step / steps} for step in range(1, steps + 1)]
 (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
-(out / "metrics.json").write_text(json.dumps({"mean_dice": dice + 0.015, "cases": cases}))
+(out / "metrics.json").write_text(json.dumps({"mean_dice": dice + 0.015, "dice": {"A": dice}, "cases": cases}))
 """
 
 
