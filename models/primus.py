@@ -103,13 +103,18 @@ class PatchDecode(nnx.Module):
             final = stage == stages - 1
             layers.append(layer if final else nnx.List([layer, LayerNorm(c_out, eps=1e-6, dtype=dtype)]))
         self.decode: nnx.List[Any] = nnx.List(layers)
+        self.channels = tuple(features[-2::-1])
 
-    def __call__(self, x):
-        """``(B, d, h, w, embed_dim)`` → ``(B, D, H, W, out_channels)``."""
-        *stages, last = self.decode
-        for upsample, norm in stages:
-            x = jax.nn.gelu(norm(upsample(x)), approximate=False)
-        return last(x)
+    def features(self, x) -> list:
+        """``(B, d, h, w, embed_dim)`` → what every stage but the last gives, finest first, and the tokens."""
+        outputs = [x]
+        for upsample, norm in self.decode[:-1]:
+            outputs.append(jax.nn.gelu(norm(upsample(outputs[-1])), approximate=False))
+        return outputs[::-1]
+
+    def __call__(self, features: list):
+        """What `features` gives → ``(B, D, H, W, out_channels)``."""
+        return self.decode[-1](features[0])
 
 
 class Primus(nnx.Module):
@@ -143,7 +148,22 @@ class Primus(nnx.Module):
 
         FdifError if the input's rank, channels or grid are not the network's.
         """
-        return self.up_projection(self.encode(x, key=key)).astype(jnp.float32)
+        return self.scores(self.features(x, key=key))
+
+    def features(
+        self, x: Float[Array, "B D H W C"], *, key: Array | None = None
+    ) -> list[Float[Array, "B d h w F"]]:
+        """Features of an image batch, finest first: of every decoder stage but the last, which gives logits; tokens."""
+        return self.up_projection.features(self.encode(x, key=key))
+
+    def scores(self, features: list, *, key: Array | None = None) -> Float[Array, "B D H W O"]:
+        """The logits (float32) of what `features` gives; the key is that which it was given."""
+        return self.up_projection(features).astype(jnp.float32)
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of what `features` gives."""
+        return self.up_projection.channels
 
     def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
         """The transformer's tokens of an image batch, in their grid; the rest as for a call."""

@@ -271,7 +271,9 @@ class ResEncUNet(nnx.Module):
         skips = self.encoder(x)
         return [*self.decoder(skips)[::-1], skips[-1]]
 
-    def scores(self, features: list) -> Float[Array, "B D H W O"] | list[Float[Array, "B d h w O"]]:
+    def scores(
+        self, features: list, *, key: Array | None = None
+    ) -> Float[Array, "B D H W O"] | list[Float[Array, "B d h w O"]]:
         """The logits of what `features` gives."""
         return self.decoder.scores(features[-2::-1])
 

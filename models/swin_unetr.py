@@ -71,18 +71,35 @@ class SwinUNETR(nnx.Module):
 
         FdifError if the input's rank, channels or edges do not fit the network.
         """
+        return self.scores(self.features(x, key=key))
+
+    def features(
+        self, x: Float[Array, "B D H W C"], *, key: Array | None = None
+    ) -> list[Float[Array, "B d h w F"]]:
+        """Features of an image batch, finest first: of every decoder stage, and the encoder's coarsest."""
         self._check(x.shape)
         tokens = self.swinViT(x, key)
         # The fourth tokens go to the decoder as they are, as in MONAI.
         encoders = (self.encoder1, self.encoder2, self.encoder3, self.encoder4, None, self.encoder10)
-        *skips, y = [
-            features if encoder is None else call(encoder, features, remat=self.config.remat)
-            for encoder, features in zip(encoders, (x, *tokens), strict=True)
+        *skips, coarsest = [
+            state if encoder is None else call(encoder, state, remat=self.config.remat)
+            for encoder, state in zip(encoders, (x, *tokens), strict=True)
         ]
+        outputs = [coarsest]
         decoders = (self.decoder5, self.decoder4, self.decoder3, self.decoder2, self.decoder1)
         for decoder, skip in zip(decoders, reversed(skips), strict=True):
-            y = call(decoder, y, skip, remat=self.config.remat)
-        return self.out(y)
+            outputs.append(call(decoder, outputs[-1], skip, remat=self.config.remat))
+        return outputs[::-1]
+
+    def scores(self, features: list, *, key: Array | None = None) -> Float[Array, "B D H W O"]:
+        """The logits (float32) of what `features` gives; the key is that which it was given."""
+        return self.out(features[0])
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of what `features` gives."""
+        f = self.config.feature_size
+        return f, f, 2 * f, 4 * f, 8 * f, 16 * f
 
     def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
         """The transformer's last tokens of an image batch; the rest as for a call."""

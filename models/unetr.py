@@ -68,6 +68,12 @@ class UNETR(nnx.Module):
 
         FdifError if the input's rank, channels or grid are not the network's.
         """
+        return self.scores(self.features(x, key=key))
+
+    def features(
+        self, x: Float[Array, "B D H W C"], *, key: Array | None = None
+    ) -> list[Float[Array, "B d h w F"]]:
+        """Features of an image batch, finest first: of every decoder stage, and the transformer's last tokens."""
         self._check(x.shape)
         states = self.vit(x, key)
         # What blocks 4, 7 and 10 leave goes to the decoder's finer grids, the norm's result to the coarsest.
@@ -75,10 +81,20 @@ class UNETR(nnx.Module):
         encoders = (self.encoder1, self.encoder2, self.encoder3, self.encoder4)
         remat = self.config.remat
         skips = [call(encoder, y, remat=remat) for encoder, y in zip(encoders, inputs, strict=True)]
-        y = states[-1]
+        outputs = [states[-1]]
         for decoder in (self.decoder5, self.decoder4, self.decoder3, self.decoder2):
-            y = call(decoder, y, skips.pop(), remat=remat)
-        return self.out(y)
+            outputs.append(call(decoder, outputs[-1], skips.pop(), remat=remat))
+        return outputs[::-1]
+
+    def scores(self, features: list, *, key: Array | None = None) -> Float[Array, "B D H W O"]:
+        """The logits (float32) of what `features` gives; the key is that which it was given."""
+        return self.out(features[0])
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of what `features` gives."""
+        f = self.config.feature_size
+        return f, 2 * f, 4 * f, 8 * f, self.config.hidden_size
 
     def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
         """The transformer's last tokens of an image batch, in their grid; the rest as for a call."""

@@ -216,11 +216,27 @@ class VNet(nnx.Module):
         the running ones. FdifError if the input's rank, channels or edges do not fit the network, or it is too small
         for training.
         """
-        *skips, y = self._encode(x, key)
-        keys = iter(split(key, 10)[5:])
-        for up in (self.up_tr256, self.up_tr128, self.up_tr64, self.up_tr32):
-            y = self._stage(up, y, skips.pop(), key=next(keys))
-        return self._stage(self.out_tr, y, key=next(keys)).astype(jnp.float32)
+        return self.scores(self.features(x, key=key), key=key)
+
+    def features(
+        self, x: Float[Array, "B D H W C"], *, key: Array | None = None
+    ) -> list[Float[Array, "B d h w F"]]:
+        """Features of an image batch, finest first: of every decoder stage, and the encoder's coarsest."""
+        *skips, coarsest = self._encode(x, key)
+        outputs = [coarsest]
+        ups = (self.up_tr256, self.up_tr128, self.up_tr64, self.up_tr32)
+        for up, stage_key in zip(ups, split(key, 10)[5:9], strict=True):
+            outputs.append(self._stage(up, outputs[-1], skips.pop(), key=stage_key))
+        return outputs[::-1]
+
+    def scores(self, features: list, *, key: Array | None = None) -> Float[Array, "B D H W O"]:
+        """The logits (float32) of what `features` gives; the key is that which it was given."""
+        return self._stage(self.out_tr, features[0], key=split(key, 10)[9]).astype(jnp.float32)
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of what `features` gives."""
+        return 32, 64, 128, 256, 256
 
     def encode(self, x: Float[Array, "B D H W C"], *, key: Array | None = None) -> Float[Array, "B d h w F"]:
         """The encoder's coarsest features of an image batch; the rest as for a call."""

@@ -38,6 +38,11 @@ MEASURES = {"contrast": "retrieval", "distance": "distance_error", "restore": "r
 _EXTRA = {"distance": "distances", "restore": "clean"}
 
 
+def _at(values: Float[Array, "B d h w c"], shape: Sequence[int]) -> Float[Array, "B D H W c"]:
+    """Values of a coarser grid, between whose voxels they are linear; of the images' own grid as they are."""
+    return values if values.shape == tuple(shape) else jax.image.resize(values, tuple(shape), "linear")
+
+
 def parse_objective(text: str) -> dict[str, float]:
     """Weights by name, of a sum as in ``class + 0.5*contrast``.
 
@@ -132,23 +137,14 @@ class Combined:
         return tuple(_EXTRA[name] for name in self.names if name in _EXTRA)
 
     def add_heads(self, model: Any, seed: int) -> None:
-        """Give a network the further heads.
-
-        Raises:
-            FdifError: the network does not tell its features.
-        """
-        if not hasattr(model, "features"):
-            raise FdifError(
-                f"{type(model).__name__} does not give its features at several resolutions, which objectives beside "
-                "class need; take resenc_unet"
-            )
+        """Give a network the further heads, of what its ``features`` gives."""
         rngs = nnx.Rngs(params=stream(seed, "heads"))
         setattr(model, HEADS, Heads(self, model.feature_channels, rngs=rngs))
 
     def forward(self, model: Any, images: Float[Array, "B V D H W C"], key: jax.Array) -> Outputs:
         """What the network gives of a batch of scenes; all looks of all scenes pass side by side."""
         features = model.features(images.reshape(-1, *images.shape[2:]), key=key)
-        return Outputs(model.scores(features), features, getattr(model, HEADS))
+        return Outputs(model.scores(features, key=key), features, getattr(model, HEADS))
 
     def loss(self, outputs: Outputs, targets: Targets) -> Float[Array, ""]:
         """The weighted sum."""
@@ -204,7 +200,7 @@ class Combined:
         """Distances as the network and as the scenes have them."""
         assert targets.distances is not None
         wanted = jnp.repeat(jnp.moveaxis(targets.distances, 1, -1), self.looks, axis=0)
-        return outputs.heads.distance(outputs.features[0]), wanted
+        return _at(outputs.heads.distance(outputs.features[0]), wanted.shape), wanted
 
     def _restored(
         self, outputs: Outputs, targets: Targets
@@ -212,7 +208,7 @@ class Combined:
         """Clean images as the network and as the scenes have them."""
         assert targets.clean is not None
         wanted = targets.clean.reshape(-1, *targets.clean.shape[2:])
-        return outputs.heads.restore(outputs.features[0])[..., 0], wanted
+        return _at(outputs.heads.restore(outputs.features[0]), (*wanted.shape, 1))[..., 0], wanted
 
     def measure(self, outputs: Outputs, targets: Targets) -> dict[str, Float[Array, "2"]]:
         """What validation tells of the objectives beside ``class``, by `MEASURES`: sums, and of how many.

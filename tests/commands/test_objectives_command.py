@@ -157,7 +157,6 @@ def test_the_class_objective_is_the_one_without_objectives(tmp_path):
         ({"objective": "classes"}, "unknown objective"),
         ({"objective": "class"}, "the objective 'class' has no contrast"),
         ({"contrast": ("voxel=3",)}, "voxel"),
-        ({"network": "vnet", "size": ()}, "VNet does not give its features"),
         ({"task": "classification", "contrast": ()}, "--task classification gives classes alone"),
         ({"data": "somewhere", "contrast": ()}, "--data gives classes alone"),
         ({"objective": "distances"}, "did you mean 'distance'"),
