@@ -146,7 +146,7 @@ class Renderer:
         return Rendering(jnp.clip(image[self.crop], 0, INTENSITY_TOP), *painted, volumes)
 
     def distances(self, table: Table, volumes: Int[Array, " n"]) -> Float[Array, "2 D H W"]:
-        """How far voxels of one scene are from surfaces, in voxels, cut at ±`REACH`; pure and jittable.
+        """How far voxels of one scene are from surfaces, in millimetres, cut at ±`REACH`; pure and jittable.
 
         First the signed distance to the surface of the object that owns the voxel, also where that surface is painted
         over; where no object is, to the nearest surface. Second the distance, 0 or more, to the nearest boundary
@@ -203,11 +203,14 @@ class Renderer:
         """
         if mapper.tail is not None:
             return mapper.function
+        widest = max(self.grid.spacing)
 
         def function(d: Distance) -> Distance:
-            near = jnp.clip(d, -2.0, 2.0)
-            slope = length(*jnp.gradient(near))
-            coverage = jnp.clip(0.5 - near / jnp.clip(slope, 1e-3, 1.0), 0, 1)
+            near = jnp.clip(d, -2.0 * widest, 2.0 * widest)
+            slope = length(
+                *jnp.gradient(near)
+            )  # a voxel, not a millimetre: of a true distance its width across
+            coverage = jnp.clip(0.5 - near / jnp.clip(slope, 1e-3 * widest, widest), 0, 1)
             return mapper.function(jnp.minimum(d, 0)) * coverage
 
         return function
@@ -234,7 +237,10 @@ class Renderer:
             tile: voxels (z, y, x) of a tile.
             reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
         """
-        negligible, least = 0.5 / table.branch.shape[0], 0.5 if self.partial_volume else 0.0
+        negligible, least = (
+            0.5 / table.branch.shape[0],
+            0.5 * max(self.grid.spacing) if self.partial_volume else 0.0,
+        )
         growth = jnp.asarray([0.0, *growths(self.displacements, self.grid)], jnp.float32)
         if reach is None:
             shown = [max(m.reach(negligible), least) for m in self.mappers]
@@ -308,9 +314,10 @@ class Tiling:
     def within(self, grid: Grid, p: Point) -> Any:
         """Whether a voxel belongs to the grid, not to the padding."""
         inside: Any = True
-        for c, highest, edge, padded in zip(p, grid.highest, grid[::-1], self.padded[::-1], strict=True):
+        ends = grid.box.upper.tolist()
+        for c, end, edge, padded in zip(p, ends, grid[::-1], self.padded[::-1], strict=True):
             if padded > edge:
-                inside = inside & (c <= highest)
+                inside = inside & (c < end)
         return inside
 
 

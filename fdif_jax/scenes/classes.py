@@ -128,7 +128,7 @@ class Families:
 
     Attributes:
         members: the families.
-        grid: voxels ``(D, H, W)`` that members are sized for.
+        grid: the voxels, over whose extent in millimetres members are sized.
         groups: the families that share a drawing function, together.
         draws: of every group, ``draw(key, position) -> Shape`` of its member at a position, jitted so that what is
             traced to learn the structure need not be traced again.
@@ -150,7 +150,9 @@ class Families:
         for family in members:
             grouped.setdefault((family.draw, tuple(family.ranges)), []).append(family)
         groups = tuple(map(tuple, grouped.values()))
-        draws = tuple(jax.jit(partial(_draw_member, group, grid), inline=True) for group in groups)
+        draws = tuple(
+            jax.jit(partial(_draw_member, group, grid.of_millimetres), inline=True) for group in groups
+        )
         key, position = jax.random.key(0), jnp.int32(0)
         drawn = [Structure.of(jax.eval_shape(draw, key, position)) for draw in draws]
         structures = tuple(dict.fromkeys(drawn))

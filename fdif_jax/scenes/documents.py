@@ -22,8 +22,8 @@ class SceneObject:
     Attributes:
         class_id: its label in each label map, 0 for background; a document has a number where there is one map.
         class_name: its class in the vocabulary, or ``first|second`` for a smooth union of two.
-        params: the class's parameters, lengths in voxels.
-        inverse_transform: 4×4, world (x, y, z, 1) → local, voxels.
+        params: the class's parameters, lengths in millimetres (voxels of 1 mm).
+        inverse_transform: 4×4, world (x, y, z, 1) → local, millimetres.
         displacement: name of its displacement, or "none".
         mapper: name of its mapper.
     """
@@ -38,7 +38,7 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A grid ``(D, H, W)`` and the objects on it, in drawing order."""
+    """A grid ``(D, H, W)`` with its spacing, and the objects on it, in drawing order."""
 
     grid: Grid
     objects: tuple[SceneObject, ...]
@@ -46,7 +46,14 @@ class Scene:
 
 def save_scenes(scenes: Sequence[Scene], path: str | Path) -> None:
     """Write scenes as a JSON list of documents."""
-    documents = [{"grid": list(s.grid), "objects": [_to_document(o) for o in s.objects]} for s in scenes]
+    documents = [
+        {
+            "grid": list(s.grid),
+            **({} if s.grid.spacing == Grid.spacing else {"spacing": list(s.grid.spacing)}),
+            "objects": [_to_document(o) for o in s.objects],
+        }
+        for s in scenes
+    ]
     Path(path).write_text(json.dumps(documents), encoding="utf-8")
 
 
@@ -68,8 +75,10 @@ def load_scenes(path: str | Path) -> list[Scene]:
 
 
 def _scene(document: Any, where: str) -> Scene:
-    if not isinstance(document, dict) or set(document) != {"grid", "objects"}:
-        raise FdifError(f"{where}: a scene is a table with the keys 'grid' and 'objects'")
+    if not isinstance(document, dict) or set(document) - {"spacing"} != {"grid", "objects"}:
+        raise FdifError(
+            f"{where}: a scene is a table with the keys 'grid' and 'objects', and perhaps 'spacing'"
+        )
     grid, objects = document["grid"], document["objects"]
     if not (isinstance(grid, list) and len(grid) == 3 and all(type(n) is int and n >= 2 for n in grid)):
         raise FdifError(f"{where}: grid must be three whole numbers of at least 2, not {grid!r}")
@@ -78,7 +87,10 @@ def _scene(document: Any, where: str) -> Scene:
     made = tuple(_object(o, f"{where}, object {i}") for i, o in enumerate(objects))
     if len({len(o.class_id) for o in made}) > 1:
         raise FdifError(f"{where}: all objects must have equally many class ids")
-    return Scene(Grid(*grid), made)
+    try:
+        return Scene(Grid(*grid, spacing=document.get("spacing", Grid.spacing)), made)
+    except FdifError as error:
+        raise FdifError(f"{where}: {error}") from None
 
 
 def _object(document: Any, where: str) -> SceneObject:

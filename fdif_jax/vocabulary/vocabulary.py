@@ -63,8 +63,8 @@ class Family:
     aliases: tuple[str, ...] = ()
 
     def sample(self, key: jax.Array, grid: Grid) -> Shape:
-        """A random member, sized for ``grid``."""
-        return self.draw(key, self.ranges, grid)
+        """A random member, sized for ``grid``: in millimetres, whatever the spacing of its voxels."""
+        return self.draw(key, self.ranges, grid.of_millimetres)
 
     def __call__(self, key: jax.Array, grid: Grid = USUAL) -> Shape:
         """The same, for 96 × 96 × 96 voxels if not said otherwise: a decorated function can be called as before."""
@@ -79,7 +79,7 @@ class Displacement:
 
     Attributes:
         name: what recipes call it.
-        field: ``field(point, highest) -> distance`` in voxels; ``highest`` holds the grid's greatest x, y, z.
+        field: ``field(point, highest) -> distance`` in millimetres; ``highest`` holds the grid's greatest x, y, z.
         formula: the formula, for people.
         reach: how far it swells a shape at most on a grid of 96 × 96 × 96 voxels, voxels; None if unknown.
     """

@@ -53,6 +53,7 @@ class View:
     legend: Mapping[str, Colour] = field(default_factory=dict)
     # image ``(D, H, W)``, label map and names of its classes by their ids, of a scene or a case
     volume: tuple[np.ndarray, np.ndarray, Mapping[int, str]] | None = None
+    spacing: Sequence[float] = fd.Grid.spacing  # of that volume, along its axes
     mapper: Mapper | None = None  # shown in slices instead of the distance
 
 
@@ -219,14 +220,10 @@ def _scene(path: Path, choice: Choice) -> View:
         raise FdifError(f"--case {choice.case}: {path} holds scenes 0 to {len(scenes) - 1}")
     scene, vocabulary = scenes[number], find_vocabulary(*choice.vocabulary, *map(str, choice.catalogue))
     image, label = next(fd.render_scenes([scene], vocabulary))
-    things, legend = [], {}
-    edges = np.array(scene.grid.edges, np.float32)
-    lower = -(edges // 2) - 0.5
+    things, legend, region = [], {}, Region(*map(np.asarray, scene.grid.box))
     for i, o in enumerate(scene.objects):
         name = f"{o.class_name} (object {i})"
-        samples = Samples.of(
-            _object(scene, o, vocabulary), Region(lower, lower + edges), choice.resolution, name
-        )
+        samples = Samples.of(_object(scene, o, vocabulary), region, choice.resolution, name)
         if samples is not None:  # an object may lie beyond the grid
             legend[o.class_name] = colour_of(_number(o, vocabulary))
             # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
@@ -236,7 +233,8 @@ def _scene(path: Path, choice: Choice) -> View:
     names = {o.class_id[0]: o.class_name for o in scene.objects}
     first = label.reshape(-1, *image.shape)[0]
     title = f"{path.name}, scene {number}"
-    return View(f"{path.stem}_{number}", title, things, legend=legend, volume=(image, first, names))
+    volume, spacing = (image, first, names), scene.grid.spacing
+    return View(f"{path.stem}_{number}", title, things, legend=legend, volume=volume, spacing=spacing)
 
 
 def _object(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> Shape:
@@ -303,4 +301,5 @@ def _labels(
         if samples is not None:
             things.append(Thing(samples, colour_of(i)))
     legend = {names[i]: colour_of(i) for i in present}
-    return View(name, title, things, ["millimetres, along the scanner's axes"], legend, volume)
+    spacing = nib.affines.voxel_sizes(affine)
+    return View(name, title, things, ["millimetres, along the scanner's axes"], legend, volume, spacing)
