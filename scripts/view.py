@@ -146,7 +146,7 @@ def _write_one(config: Config, view: View, path: Path) -> list[Path]:
         image, label, names = view.volume
         viz.save_slices(image, label, slices, names, title=view.title, spacing=view.spacing)
     else:
-        save_slices(view.things[0].samples, slices, view.mapper)
+        save_slices(view.whole or view.things[0].samples, slices, view.mapper)
     return [
         path,
         slices,
