@@ -18,7 +18,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key
 from fdif_jax.rendering.look import Look
 from fdif_jax.scenes.compiler import MixedProgram, Program, compile
-from fdif_jax.scenes.documents import Scene, SceneObject, load_scenes, save_scenes
+from fdif_jax.scenes.documents import Scene, SceneObject, ScenePart, load_scenes, save_scenes
 from fdif_jax.scenes.recipe import Mixture, Part, Recipe, load_recipe, shipped_recipes
 from fdif_jax.scenes.replay import render_scenes
 from fdif_jax.scenes.world import World
@@ -49,6 +49,7 @@ from fdif_jax.sdf.operations.blends import chamfer, fillet, groove, morph, stair
 from fdif_jax.sdf.operations.copies import mirror, repeat_around, symmetric
 from fdif_jax.sdf.operations.deformations import attract, bend_between, loft, transition, wrap_around
 from fdif_jax.sdf.operations.measures import bounded, normalise, slice, voxels
+from fdif_jax.sdf.operations.parts import parts
 from fdif_jax.sdf.shape import (
     Blend,
     Box,
@@ -122,6 +123,7 @@ __all__ = [
     "Recipe",
     "Scene",
     "SceneObject",
+    "ScenePart",
     "Shape",
     "Spread",
     "Vocabulary",
@@ -155,6 +157,7 @@ __all__ = [
     "normalise",
     "onion",
     "orient",
+    "parts",
     "picture",
     "render_scenes",
     "repeat",

@@ -255,7 +255,7 @@ def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) 
         image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
     image, label, prediction = map(space.to_canonical, (image, label, prediction))
     names = conventions.class_names if conventions else ()
-    viz.save_slices(image, label, path, names, prediction, title)
+    viz.save_slices(image, label, path, names, prediction, title, space.canonical.spacing)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def _write_previews(out: Path, job: DatasetJob, count: int) -> Path:
     folder.mkdir(exist_ok=True)
     for index in range(count):
         for name, image, label, class_names in _pictures(out, job, index):
-            viz.save_slices(image, label, folder / f"{name}.png", class_names)
+            viz.save_slices(image, label, folder / f"{name}.png", class_names, spacing=job.plan.spacing)
     return folder
 
 

@@ -8,6 +8,7 @@ Example:
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tyro.conf import Positional
 
 import fdif_jax as fd
@@ -39,8 +40,9 @@ def run(config: Config) -> None:
     vocabulary = find_vocabulary(*config.vocabulary)
     make_folder(config.out)
     for i, (image, label) in enumerate(fd.render_scenes(scenes, vocabulary)):
-        write_nifti(config.out / f"image_{i}.nii.gz", image)
-        write_nifti(config.out / f"label_{i}.nii.gz", label)
+        affine = np.diag([*scenes[i].grid.spacing, 1.0])
+        write_nifti(config.out / f"image_{i}.nii.gz", image, affine)
+        write_nifti(config.out / f"label_{i}.nii.gz", label, affine)
     print(f"rendered {len(scenes)} scene{'s' * (len(scenes) != 1)} to {config.out}")
 
 

@@ -58,7 +58,7 @@ class Config(Choice):
     field_of_view: float = 20.0
     """Degrees between the edges of a picture; 0 for parallel rays, in which lengths can be compared."""
     mesh: Path | None = None
-    """Mesh to write: .stl, .ply or .obj; in voxels, a dataset's in millimetres."""
+    """Mesh to write: .stl, .ply or .obj; in millimetres, a voxel of 1 mm where there is no spacing."""
     watch: bool = False
     """Draw again whenever the file is saved, until interrupted."""
 
@@ -143,9 +143,10 @@ def _write_one(config: Config, view: View, path: Path) -> list[Path]:
     write_atomic(path, encode(_picture(config, view, config.size or PICTURE)))
     slices = path.with_name(f"{path.stem}_slices.png")
     if view.volume:
-        viz.save_slices(view.volume[0], view.volume[1], slices, view.volume[2], title=view.title)
+        image, label, names = view.volume
+        viz.save_slices(image, label, slices, names, title=view.title, spacing=view.spacing)
     else:
-        save_slices(view.things[0].samples, slices, view.mapper)
+        save_slices(view.whole or view.things[0].samples, slices, view.mapper)
     return [
         path,
         slices,

@@ -15,7 +15,7 @@ from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Point, Shape
 
-LAYER = 1.0  # voxels: how deep organs may overlap
+LAYER = 1.0  # millimetres of the grid (voxels of 1 mm): how deep organs may overlap
 TILE = (8, 16, 32)  # organs are small beside the grid; measured
 
 

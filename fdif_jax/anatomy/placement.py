@@ -156,7 +156,8 @@ class Anatomical(Placement):
 
     kind: ClassVar[str] = "anatomical"
 
-    spacing: tuple[float, float] = (1.5, 3.0)  # least and greatest edge of a voxel, mm
+    # least and greatest edge of a voxel, mm; of a grid with a spacing of its own: mm of the body to one of the grid
+    spacing: tuple[float, float] = (1.5, 3.0)
     # "scene": all organs of a scene from one subject, where it has them; "organ": each from any
     subjects: str = "scene"
     turn: float = 10.0  # the body is turned by at most this about each axis, degrees
@@ -261,7 +262,7 @@ class Anatomical(Placement):
         stretch = 1 + free * self.stretch * jax.random.uniform(stretch_key, (3,), minval=-1.0)
         # The volume's axes z, y, x run to the right, to the front, and up, as in a file that reads RAS.
         linear = spacing * turned(angles) @ jnp.diag(stretch)[:, ::-1]
-        edges = jnp.asarray(program.grid, jnp.float32) * spacing
+        edges = jnp.asarray(program.grid.edges[::-1], jnp.float32) * spacing
         middle = jnp.asarray(bank.mean)[organ] + 0.25 * edges * jax.random.uniform(
             place_key, (3,), minval=-1.0
         )
@@ -300,9 +301,10 @@ def _in_window(bank: Bank, member: Array, body: Body, program: SceneProgram) -> 
     boxes = jax.vmap(lambda lower, upper: Box(lower, upper).mapped(world))(
         jnp.asarray(bank.lower)[member], jnp.asarray(bank.upper)[member]
     )
+    voxel = jnp.asarray(program.grid.spacing[::-1], jnp.float32)
     highest = jnp.asarray(program.grid.highest, jnp.float32)
-    lowest = highest + 1 - jnp.asarray(program.grid.edges, jnp.float32)
-    return jnp.all((boxes.upper > lowest + 1) & (boxes.lower < highest - 1), axis=1)
+    lowest = highest + voxel - jnp.asarray(program.grid.edges, jnp.float32)
+    return jnp.all((boxes.upper > lowest + voxel) & (boxes.lower < highest - voxel), axis=1)
 
 
 def _put(

@@ -11,6 +11,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.keys import LOOK
 from fdif_jax.rendering.look import normalise
 from fdif_jax.rendering.renderer import Table
+from fdif_jax.scenes import classes
 from fdif_jax.scenes.compiler import Program
 from fdif_jax.scenes.recipe import Recipe
 from fdif_jax.vocabulary.vocabulary import NONE
@@ -19,14 +20,17 @@ from fdif_jax.vocabulary.vocabulary import NONE
 def centred(recipe: Recipe, grid_scale: float) -> Recipe:
     """The recipe with one object a volume, in its middle; the grid covers ``grid_scale`` of its usual extent.
 
-    Nothing hides the object, and it is of its own class: window and groups are left out.
+    Nothing hides the object, and it is of its own class: window and groups are left out. FdifError if it has several.
     """
     if not 0 < grid_scale < math.inf:
         raise FdifError(f"grid scale is {grid_scale:g}; it must be greater than 0")
     placement = {"kind": "centred", "scale": grid_scale}
-    return recipe.replace(
+    made = recipe.replace(
         placement=placement, min_objects=1, max_objects=1, multi_task=False, window={}, classes={}
     )
+    if parted := [c.family.name for c in classes.classes_of(made) if c.labelled[0].part]:
+        raise FdifError(f"{parted[0]} has parts of several classes; an object to classify has one")
+    return made
 
 
 def classes_of(

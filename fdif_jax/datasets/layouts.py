@@ -16,9 +16,11 @@ import yaml
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.b2nd import encode_b2nd
-from fdif_jax.io.nifti import encode_nifti
+from fdif_jax.io.nifti import SPACINGS, encode_nifti
+from fdif_jax.sdf.grid import Grid
 
-Encode = Callable[[np.ndarray], bytes | memoryview]
+Encode = Callable[[np.ndarray, np.ndarray], bytes | memoryview]
+"""Voxels, and their affine: voxel index → millimetres, ``(4, 4)``."""
 
 
 class Encoding(NamedTuple):
@@ -31,7 +33,7 @@ class Encoding(NamedTuple):
 ENCODINGS: Mapping[str, Encoding] = {
     "gzip": Encoding(".nii.gz", encode_nifti),
     "none": Encoding(".nii", partial(encode_nifti, compress=False)),
-    "blosc2": Encoding(".b2nd", encode_b2nd),
+    "blosc2": Encoding(".b2nd", lambda array, affine: encode_b2nd(array)),  # these files hold no affine
 }
 
 
@@ -46,8 +48,8 @@ class Layout(Protocol):
     def files(self, index: int, plan: "DatasetPlan") -> tuple[Path, ...]:
         """Where sample ``index`` goes: its image, then its label maps, if any, a file each, then its instances."""
 
-    def encode(self, array: np.ndarray) -> bytes | memoryview:
-        """The bytes of one of those files; equal arrays give equal bytes."""
+    def encode(self, array: np.ndarray, plan: "DatasetPlan") -> bytes | memoryview:
+        """The bytes of one of those files; equal arrays of equal plans give equal bytes."""
 
     def documents(self, plan: "DatasetPlan") -> Mapping[str, Any]:
         """The files that describe the dataset: plain data for JSON, or a text."""
@@ -66,6 +68,7 @@ class DatasetPlan:
         tasks: the label maps in order: what one tells apart → its foreground classes, the first of them label 1.
         layout: how the files are laid out.
         instances: every sample has a map of its instances, too: 0 is background.
+        spacing: millimetres between voxel centres along z, y, x, which NIfTI files hold in their affine.
     """
 
     recipe: Mapping[str, Any]
@@ -77,8 +80,14 @@ class DatasetPlan:
     tasks: Mapping[str, tuple[str, ...]]
     layout: Layout
     instances: bool = False
+    spacing: tuple[float, float, float] = Grid.spacing
 
     def __post_init__(self):
+        least, greatest = SPACINGS
+        if not all(least <= s <= greatest for s in self.spacing):
+            raise FdifError(
+                f"spacing {list(self.spacing)}: a volume's is {least:g} to {greatest:g} mm along every axis"
+            )
         if self.num_samples < 1:
             raise FdifError(f"num_samples is {self.num_samples}; it must be at least 1")
         if self.num_val_samples < 0:
@@ -88,6 +97,11 @@ class DatasetPlan:
     def total(self) -> int:
         """Training and validation samples together."""
         return self.num_samples + self.num_val_samples
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel index → millimetres, ``(4, 4)``: the first voxel is at 0."""
+        return np.diag([*self.spacing, 1.0])
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -102,8 +116,9 @@ class DatasetPlan:
     def identity(self) -> dict[str, Any]:
         """The plan as JSON holds it: what a directory must have been made by to be continued."""
         plain = {**asdict(self), "layout": {"name": self.layout.name, **asdict(self.layout)}}  # type: ignore[call-overload]
-        if not self.instances:  # datasets may be older than this key
-            del plain["instances"]
+        for key, default in (("instances", False), ("spacing", Grid.spacing)):
+            if plain[key] == default:  # datasets may be older than this key
+                del plain[key]
         return json.loads(json.dumps(plain))
 
 
@@ -121,9 +136,9 @@ class MonaiLayout:
     def __post_init__(self):
         _check_encoding(self.compress)
 
-    def encode(self, array: np.ndarray) -> bytes | memoryview:
+    def encode(self, array: np.ndarray, plan: DatasetPlan) -> bytes | memoryview:
         """See `Layout`."""
-        return ENCODINGS[self.compress].encode(array)
+        return ENCODINGS[self.compress].encode(array, plan.affine)
 
     def case_id(self, index: int, plan: DatasetPlan) -> str:
         """Training and validation samples share one numbering."""
@@ -188,9 +203,9 @@ class NnunetLayout:
             raise FdifError("nnU-Net's raw datasets are NIfTI: compress is gzip or none there, not blosc2")
         _check_encoding(self.compress)
 
-    def encode(self, array: np.ndarray) -> bytes | memoryview:
+    def encode(self, array: np.ndarray, plan: DatasetPlan) -> bytes | memoryview:
         """See `Layout`."""
-        return ENCODINGS[self.compress].encode(array)
+        return ENCODINGS[self.compress].encode(array, plan.affine)
 
     def _folder(self, validation: bool) -> str:
         return f"Dataset{self.dataset_id + validation:03d}_{self.dataset_name}{'_Val' * validation}"
@@ -278,7 +293,7 @@ class ClassificationLayout:
         """Whether a case has three labels."""
         return not isinstance(self.labels[0], int)
 
-    def encode(self, array: np.ndarray) -> bytes:
+    def encode(self, array: np.ndarray, plan: DatasetPlan) -> bytes:
         """See `Layout`."""
         return encode_b2nd(array, CODEC, LEVEL)
 

@@ -196,7 +196,7 @@ def _rendered(
 
     def write(index: int, arrays: Sequence[np.ndarray]) -> dict[str, Record]:
         pairs = zip(plan.layout.files(index, plan), arrays, strict=True)
-        return {path.as_posix(): _write(out / path, plan.layout.encode(array)) for path, array in pairs}
+        return {path.as_posix(): _write(out / path, plan.layout.encode(array, plan)) for path, array in pairs}
 
     def write_run(run: list[int]) -> list[dict[str, Record]]:
         return [write(index, arrays) for index, arrays in zip(run, source(run), strict=True)]

@@ -12,12 +12,12 @@ from jaxtyping import Array
 
 from fdif_jax.fitting.free_parameters import FreeParameters
 from fdif_jax.fitting.mask_targets import Mask
-from fdif_jax.scenes.documents import Scene, SceneObject
+from fdif_jax.scenes.documents import Scene, SceneObject, ScenePart
 from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.masks import dice_of
 from fdif_jax.sdf.shape import Point, Shape
-from fdif_jax.vocabulary.vocabulary import NONE, Family, Vocabulary
+from fdif_jax.vocabulary.vocabulary import NONE, Family, Vocabulary, parts_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,16 +70,18 @@ class Fit:
         return np.asarray(_evaluated(self.shape, Point(*local.T.astype(np.float32)))) * self.scale
 
     def scene(self, vocabulary: Vocabulary) -> Scene:
-        """The fitted shape as a scene on the mask's own voxels; rendered, its label lies voxel on voxel on the mask.
+        """The fitted shape as a scene on the mask's own voxels and spacing; its label lies voxel on voxel on the mask.
 
         ``vocabulary`` is one that knows the family; its first mapper draws the image.
         """
-        to_mm = np.vstack([self.mask.grid_to_mm, [0, 0, 0, 1]])
+        spacing = np.linalg.norm(self.mask.affine[:3, :3], axis=0)
+        to_mm = np.vstack([self.mask.grid_to_mm / [*spacing[::-1], 1], [0, 0, 0, 1]])
         inverse = np.vstack([self.to_local, [0, 0, 0, 1]]) @ to_mm
         name, mapper = self.family.name, vocabulary.mappers[0].name
         params = vocabulary.describe(name, self.shape)
-        made = SceneObject((1,), name, params, inverse.tolist(), NONE, mapper)
-        return Scene(Grid(*self.mask.inside.shape), (made,))
+        parts = tuple(ScenePart(part, (i,), mapper) for i, part in enumerate(parts_of(self.family), 1))
+        made = SceneObject((1,), name, params, inverse.tolist(), NONE, mapper, parts)
+        return Scene(Grid(*self.mask.inside.shape, spacing=spacing), (made,))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data: free parameters with their bounds, pose, Dice."""

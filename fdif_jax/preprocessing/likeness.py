@@ -18,6 +18,7 @@ from fdif_jax.datasets.reader import find_volumes, list_cases, load_conventions
 from fdif_jax.preprocessing.fingerprints import choose_patch
 from fdif_jax.preprocessing.scans import Scan, read_image, read_scan
 from fdif_jax.scenes.recipe import Recipe
+from fdif_jax.sdf.grid import Grid
 
 CASES = 32  # at most, evenly from all
 _QUANTILES = 17
@@ -180,7 +181,9 @@ def like_scans(recipe: Recipe, likeness: Likeness) -> LikeScans:
     reasons.append(f"placement {placement['kind']}: {why}")
     tissue, why_so = _tissue(recipe, likeness)
     look = recipe.look.to_dict() | {"tissue": tissue}
-    return LikeScans(recipe.replace(grid=grid, placement=placement, look=look), (*reasons, *why_so))
+    # Sizes are measured in voxels, and the placement flattens objects: a recipe's own spacing would do it twice.
+    made = recipe.replace(grid=grid, placement=placement, look=look, spacing=Grid.spacing)
+    return LikeScans(made, (*reasons, *why_so))
 
 
 def _by(numbers: Sequence[float] | np.ndarray, between: str = " × ") -> str:

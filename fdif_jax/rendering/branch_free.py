@@ -20,6 +20,7 @@ from fdif_jax.rendering.renderer import (
     Rendering,
     Table,
     in_painting_order,
+    whole_volumes,
 )
 
 
@@ -54,7 +55,7 @@ class BranchFree:
 
         empty = jnp.zeros(renderer.grid), jnp.zeros((-(-objects // BITS), *renderer.grid), jnp.uint32)
         (image, planes), volumes = lax.scan(draw, empty, jnp.arange(objects))
-        painted = renderer.paint(planes, volumes, table.label)
+        painted = renderer.paint(planes, whole_volumes(table, volumes), table.label)
         return Rendering(jnp.clip(image, 0, INTENSITY_TOP), *painted, volumes)
 
     def distances(self, tables: Table, volumes: Int[Array, "B n"]) -> Float[Array, "B 2 D H W"]:

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 from fdif_jax.sdf.shape import Distance
 
 REACH = 8.0
-"""Voxels; distances beyond count as this far."""
+"""Millimetres (voxels of 1 mm); distances beyond count as this far."""
 
 
 def voxels_of_units(inverse: Float[Array, "n 3 4"]) -> Float[Array, " n"]:
-    """How many voxels a unit of each object's own coordinates is: where its pose stretches, the mean of the axes."""
+    """Millimetres a unit of each object's own coordinates is: where its pose stretches, the mean of the axes."""
     linear = inverse[:, :, :3]
     volume = jnp.abs((linear[:, 0] * jnp.cross(linear[:, 1], linear[:, 2])).sum(-1))
     return 1 / jnp.cbrt(volume)

@@ -115,6 +115,8 @@ class TileKernel:
         """Why the kernel cannot render what ``renderer`` does; None where it can."""
         if renderer.partial_volume:
             return "the kernel cannot antialias; leave out partial_volume, or the kernel"
+        if renderer.has_parts:
+            return "the kernel renders objects of one label; render objects of several parts without it"
         if not all(map(_is_formula, renderer.structures)):
             return "the kernel renders formulas only; render organs, masks and meshes without it"
         return None
@@ -138,7 +140,7 @@ class TileKernel:
         counts = jax.ShapeDtypeStruct((batch, tiles, objects), jnp.int32)
         image, planes, held = self._call(
             _render_tile,
-            (*tables[:-1], *self._visible(tables)),
+            (*tables[:6], *self._visible(tables)),
             self._volume(batch, jnp.float32),
             self._volume(batch, jnp.uint32, -(-objects // BITS)),
             (counts, pl.BlockSpec(memory_space=pl.ANY)),

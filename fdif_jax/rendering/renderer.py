@@ -13,7 +13,7 @@ exploiting:
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, UInt
 from fdif_jax.rendering.distances import REACH, painted_over, voxels_of_units
 from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.operations.parts import Region
 from fdif_jax.sdf.shape import Box, Distance, Point, length
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Displacement, Mapper, growths
@@ -43,6 +44,8 @@ class Table(NamedTuple):
         displacement: its displacement, 0 for none, int32 ``(n,)``.
         mapper: its mapper, int32 ``(n,)``.
         label: its class id in each of T label maps, int32 ``(n, T)``.
+        whole: which object each row is a part of, int32 ``(n,)``, the parts of one in consecutive rows; None where
+            every row is an object.
     """
 
     number: Int[Array, ""]
@@ -52,6 +55,7 @@ class Table(NamedTuple):
     displacement: Int[Array, " n"]
     mapper: Int[Array, " n"]
     label: Int[Array, "n T"]
+    whole: Int[Array, " n"] | None = None
 
 
 class Rendering(NamedTuple):
@@ -110,7 +114,7 @@ class Renderer:
         """One scene; pure and jittable. What is not used of the result costs nothing under jit.
 
         Image: the sum of all objects' mapped distances, clipped. Label: the class of the smallest object that holds
-        the voxel, the later one of equals. Owner: the row of that object.
+        the voxel, the later one of equals, and of its parts the one that shows there. Owner: the row of that part.
         The tails of mappers that do not end at the surface are cut where all objects together stay below half a
         grey level.
         """
@@ -142,11 +146,11 @@ class Renderer:
             jnp.zeros(objects, jnp.int32),
         )
         image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
-        painted = self.paint(planes[self.crop], volumes, table.label)
+        painted = self.paint(planes[self.crop], whole_volumes(table, volumes), table.label)
         return Rendering(jnp.clip(image[self.crop], 0, INTENSITY_TOP), *painted, volumes)
 
     def distances(self, table: Table, volumes: Int[Array, " n"]) -> Float[Array, "2 D H W"]:
-        """How far voxels of one scene are from surfaces, in voxels, cut at ±`REACH`; pure and jittable.
+        """How far voxels of one scene are from surfaces, in millimetres, cut at ±`REACH`; pure and jittable.
 
         First the signed distance to the surface of the object that owns the voxel, also where that surface is painted
         over; where no object is, to the nearest surface. Second the distance, 0 or more, to the nearest boundary
@@ -184,8 +188,18 @@ class Renderer:
 
     def distance(self, table: Table, i: Array, p: Point) -> Distance:
         """Signed distance to object ``i`` in its own units, negative inside, displaced."""
-        d = lax.switch(table.branch[i], self.evaluators(), table.row[i], move(table.inverse[i], p))
+        local = move(table.inverse[i], p)
+        if self.has_parts:
+            field = lax.switch(table.displacement[i], self.displacement_fields(), p)
+            displaced = [partial(_displaced, structure) for structure in self.structures]
+            return lax.switch(table.branch[i], displaced, table.row[i], local, field)
+        d = lax.switch(table.branch[i], self.evaluators(), table.row[i], local)
         return d + lax.switch(table.displacement[i], self.displacement_fields(), p)
+
+    @cached_property
+    def has_parts(self) -> bool:
+        """Whether some rows are parts of objects."""
+        return any(isinstance(structure.empty, Region) for structure in self.structures)
 
     def evaluators(self) -> list[Callable[[Array, Point], Distance]]:
         """What `Table.branch` counts into: functions of a row of parameters and local points."""
@@ -203,11 +217,14 @@ class Renderer:
         """
         if mapper.tail is not None:
             return mapper.function
+        widest = max(self.grid.spacing)
 
         def function(d: Distance) -> Distance:
-            near = jnp.clip(d, -2.0, 2.0)
-            slope = length(*jnp.gradient(near))
-            coverage = jnp.clip(0.5 - near / jnp.clip(slope, 1e-3, 1.0), 0, 1)
+            near = jnp.clip(d, -2.0 * widest, 2.0 * widest)
+            slope = length(
+                *jnp.gradient(near)
+            )  # a voxel, not a millimetre: of a true distance its width across
+            coverage = jnp.clip(0.5 - near / jnp.clip(slope, 1e-3 * widest, widest), 0, 1)
             return mapper.function(jnp.minimum(d, 0)) * coverage
 
         return function
@@ -234,7 +251,10 @@ class Renderer:
             tile: voxels (z, y, x) of a tile.
             reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
         """
-        negligible, least = 0.5 / table.branch.shape[0], 0.5 if self.partial_volume else 0.0
+        negligible, least = (
+            0.5 / table.branch.shape[0],
+            0.5 * max(self.grid.spacing) if self.partial_volume else 0.0,
+        )
         growth = jnp.asarray([0.0, *growths(self.displacements, self.grid)], jnp.float32)
         if reach is None:
             shown = [max(m.reach(negligible), least) for m in self.mappers]
@@ -249,7 +269,7 @@ class Renderer:
         return lax.map(lambda o: visible(*o), (table.branch, table.row, table.inverse, margin))
 
     def paint(self, planes: Array, volumes: Array, labels: Int[Array, "n T"]) -> tuple[Array, Array]:
-        """Label and owner of the voxels: the objects whose bits ``planes`` holds, painted by falling volume."""
+        """Label and owner of the voxels: the rows whose bits ``planes`` holds, painted by falling ``volumes``."""
         order, (objects, tasks) = painting_order(volumes), labels.shape
         columns = [*labels.T, jnp.arange(1, objects + 1)]
         dtypes = [whole_numbers(self.top_label)] * tasks + [whole_numbers(objects)]
@@ -271,10 +291,19 @@ def painting_order(volumes: Int[Array, " n"]) -> Int[Array, " n"]:
     return jnp.argsort(-volumes, stable=True)
 
 
+def whole_volumes(table: Table, volumes: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Of every row, the volume of the object that it is a part of."""
+    if table.whole is None:
+        return volumes
+    return jax.ops.segment_sum(volumes, table.whole, len(volumes))[table.whole]
+
+
 def in_painting_order(table: Table, volumes: Int[Array, " n"]) -> Table:
-    """The objects that hold a voxel, in the order in which they are painted."""
-    order = painting_order(volumes)
-    ordered = Table(table.number, *(column[order] for column in table[1:]))
+    """The rows that hold a voxel, in the order in which they are painted."""
+    order = painting_order(whole_volumes(table, volumes))
+    if table.whole is not None:  # hidden parts of an object are among the others
+        order = order[jnp.argsort(volumes[order] == 0, stable=True)]
+    ordered = jax.tree.map(lambda column: column[order], table._replace(number=volumes))
     return ordered._replace(number=(volumes > 0).sum(dtype=jnp.int32))
 
 
@@ -308,14 +337,20 @@ class Tiling:
     def within(self, grid: Grid, p: Point) -> Any:
         """Whether a voxel belongs to the grid, not to the padding."""
         inside: Any = True
-        for c, highest, edge, padded in zip(p, grid.highest, grid[::-1], self.padded[::-1], strict=True):
+        ends = grid.box.upper.tolist()
+        for c, end, edge, padded in zip(p, ends, grid[::-1], self.padded[::-1], strict=True):
             if padded > edge:
-                inside = inside & (c <= highest)
+                inside = inside & (c < end)
         return inside
 
 
 def _evaluate(structure: Structure, row: Array, p: Point) -> Distance:
     return structure.unpack(row)(p)
+
+
+def _displaced(structure: Structure, row: Array, p: Point, field: Distance) -> Distance:
+    shape = structure.unpack(row)
+    return shape.displaced(p, field) if isinstance(shape, Region) else shape(p) + field
 
 
 def _bounds(structure: Structure, row: Array, margin: Array) -> Box:

@@ -15,28 +15,41 @@ from fdif_jax.errors import FdifError
 from fdif_jax.scenes.grouping import Grouping
 from fdif_jax.scenes.recipe import Recipe
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.tasks import Task
 from fdif_jax.vocabulary import unions
-from fdif_jax.vocabulary.vocabulary import NONE, Family, Range
+from fdif_jax.vocabulary.vocabulary import NONE, Family, Range, parts_of
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectClass:
     """One class of a recipe: which family, and which displacement and mapper where they are part of the class.
 
-    ``None`` for displacement or mapper means that it is drawn at random for each object.
+    ``None`` for displacement or mapper means that it is drawn at random for each object. A ``part`` of an object of
+    several labels is a class of its own in label maps.
     """
 
     family: Family
     displacement: str | None
     mapper: str | None
+    part: str = ""
+
+    @property
+    def shape(self) -> str:
+        """The family, and the part: ``kidney.cortex``."""
+        return f"{self.family.name}.{self.part}" if self.part else self.family.name
 
     @property
     def name(self) -> str:
-        """Family, displacement and mapper as far as they are fixed, joined by ``+``."""
-        parts = (self.family.name, self.displacement if self.displacement != NONE else None, self.mapper)
-        return "+".join(part for part in parts if part)
+        """Shape, displacement and mapper as far as they are fixed, joined by ``+``."""
+        factors = (self.shape, self.displacement if self.displacement != NONE else None, self.mapper)
+        return "+".join(factor for factor in factors if factor)
+
+    @property
+    def labelled(self) -> tuple["ObjectClass", ...]:
+        """What label maps tell apart of it: its parts, or the class itself."""
+        return tuple(dataclasses.replace(self, part=part) for part in parts_of(self.family)) or (self,)
 
 
 def classes_of(recipe: Recipe) -> tuple[ObjectClass, ...]:
@@ -78,7 +91,7 @@ def _random_pairs(rng: np.random.Generator, families: int, count: int) -> list[t
 
 
 def tasks_of(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task, ...], np.ndarray]:
-    """The label maps of a recipe, and the id of each class in each of them, ``(classes, T)``.
+    """The label maps of a recipe, and the id of each class, or part, in each of them, ``(classes, T)``.
 
     One map with an id a class; with ``multi_task`` one map each for shape, displacement (1 = none) and mapper,
     as far as they take more than one value. With a grouping several classes share an id, and those that are
@@ -93,7 +106,7 @@ def tasks_of(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task
         names = tuple(c.name for c in classes)
         return (Task("class", names),), np.arange(1, len(names) + 1)[:, None]
     factors = {
-        "shape": [c.family.name for c in classes],
+        "shape": [c.shape for c in classes],
         "displacement": [str(c.displacement) for c in classes],
         "mapper": [str(c.mapper) for c in classes],
     }
@@ -110,14 +123,10 @@ def tasks_of(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task
 def _grouped(recipe: Recipe, classes: Sequence[ObjectClass]) -> tuple[tuple[Task, ...], np.ndarray]:
     """One label map; displacement and mapper tell classes apart as they do without groups."""
     atlas = recipe.resolved.atlas
-    families = tuple(dict.fromkeys(c.family.name for c in classes))
+    families = tuple(dict.fromkeys(c.shape for c in classes))
     named = recipe.classes.named(families, atlas.volumes if atlas else {})
-    names = [
-        named[c.family.name] + c.name[len(c.family.name) :] if c.family.name in named else "" for c in classes
-    ]
-    order = [
-        name for family in named for c, name in zip(classes, names, strict=True) if c.family.name == family
-    ]
+    names = [named[c.shape] + c.name[len(c.shape) :] if c.shape in named else "" for c in classes]
+    order = [name for family in named for c, name in zip(classes, names, strict=True) if c.shape == family]
     found = tuple(dict.fromkeys(order))
     return (Task("class", found),), np.asarray([[1 + found.index(name) if name else 0] for name in names])
 
@@ -128,7 +137,7 @@ class Families:
 
     Attributes:
         members: the families.
-        grid: voxels ``(D, H, W)`` that members are sized for.
+        grid: the voxels, over whose extent in millimetres members are sized.
         groups: the families that share a drawing function, together.
         draws: of every group, ``draw(key, position) -> Shape`` of its member at a position, jitted so that what is
             traced to learn the structure need not be traced again.
@@ -150,9 +159,13 @@ class Families:
         for family in members:
             grouped.setdefault((family.draw, tuple(family.ranges)), []).append(family)
         groups = tuple(map(tuple, grouped.values()))
-        draws = tuple(jax.jit(partial(_draw_member, group, grid), inline=True) for group in groups)
+        draws = tuple(
+            jax.jit(partial(_draw_member, group, grid.of_millimetres), inline=True) for group in groups
+        )
         key, position = jax.random.key(0), jnp.int32(0)
         drawn = [Structure.of(jax.eval_shape(draw, key, position)) for draw in draws]
+        for group, structure in zip(groups, drawn, strict=True):
+            _check_parts(group, structure)
         structures = tuple(dict.fromkeys(drawn))
         return cls(members, grid, groups, draws, structures, tuple(map(structures.index, drawn)))
 
@@ -173,6 +186,18 @@ class Families:
             )
 
         return lax.map(member, (keys, place[family]))
+
+
+def _check_parts(group: Sequence[Family], structure: Structure) -> None:
+    """FdifError if families have other parts than they say."""
+    shape = structure.empty
+    names = shape.names if isinstance(shape, Parts) else ()
+    for family in group:
+        if parts_of(family) != names:
+            raise FdifError(
+                f"family {family.name!r} has the parts {list(parts_of(family))}, and its members {list(names)}; "
+                "give fd.Family the names as parts="
+            )
 
 
 def _draw_member(group: tuple[Family, ...], grid: Grid, key: jax.Array, position: Array) -> Any:

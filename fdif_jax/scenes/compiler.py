@@ -5,6 +5,7 @@ volumes (`Renderer`), their look (`Look`). Sample i of seed s depends on nothing
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -22,11 +23,13 @@ from fdif_jax.rendering.look import Look
 from fdif_jax.rendering.pallas_kernel import TileKernel
 from fdif_jax.rendering.renderer import Renderer, Rendering, Table, whole_numbers
 from fdif_jax.scenes.classes import Families, ObjectClass, classes_of, tasks_of
-from fdif_jax.scenes.documents import Scene, SceneObject
+from fdif_jax.scenes.documents import Scene, SceneObject, ScenePart
+from fdif_jax.scenes.parts import ClassParts, PartRows
 from fdif_jax.scenes.placement import Sampling
 from fdif_jax.scenes.recipe import Mixture, Recipe
 from fdif_jax.scenes.replay import render_scenes
 from fdif_jax.scenes.world import Views, World, seen_in
+from fdif_jax.sdf.operations.parts import Region
 from fdif_jax.tasks import Task
 from fdif_jax.vocabulary import unions
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary
@@ -74,9 +77,18 @@ class Program(World):
         return classes_of(self.recipe)
 
     @cached_property
+    def labelled(self) -> tuple[ObjectClass, ...]:
+        """What label maps tell apart: the classes, or the parts of those that have some."""
+        return tuple(part for c in self.classes for part in c.labelled)
+
+    @cached_property
+    def _parts(self) -> ClassParts:
+        return ClassParts.of([len(c.labelled) for c in self.classes])
+
+    @cached_property
     def _labels(self) -> tuple[tuple[Task, ...], np.ndarray]:
-        """The label maps, and the id of each class in each of them, ``(classes, T)``."""
-        return tasks_of(self.recipe, self.classes)
+        """The label maps, and the id of each of `labelled` in each of them, ``(L, T)``."""
+        return tasks_of(self.recipe, self.labelled)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -90,8 +102,12 @@ class Program(World):
 
     @property
     def objects(self) -> int:
-        """Greatest number of instances in a scene: objects, and what a window adds."""
-        return self.recipe.max_objects + self.recipe.window.instances
+        """Greatest number of instances in a scene: objects or their parts, and what a window adds."""
+        return self._rows + self.recipe.window.instances
+
+    @property
+    def _rows(self) -> int:
+        return self.recipe.max_objects * self._parts.most
 
     @cached_property
     def _displacement_names(self) -> list[str]:
@@ -103,11 +119,16 @@ class Program(World):
         return Families.of(tuple(dict.fromkeys(c.family for c in self.classes)), self.grid)
 
     @cached_property
+    def part_rows(self) -> PartRows:
+        """How rows of objects become those of their parts."""
+        return PartRows.of(self.families.structures)
+
+    @cached_property
     def renderer(self) -> Renderer:
         """Renders the tables this program draws."""
         return Renderer(
             self.grid,
-            self.families.structures,
+            self.part_rows.structures,
             tuple(self.vocabulary.displacement(name) for name in self._displacement_names[1:]),
             tuple(self.vocabulary.mapper(name) for name in self.recipe.mappers),
             max(len(task.class_names) for task in self.tasks),
@@ -133,7 +154,7 @@ class Program(World):
         ids: np.ndarray,
         sampling: Sampling | None = None,
     ) -> Table:
-        """A random scene whose labels are the rows of ``ids`` that its objects' classes count into."""
+        """A random scene whose labels are the rows of ``ids`` that its objects' classes, or parts, count into."""
         recipe, size, placement = self.recipe, self.recipe.max_objects, self.recipe.placement
         count_key, factor_key, pose_key, shape_key = jax.random.split(key, 4)
         between: tuple[Any, Any] = (recipe.min_objects, size)
@@ -151,16 +172,31 @@ class Program(World):
         family = jnp.asarray([self.families.members.index(c.family) for c in self.classes])[drawn]
         branch, row = self.families.draw(jax.random.split(shape_key, size), family, self.renderer.width)
         inverse = jnp.broadcast_to(jnp.eye(3, 4), (size, 3, 4))
-        label = jnp.asarray(ids, jnp.int32)[drawn]
+        label = drawn[:, None] if self._has_parts else jnp.asarray(ids, jnp.int32)[drawn]
         table = Table(count, branch, row, inverse, displacement, mapper, label)
-        return placement.place(pose_key, self, table, None if sampling is None else sampling.scale)
+        placed = placement.place(pose_key, self, table, None if sampling is None else sampling.scale)
+        return self._in_parts(mapper_key, placed, ids) if self._has_parts else placed
+
+    @cached_property
+    def _has_parts(self) -> bool:
+        return any(c.part for c in self.labelled)
+
+    def _in_parts(self, key: jax.Array, table: Table, ids: np.ndarray) -> Table:
+        """The rows of parts; of an object's mapper is the first, and the others draw theirs."""
+        drawn, mappers, number = table.label, self.recipe.mappers, jnp.arange(self._parts.most)
+        own = jax.random.randint(jax.random.fold_in(key, 1), (len(drawn), number.size), 0, len(mappers))
+        mapper = jnp.where(number == 0, table.mapper[:, None], own)
+        if not self.recipe.mapper_as_augmentation:  # classes of all mappers follow each other
+            drawn = drawn + mapper - table.mapper[:, None]
+        label = jnp.asarray(ids, jnp.int32)[jnp.asarray(self._parts.rows)[drawn, number]]
+        return self.part_rows.expand(table, mapper, label)
 
     def _class_logits(self, sampling: Sampling) -> Float[Array, " classes"]:
         """Those of the label maps' classes for what an object can be: sums over the maps."""
         tasks, ids = self._labels
         first = np.cumsum([0, *(len(task.class_names) for task in tasks[:-1])])
-        logits = jnp.where(ids > 0, sampling.class_logits[ids - 1 + first], 0.0)
-        return jnp.sum(logits, axis=1)
+        logits = jnp.sum(jnp.where(ids > 0, sampling.class_logits[ids - 1 + first], 0.0), axis=1)
+        return self._parts.mean(logits) if self._has_parts else logits
 
     @cached_property
     def _renders_batches(self) -> bool:
@@ -209,7 +245,7 @@ class Program(World):
         self, number: int, extra: Collection[str], key: jax.Array, rendering: Rendering, distances: Any
     ) -> Views:
         recipe = self.recipe
-        rendering = recipe.window.apply(jax.random.fold_in(key, WINDOW), rendering, recipe.max_objects)
+        rendering = recipe.window.apply(jax.random.fold_in(key, WINDOW), rendering, self._rows)
         image, label, owner, _ = rendering
 
         def seen(look: Look) -> Array:
@@ -221,8 +257,8 @@ class Program(World):
 
     @cached_property
     def _jitted_draw(self) -> Callable[[jax.Array], Table]:
-        """Draws tables whose labels are the classes themselves, counted from 0."""
-        return jax.jit(lambda key: self._drawn(key, None, np.arange(len(self.classes))[:, None]))
+        """Draws tables whose labels count into `labelled`."""
+        return jax.jit(lambda key: self._drawn(key, None, np.arange(len(self.labelled))[:, None]))
 
     def scene_at(self, seed: int, index: int) -> Scene:
         """Sample ``index`` of ``seed`` as a scene document (jitted)."""
@@ -231,23 +267,31 @@ class Program(World):
     def scene(self, key: jax.Array) -> Scene:
         """The sample of a key as a scene document (jitted)."""
         table = jax.tree.map(np.asarray, self._jitted_draw(key))
-        objects = []
-        for i in range(int(table.number)):
-            shape = self.families.structures[table.branch[i]].unpack(table.row[i])
-            drawn = int(table.label[i, 0])
-            name = self.classes[drawn].family.name
-            inverse = np.concatenate([table.inverse[i], [[0, 0, 0, 1]]])
-            objects.append(
-                SceneObject(
-                    tuple(self._labels[1][drawn].tolist()),
-                    name,
-                    unions.describe(self.vocabulary, name, shape),
-                    inverse.tolist(),
-                    self._displacement_names[table.displacement[i]],
-                    self.recipe.mappers[table.mapper[i]],
-                )
-            )
-        return Scene(self.grid, tuple(objects))
+        rows = range(int(table.number))
+        whole = np.arange(len(table.branch)) if table.whole is None else table.whole
+        objects = (tuple(of) for _, of in itertools.groupby(rows, lambda i: whole[i]))
+        return Scene(self.grid, tuple(self._document(table, of) for of in objects))
+
+    def _document(self, table: Table, rows: Sequence[int]) -> SceneObject:
+        """The object in these rows of a table whose labels count into `labelled`."""
+        first = rows[0]
+        shape: Any = self.renderer.structures[table.branch[first]].unpack(table.row[first])
+        shape = shape.parts if isinstance(shape, Region) else shape
+        drawn = [int(table.label[i, 0]) for i in rows]
+        name = self.labelled[drawn[0]].family.name
+        inverse = np.concatenate([table.inverse[first], [[0, 0, 0, 1]]])
+        labels = [tuple(self._labels[1][c].tolist()) for c in drawn]
+        mappers = [self.recipe.mappers[table.mapper[i]] for i in rows]
+        names = [self.labelled[c].part for c in drawn]
+        return SceneObject(
+            labels[0],
+            name,
+            unions.describe(self.vocabulary, name, shape),
+            inverse.tolist(),
+            self._displacement_names[table.displacement[first]],
+            mappers[0],
+            tuple(map(ScenePart, names, labels, mappers)) if names[0] else (),
+        )
 
     def render(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Image and label of a scene document, named things taken from the recipe's vocabulary (jitted)."""
@@ -331,8 +375,7 @@ class MixedProgram(World):
         part, key = self._choose(sample_key(np.uint32(seed), np.uint32(index)))
         program, ids = self.parts[int(part)], self._ids[int(part)]
         scene = program.scene(key)
-        objects = (dataclasses.replace(o, class_id=(int(ids[o.class_id[0]]),)) for o in scene.objects)
-        return Scene(scene.grid, tuple(objects))
+        return Scene(scene.grid, tuple(o.relabelled(lambda label: int(ids[label])) for o in scene.objects))
 
 
 def _rendered(

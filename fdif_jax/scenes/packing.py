@@ -18,6 +18,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
 from fdif_jax.scenes.placement import Placement, SceneProgram, frame_of
 from fdif_jax.sdf.affine import move
+from fdif_jax.sdf.grid import Grid
 from fdif_jax.settings import at_least
 
 # The six axis-aligned turns: proper rotations that take the z axis to ±z, ±x and ±y. Whole numbers, so that a
@@ -82,7 +83,7 @@ class Packed(Placement):
         voxels = _Voxels(program.renderer, table, back)
         order, shifts, placed = self._pack(place_key, voxels, lowest, highest)
 
-        table = table._replace(inverse=_inverse(back, shifts))
+        table = table._replace(inverse=_inverse(back, shifts, program.renderer.grid))
         order = order[jnp.argsort(~placed[order], stable=True)]
         rows = table._replace(number=jnp.zeros(size))
         return jax.tree.map(lambda leaf: leaf[order], rows)._replace(number=jnp.sum(placed, dtype=jnp.int32))
@@ -148,9 +149,13 @@ def _shifted(
     return left | carried, (z, y, x // BITS)
 
 
-def _inverse(back: Float[Array, "n 3 3"], shifts: Int[Array, "n 3"]) -> Float[Array, "n 3 4"]:
-    """World → local of turns back and whole-voxel shifts; exact, as all numbers are small and whole or sixteenths."""
-    offset = jnp.sum(back * shifts[:, None, :].astype(jnp.float32), axis=-1)
+def _inverse(back: Float[Array, "n 3 3"], shifts: Int[Array, "n 3"], grid: Grid) -> Float[Array, "n 3 4"]:
+    """World → local of turns back and whole-voxel shifts.
+
+    Exact where voxels are 1 mm, as all numbers are small and whole or sixteenths then.
+    """
+    moved = shifts.astype(jnp.float32) * jnp.asarray(grid.spacing[::-1], jnp.float32)
+    offset = jnp.sum(back * moved[:, None, :], axis=-1)
     return jnp.concatenate([back, -offset[..., None]], axis=2)
 
 
@@ -162,14 +167,16 @@ def _ranges(
     ``linear`` is local → world.
     """
     frames = [partial(frame_of, structure) for structure in renderer.structures]
-    grid = renderer.grid
-    edges, top = jnp.asarray(grid.edges, jnp.float32), jnp.asarray(grid.highest, jnp.float32)
+    spacing = jnp.asarray(renderer.grid.spacing[::-1], jnp.float32)
+    edges = jnp.asarray(renderer.grid[::-1], jnp.float32)
+    top = edges - 1 - jnp.floor(edges / 2)
 
     def allowed(branch: Array, row: Array, turn: Array) -> tuple[Array, Array]:
         turned = jnp.concatenate([turn, jnp.zeros((3, 1))], axis=1)
         lower, upper = lax.switch(branch, frames, row).mapped(turned)
         # Clipping keeps what is unbounded finite, and longer than the grid.
-        lower, upper = jnp.clip(jnp.ceil(lower), -edges, edges), jnp.clip(jnp.floor(upper), -edges, edges)
+        lower = jnp.clip(jnp.ceil(lower / spacing), -edges, edges)
+        upper = jnp.clip(jnp.floor(upper / spacing), -edges, edges)
         lowest, highest = top + 1 - edges - lower, top - upper
         centred = jnp.floor((lowest + highest + 1) / 2)
         too_long = highest < lowest
@@ -205,7 +212,7 @@ class _Voxels:
         one = jax.tree.map(
             lambda leaf: leaf[o][None], self.table._replace(number=jnp.zeros_like(self.table.branch))
         )
-        one = one._replace(inverse=_inverse(self.back[o][None], shift[None]))
+        one = one._replace(inverse=_inverse(self.back[o][None], shift[None], renderer.grid))
         first, steps = renderer.visible_tiles(one, plan.tile)
         evaluate, fields = renderer.evaluators(), renderer.displacement_fields()
         places = jnp.arange(BITS, dtype=jnp.uint32)

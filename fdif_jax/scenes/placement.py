@@ -59,7 +59,7 @@ class SceneProgram(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """Voxels ``(D, H, W)``."""
+        """Voxels ``(D, H, W)``, and their spacing."""
 
     @property
     def classes(self) -> Sequence[Any]:
@@ -152,10 +152,12 @@ class Centred(Placement):
     ) -> Table:
         """Every object is turned and sheared about the centre."""
         keys = jax.random.split(key, table.branch.size)
-        edges = jnp.asarray(program.grid.edges, jnp.float32)
+        edges = jnp.asarray(program.grid[::-1], jnp.float32)
         stretch = self.scale * edges / (edges - 1)
-        # Voxel i has the coordinate i - n // 2 on the grid, and -n/2·scale + i·stretch here.
-        middle = (edges - 1) / 2 - jnp.floor(edges / 2)
+        # Voxel i has the coordinate i - n // 2 on the grid, and -n/2·scale + i·stretch here, times the spacing.
+        middle = ((edges - 1) / 2 - jnp.floor(edges / 2)) * jnp.asarray(
+            program.grid.spacing[::-1], jnp.float32
+        )
         turn = jax.vmap(partial(draw_pose, grid=program.grid, turn=program.recipe.transform))
         linear = jnp.linalg.inv(turn(keys)[:, :, :3]) * stretch
         placed = table._replace(inverse=jnp.concatenate([linear, -(linear @ middle)[:, :, None]], axis=2))

@@ -18,9 +18,11 @@ from fdif_jax.rendering.look import Look
 from fdif_jax.rendering.window import Window
 from fdif_jax.scenes.grouping import Grouping
 from fdif_jax.scenes.placement import Placement, Scattered, placement_of
+from fdif_jax.sdf.grid import Grid
 from fdif_jax.settings import Choice, Plain, at_least, read_choice
 from fdif_jax.vocabulary.vocabulary import NONE, Vocabulary, resolve
 
+_LEAST_EXTENT = 8  # millimetres, of a grid with a spacing of its own
 _SHIPPED = importlib.resources.files("fdif_jax.scenes") / "recipes"
 
 
@@ -71,13 +73,15 @@ class Recipe(AnyRecipe):
         look: realism of the images; nothing by default.
         window: what of a scene is seen; everything by default.
         classes: which families the label map tells apart; all by default.
+        spacing: millimetres between voxel centres along z, y, x. Shapes are in millimetres, so that a ball of radius 10
+            is 10 voxels wide where they lie 2 mm apart.
 
     Raises:
         FdifError: a value is impossible or of the wrong type; the message names the key.
     """
 
     kind: ClassVar[str] = "scenes"
-    later: ClassVar[tuple[str, ...]] = ("window", "classes")
+    later: ClassVar[tuple[str, ...]] = ("window", "classes", "spacing")
 
     vocabulary: tuple[str, ...] = ("fdif_jax.shapes:published",)
     grid: tuple[int, int, int] = (64, 64, 64)
@@ -98,6 +102,7 @@ class Recipe(AnyRecipe):
     look: Look = dataclasses.field(default_factory=Look)
     window: Window = dataclasses.field(default_factory=Window)
     classes: Grouping = dataclasses.field(default_factory=Grouping)
+    spacing: tuple[float, float, float] = Grid.spacing
 
     def __post_init__(self) -> None:
         if isinstance(self.vocabulary, str):
@@ -107,6 +112,12 @@ class Recipe(AnyRecipe):
         super().__post_init__()
         if any(edge < 2 for edge in self.grid):
             raise FdifError(f"grid must have edges of at least 2 voxels, not {list(self.grid)}")
+        extent = Grid(*self.grid, spacing=self.spacing).edges[::-1]
+        if self.spacing != Grid.spacing and min(extent) < _LEAST_EXTENT:
+            raise FdifError(
+                f"spacing makes the grid {' × '.join(f'{edge:g}' for edge in extent)} mm; shapes are sized in whole "
+                f"millimetres, and need at least {_LEAST_EXTENT} along each axis"
+            )
         if not self.vocabulary:
             raise FdifError("vocabulary must name at least one source")
         if self.min_objects < 1:
@@ -176,14 +187,17 @@ class Mixture(AnyRecipe):
             background 0 and any object 1.
         grid: voxels ``(D, H, W)`` of all parts; the first part's if not given.
         look: realism of the images, on top of the parts' own.
+        spacing: millimetres between the voxels of all parts along z, y, x; the first part's if not given.
     """
 
     kind: ClassVar[str] = "mixture"
+    later: ClassVar[tuple[str, ...]] = ("spacing",)
 
     parts: tuple[Part, ...]
     labels: Literal["joint", "foreground"] = "joint"
     grid: tuple[int, int, int] = (0, 0, 0)
     look: Look = dataclasses.field(default_factory=Look)
+    spacing: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.parts, (list, tuple)) or not self.parts:
@@ -199,7 +213,8 @@ class Mixture(AnyRecipe):
                 raise FdifError(f"part {i}: weight must be above 0, not {part.weight:g}")
             if part.recipe.multi_task:
                 raise FdifError(f"part {i}: a multi-task recipe cannot be part of a mixture")
-        parts = [Part(part.recipe.replace(grid=self.grid), part.weight) for part in parts]
+        common = {"grid": self.grid, "spacing": self.spacing or parts[0].recipe.spacing}
+        parts = [Part(part.recipe.replace(**common), part.weight) for part in parts]
         object.__setattr__(self, "parts", tuple(parts))
 
     def _identity(self) -> Any:

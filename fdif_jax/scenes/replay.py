@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fdif_jax.errors import FdifError
 from fdif_jax.rendering.renderer import Renderer, Table
-from fdif_jax.scenes.documents import Scene
+from fdif_jax.scenes.documents import Scene, SceneObject
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.shape import Shape
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary import unions
@@ -18,27 +20,46 @@ from fdif_jax.vocabulary.vocabulary import NONE, Displacement, Mapper, Vocabular
 
 
 class PlacedObject(NamedTuple):
-    """One object of a scene: local shape, world → local affine, displacement, mapper, class ids."""
+    """One object of a scene: local shape, world → local affine, displacement, mapper, class ids.
+
+    Or one part of an object; ``whole`` is the object's number.
+    """
 
     shape: Shape
     inverse: Float[Array, "3 4"]
     displacement: Displacement | None
     mapper: Mapper
     label: tuple[int, ...]
+    whole: int
 
 
 def placed_objects(scene: Scene, vocabulary: Vocabulary) -> list[PlacedObject]:
-    """The objects of a scene document, with what its names mean; FdifError for a name that is not in ``vocabulary``."""
+    """The objects of a scene document, or their parts, with what its names mean.
+
+    FdifError for a name that is not in ``vocabulary``.
+    """
     return [
         PlacedObject(
-            unions.build(vocabulary, o.class_name, o.params),
+            shape,
             jnp.asarray(o.inverse_transform, jnp.float32)[:3],
             None if o.displacement == NONE else vocabulary.displacement(o.displacement),
-            vocabulary.mapper(o.mapper),
-            o.class_id,
+            vocabulary.mapper(part.mapper),
+            part.class_id,
+            number,
         )
-        for o in scene.objects
+        for number, o in enumerate(scene.objects)
+        for part, shape in zip(o.labelled, _shapes(o, vocabulary, number), strict=True)
     ]
+
+
+def _shapes(o: SceneObject, vocabulary: Vocabulary, number: int) -> tuple[Shape, ...]:
+    """What the parts of an object show; its shape, if it has none."""
+    shape = unions.build(vocabulary, o.class_name, o.params)
+    names = shape.names if isinstance(shape, Parts) else ()
+    if names != tuple(part.name for part in o.parts):
+        wanted = f"name its parts {', '.join(names)}, in this order" if names else "be of one label"
+        raise FdifError(f"object {number}: class_id and mapper of a {o.class_name} must {wanted}")
+    return shape.regions if isinstance(shape, Parts) else (shape,)
 
 
 def render_scenes(scenes: Sequence[Scene], vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -78,4 +99,5 @@ def _table(renderer: Renderer, objects: Sequence[PlacedObject], size: int) -> Ta
         jnp.asarray([0 if d is None else 1 + renderer.displacements.index(d) for d in chosen]),
         jnp.asarray([renderer.mappers.index(o.mapper) for o in filled]),
         jnp.asarray([o.label for o in filled]),
+        jnp.asarray([o.whole for o in filled]) if renderer.has_parts else None,
     )

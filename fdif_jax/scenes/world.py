@@ -47,8 +47,8 @@ class World:
 
     @property
     def grid(self) -> Grid:
-        """Voxels ``(D, H, W)``."""
-        return Grid(*self.recipe.grid)
+        """Voxels ``(D, H, W)``, and their spacing."""
+        return Grid(*self.recipe.grid, spacing=self.recipes[0].spacing)
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -168,7 +168,8 @@ def grid(of: str, name: str, value: Any) -> Grid:
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise _wrong(of, name, value, "a Grid, or three numbers of voxels (depth, height, width)")
     edges = zip(Grid._fields, value, strict=True)
-    return Grid(*(count(of, f"{name}'s {edge}", n, least=1) for edge, n in edges))
+    voxels = (count(of, f"{name}'s {edge}", n, least=1) for edge, n in edges)
+    return Grid(*voxels, spacing=getattr(value, "spacing", Grid.spacing))
 
 
 def count(of: str, name: str, value: Any, *, least: int) -> int:

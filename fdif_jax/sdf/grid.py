@@ -1,10 +1,13 @@
 """Points, boxes, and the voxel grid: which point each voxel of a volume stands for."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
+
+from fdif_jax.errors import FdifError
 
 Coordinate = Num[Array | np.ndarray, "..."] | float | int
 Distance = Float[Array | np.ndarray, "..."]
@@ -12,7 +15,7 @@ Scalar = Float[Array, ""] | float
 
 
 class Point(NamedTuple):
-    """Coordinates in voxels; three arrays that broadcast against each other."""
+    """Coordinates in millimetres (voxels of 1 mm); three arrays that broadcast against each other."""
 
     x: Coordinate
     y: Coordinate
@@ -20,7 +23,7 @@ class Point(NamedTuple):
 
 
 class Box(NamedTuple):
-    """An axis-aligned box; ``lower`` and ``upper`` are float32 ``(3,)`` in x, y, z order, in voxels."""
+    """An axis-aligned box; ``lower`` and ``upper`` are float32 ``(3,)`` in x, y, z order, in millimetres."""
 
     lower: Float[Array | np.ndarray, "3"]
     upper: Float[Array | np.ndarray, "3"]
@@ -46,25 +49,74 @@ class Box(NamedTuple):
         return Box(moved - reach, moved + reach)
 
 
-class Grid(NamedTuple):
-    """The shape ``(depth, height, width)`` of a volume indexed ``[z, y, x]``.
-
-    Along an edge of n voxels the coordinate of voxel i is ``i - n // 2`` (96 voxels: -48 … 47).
-    """
-
+class _Voxels(NamedTuple):
     depth: int
     height: int
     width: int
 
+
+class Grid(_Voxels):
+    """The shape ``(depth, height, width)`` of a volume indexed ``[z, y, x]``, and how far its voxels lie apart.
+
+    Along an edge of n voxels, s millimetres apart, the coordinate of voxel i is ``(i - n // 2) * s``: 96 voxels of
+    1 mm, the default, go from -48 to 47. It is a tuple of its three numbers of voxels; equal grids have equal spacings.
+
+    Attributes:
+        spacing: millimetres between voxel centres along z, y, x.
+
+    Raises:
+        FdifError: the spacing is not three finite numbers above 0.
+    """
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __new__(cls, depth: int, height: int, width: int, *, spacing: Any = (1.0, 1.0, 1.0)) -> "Grid":
+        """See the class."""
+        grid = super().__new__(cls, depth, height, width)
+        grid.spacing = checked_spacing(spacing)
+        return grid
+
+    def __getnewargs_ex__(self) -> tuple[tuple, dict]:  # for pickling
+        return tuple(self), {"spacing": self.spacing}
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, tuple) and tuple.__eq__(self, other)
+        return same and self.spacing == getattr(other, "spacing", Grid.spacing)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        # A plain tuple is as good as a grid of 1 mm.
+        return hash(tuple(self) if self.spacing == Grid.spacing else (*self, self.spacing))
+
+    def __repr__(self) -> str:
+        edges = f"depth={self.depth}, height={self.height}, width={self.width}"
+        return f"Grid({edges}{'' if self.spacing == Grid.spacing else f', spacing={self.spacing}'})"
+
     @property
     def edges(self) -> Point:
-        """Numbers of voxels along x, y, z."""
-        return Point(self.width, self.height, self.depth)
+        """How long it is along x, y, z, millimetres."""
+        return Point(*(n * s for n, s in zip(self[::-1], self.spacing[::-1], strict=True)))
 
     @property
     def highest(self) -> Point:
         """The greatest coordinate along x, y, z."""
-        return Point(*(n - 1 - n // 2 for n in self.edges))
+        return Point(*((n - 1 - n // 2) * s for n, s in zip(self[::-1], self.spacing[::-1], strict=True)))
+
+    @property
+    def box(self) -> Box:
+        """All voxels, out to their faces."""
+        lower = [-(n // 2 + 0.5) * s for n, s in zip(self[::-1], self.spacing[::-1], strict=True)]
+        lowest = np.asarray(lower, np.float32)
+        return Box(lowest, lowest + np.asarray(self.edges, np.float32))
+
+    @property
+    def of_millimetres(self) -> "Grid":
+        """The grid of 1 mm voxels that is as long, to whole millimetres: what random members are sized for."""
+        if self.spacing == Grid.spacing:
+            return self
+        return Grid(*(max(round(n * s), 1) for n, s in zip(self, self.spacing, strict=True)))
 
     def points(self) -> Point:
         """The open mesh of all voxels: x ``(1,1,W)``, y ``(1,H,1)``, z ``(D,1,1)``, float32."""
@@ -73,8 +125,8 @@ class Grid(NamedTuple):
     def tile(self, start: tuple, size: tuple[int, int, int]) -> Point:
         """The open mesh of the ``size`` (d, h, w) voxels from index ``start`` (z, y, x; may be traced)."""
         z, y, x = (
-            (jnp.arange(n, dtype=jnp.int32) + s - edge // 2).astype(jnp.float32)
-            for n, s, edge in zip(size, start, self, strict=True)
+            (jnp.arange(n, dtype=jnp.int32) + first - edge // 2).astype(jnp.float32) * step
+            for n, first, edge, step in zip(size, start, self, self.spacing, strict=True)
         )
         return Point(x[None, None, :], y[None, :, None], z[:, None, None])
 
@@ -83,10 +135,10 @@ class Grid(NamedTuple):
     ) -> tuple[Int[Array, "3"], Int[Array, "3"]]:
         """Voxel indices (z, y, x), first and one past the last, of a box given in x, y, z coordinates."""
         sizes = jnp.asarray(self, jnp.int32)
-        offset = sizes // 2
+        offset, spacing = sizes // 2, jnp.asarray(self.spacing, jnp.float32)
         # Clipping first keeps infinite bounds within what an int32 can hold.
-        first = jnp.clip(jnp.floor(lower[::-1]), -offset - 1, sizes).astype(jnp.int32) + offset
-        last = jnp.clip(jnp.ceil(upper[::-1]), -offset - 1, sizes).astype(jnp.int32) + offset + 1
+        first = jnp.clip(jnp.floor(lower[::-1] / spacing), -offset - 1, sizes).astype(jnp.int32) + offset
+        last = jnp.clip(jnp.ceil(upper[::-1] / spacing), -offset - 1, sizes).astype(jnp.int32) + offset + 1
         return jnp.clip(first, 0, sizes), jnp.clip(last, 0, sizes)
 
     def tiles(self, box: Box, tile: tuple[int, int, int]) -> tuple[Int[Array, "3"], Int[Array, "3"]]:
@@ -95,3 +147,14 @@ class Grid(NamedTuple):
         edges = jnp.asarray(tile)
         first = begin // edges
         return first, jnp.where(end > begin, -(-end // edges) - first, 0)
+
+
+def checked_spacing(value: Any) -> tuple[float, float, float]:
+    """Millimetres between voxel centres along z, y, x; FdifError if they are not three finite numbers above 0."""
+    try:
+        z, y, x = map(float, value)
+    except (TypeError, ValueError):
+        z = y = x = math.nan
+    if not all(0 < s < math.inf for s in (z, y, x)):
+        raise FdifError(f"spacing must be three finite numbers of mm above 0 (z, y, x), not {value!r}")
+    return z, y, x

@@ -30,6 +30,11 @@ class Structure:
         """How many numbers its parameters are."""
         return sum(math.prod(size) for size in self.sizes)
 
+    @property
+    def empty(self) -> Shape:
+        """The shape with zeros for its parameters, to ask what it is."""
+        return self.unpack(np.zeros(self.width, np.float32))
+
     def pack(self, shape: Shape, width: int) -> Float[Array, "{width}"]:
         """The shape's parameters as a row of ``width`` numbers, padded with zeros."""
         parts = [jnp.ravel(jnp.asarray(leaf, jnp.float32)) for leaf in jax.tree.leaves(shape)]

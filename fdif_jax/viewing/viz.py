@@ -32,6 +32,7 @@ def save_slices(
     class_names: Sequence[str] | Mapping[int, str] = (),
     prediction: np.ndarray | None = None,
     title: str | None = None,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> None:
     """Write a PNG of three orthogonal slices: the image, and the label (and prediction) laid over it.
 
@@ -45,6 +46,7 @@ def save_slices(
         class_names: name of label 1, 2, …, or names by label, for the legend; "class 1", … without them.
         prediction: labels in the form of ``label``.
         title: words above all.
+        spacing: how far voxels lie apart along z, y, x; slices are as wide and high as they are in space.
 
     Raises:
         FdifError: the volumes are not 3D and of one shape.
@@ -70,10 +72,11 @@ def save_slices(
     colours = _colours([label for label in present if label > 0])
     for axis, cut in enumerate(cuts):
         grey = (image.take(cut, axis).astype(np.float32) - low) / (high - low)
-        _show(rows[0, axis], np.repeat(grey[..., None], 3, axis=2))
+        up, across = (spacing[other] for other in range(3) if other != axis)
+        _show(rows[0, axis], np.repeat(grey[..., None], 3, axis=2), up / across)
         rows[0, axis].set_title(f"{'zyx'[axis]} = {cut}", fontsize=10)
         for row, panels in zip(planes, rows[1:], strict=True):
-            _show(panels[axis], _tinted(grey, row[axis], colours))
+            _show(panels[axis], _tinted(grey, row[axis], colours), up / across)
     for name, row in zip(("image", *overlays), rows, strict=True):
         row[0].set_ylabel(name, fontsize=10)
     _add_legend(figure, colours, class_names, hatched=bool(present) and present[0] < 0)
@@ -103,8 +106,8 @@ def _tinted(grey: np.ndarray, plane: np.ndarray, colours: dict[int, _Colour]) ->
     return picture
 
 
-def _show(panel: Axes, picture: np.ndarray) -> None:
-    panel.imshow(picture, vmin=0, vmax=1, interpolation="nearest", origin="lower")
+def _show(panel: Axes, picture: np.ndarray, aspect: float) -> None:
+    panel.imshow(picture, vmin=0, vmax=1, interpolation="nearest", origin="lower", aspect=aspect)
     panel.set(xticks=[], yticks=[])
 
 

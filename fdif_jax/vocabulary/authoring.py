@@ -68,7 +68,7 @@ def family(
     if function is None:
         return functools.partial(family, name=name, category=category)
     taken = (0, 2)[: _takes(function, "family", ("key", "grid"))]  # of key, ranges, grid
-    return Family(name or function.__name__, Authored(function, taken), category=category)
+    return Family(name or function.__name__, Authored(function, taken), category=category, parts=None)
 
 
 def displacement(function: Callable[..., Distance] | None = None, *, name: str | None = None) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.operations.parts import hides_parts
 from fdif_jax.sdf.shape import Distance, Point, Shape
 from fdif_jax.vocabulary.authoring import place_of
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper
@@ -59,6 +60,11 @@ def try_family(member: Family, file: str) -> Any:
         shape = member.draw(key, member.ranges, TRIAL)
         if not isinstance(shape, Shape):
             raise FdifError(f"{where}: {what} returns a {type(shape).__name__}, not a Shape")
+        if hides_parts(shape):
+            raise FdifError(
+                f"{where}: {what} returns fd.parts(...) inside another shape, {type(shape).__name__}, which has one "
+                "label; change the parts, and return fd.parts(...) itself"
+            )
         return shape, shape(p)
 
     (shape, distance), (again, _) = _traced(values, (jax.random.key(0), _POINTS), what, where, file)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.sdf.arguments import at_points
 from fdif_jax.sdf.grid import Grid
+from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.shape import Distance, Point, Scalar, Shape
 
 NONE = "none"
@@ -54,6 +55,8 @@ class Family:
         ranges: uniform ranges of the parameters, by name.
         category: a group of families that a recipe can name.
         aliases: other names it is known by.
+        parts: names of its members' parts in order (`fdif_jax.parts`), each a class; none of most families. None to
+            find them by tracing ``draw``, as decorated functions do.
     """
 
     name: str
@@ -61,14 +64,24 @@ class Family:
     ranges: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     category: str = "basic"
     aliases: tuple[str, ...] = ()
+    parts: tuple[str, ...] | None = ()
 
     def sample(self, key: jax.Array, grid: Grid) -> Shape:
-        """A random member, sized for ``grid``."""
-        return self.draw(key, self.ranges, grid)
+        """A random member, sized for ``grid``: in millimetres, whatever the spacing of its voxels."""
+        return self.draw(key, self.ranges, grid.of_millimetres)
 
     def __call__(self, key: jax.Array, grid: Grid = USUAL) -> Shape:
         """The same, for 96 × 96 × 96 voxels if not said otherwise: a decorated function can be called as before."""
         return self.sample(key, grid)
+
+
+@functools.lru_cache(maxsize=1024)
+def parts_of(family: Family) -> tuple[str, ...]:
+    """Names of the parts of a family's members; none where they have one label."""
+    if family.parts is not None:
+        return family.parts
+    member = jax.eval_shape(lambda key: family.sample(key, USUAL), jax.random.key(0))
+    return member.names if isinstance(member, Parts) else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +92,7 @@ class Displacement:
 
     Attributes:
         name: what recipes call it.
-        field: ``field(point, highest) -> distance`` in voxels; ``highest`` holds the grid's greatest x, y, z.
+        field: ``field(point, highest) -> distance`` in millimetres; ``highest`` holds the grid's greatest x, y, z.
         formula: the formula, for people.
         reach: how far it swells a shape at most on a grid of 96 × 96 × 96 voxels, voxels; None if unknown.
     """

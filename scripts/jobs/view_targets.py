@@ -1,7 +1,7 @@
 """What `fdif view` can look at: families' members, plain shapes, scene documents, cases of datasets, label maps."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, r
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import MESHES
 from fdif_jax.sdf.algebra import Affine, Displaced
+from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Point, Shape, as_shape
 from fdif_jax.shapes.files import KEY
@@ -30,6 +31,8 @@ from fdif_jax.vocabulary.user_files import defined_in, describe
 from fdif_jax.vocabulary.vocabulary import NONE, Displacement, Family, Mapper, Vocabulary
 
 AROUND = 1.5  # half the edge of the cube in which a member is looked for, over the longest edge of its grid
+Change = Callable[[Shape], Shape]
+
 SHOWN = 4  # members of each family of a file
 LABEL_SAMPLES = 64  # along each edge of a label's shape
 
@@ -53,7 +56,9 @@ class View:
     legend: Mapping[str, Colour] = field(default_factory=dict)
     # image ``(D, H, W)``, label map and names of its classes by their ids, of a scene or a case
     volume: tuple[np.ndarray, np.ndarray, Mapping[int, str]] | None = None
+    spacing: Sequence[float] = fd.Grid.spacing  # of that volume, along its axes
     mapper: Mapper | None = None  # shown in slices instead of the distance
+    whole: Samples | None = None  # what slices show where the things are its parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +157,28 @@ def _view(
     """A shape with the displacement and the mapper that are chosen."""
     grid, caption = fd.Grid(*choice.grid), [_with_values(shape), code]
     mapper = vocabulary.mapper(choice.mapper) if choice.mapper != NONE else None
+    change: Change = lambda part: part  # noqa: E731
     if choice.displacement != NONE:
         displacement = vocabulary.displacement(choice.displacement)
-        shape = displaced(shape, displacement, grid)
+        change = lambda part: displaced(part, displacement, grid)  # noqa: E731
         caption.append(f"displacement {displacement.name}: {displacement.formula}")
-    samples = sampled(shape, grid, choice.resolution, title)
-    return View(name, title, [Thing(samples, colour)], caption, mapper=mapper)
+    whole = sampled(change(shape), grid, choice.resolution, title)
+    if not isinstance(shape, Parts):
+        return View(name, title, [Thing(whole, colour)], caption, mapper=mapper)
+    legend = {f"{name}.{part}": colour_of(i) for i, part in enumerate(shape.names)}
+    found = [
+        (Samples.of(region, Region(*whole.region), choice.resolution, said), legend[said])
+        for (_, region), said in zip(shown_parts(shape, change), legend, strict=True)
+    ]
+    things = [Thing(samples, of) for samples, of in found if samples is not None]
+    return View(name, title, things, caption, legend, mapper=mapper, whole=whole)
+
+
+def shown_parts(shape: Shape, change: Change) -> list[tuple[str, Shape]]:
+    """What the parts of a shape show, by name, after each was changed; the shape under no name, if it has none."""
+    if not isinstance(shape, Parts):
+        return [("", change(shape))]
+    return list(zip(shape.names, Parts(tuple(map(change, shape.shapes)), shape.names).regions, strict=True))
 
 
 def drawn(family: Family, seed: int, grid: fd.Grid) -> Shape:
@@ -219,33 +240,39 @@ def _scene(path: Path, choice: Choice) -> View:
         raise FdifError(f"--case {choice.case}: {path} holds scenes 0 to {len(scenes) - 1}")
     scene, vocabulary = scenes[number], find_vocabulary(*choice.vocabulary, *map(str, choice.catalogue))
     image, label = next(fd.render_scenes([scene], vocabulary))
-    things, legend = [], {}
-    edges = np.array(scene.grid.edges, np.float32)
-    lower = -(edges // 2) - 0.5
+    things, legend, region = [], {}, Region(*map(np.asarray, scene.grid.box))
     for i, o in enumerate(scene.objects):
-        name = f"{o.class_name} (object {i})"
-        samples = Samples.of(
-            _object(scene, o, vocabulary), Region(lower, lower + edges), choice.resolution, name
-        )
-        if samples is not None:  # an object may lie beyond the grid
-            legend[o.class_name] = colour_of(_number(o, vocabulary))
-            # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
-            things.append(Thing(samples.interpolated(), legend[o.class_name]))
+        for number, (part, shape) in enumerate(_objects(scene, o, vocabulary)):
+            said = f"{o.class_name}.{part}" if part else o.class_name
+            samples = Samples.of(shape, region, choice.resolution, f"{said} (object {i})")
+            if samples is not None:  # an object may lie beyond the grid
+                legend[said] = colour_of(_number(o, vocabulary) + number)
+                # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
+                things.append(Thing(samples.interpolated(), legend[said]))
     if not things:
         raise FdifError(f"{path}, scene {number}: no object reaches into the grid")
-    names = {o.class_id[0]: o.class_name for o in scene.objects}
+    names = {
+        part.class_id[0]: f"{o.class_name}.{part.name}" if part.name else o.class_name
+        for o in scene.objects
+        for part in o.labelled
+    }
     first = label.reshape(-1, *image.shape)[0]
     title = f"{path.name}, scene {number}"
-    return View(f"{path.stem}_{number}", title, things, legend=legend, volume=(image, first, names))
+    volume, spacing = (image, first, names), scene.grid.spacing
+    return View(f"{path.stem}_{number}", title, things, legend=legend, volume=volume, spacing=spacing)
 
 
-def _object(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> Shape:
-    """An object's shape in the scene's coordinates."""
+def _objects(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> list[tuple[str, Shape]]:
+    """What an object's parts show in the scene's coordinates, by name; as `shown_parts`."""
     inverse = jnp.asarray(o.inverse_transform, jnp.float32)[:3]
-    shape = Affine(unions.build(vocabulary, o.class_name, o.params), inverse)
-    if o.displacement == NONE:
-        return shape
-    return displaced(shape, vocabulary.displacement(o.displacement), scene.grid)
+
+    def there(part: Shape) -> Shape:
+        moved = Affine(part, inverse)
+        if o.displacement == NONE:
+            return moved
+        return displaced(moved, vocabulary.displacement(o.displacement), scene.grid)
+
+    return shown_parts(unions.build(vocabulary, o.class_name, o.params), there)
 
 
 def _number(o: fd.SceneObject, vocabulary: Vocabulary) -> int:
@@ -303,4 +330,5 @@ def _labels(
         if samples is not None:
             things.append(Thing(samples, colour_of(i)))
     legend = {names[i]: colour_of(i) for i in present}
-    return View(name, title, things, ["millimetres, along the scanner's axes"], legend, volume)
+    spacing = nib.affines.voxel_sizes(affine)
+    return View(name, title, things, ["millimetres, along the scanner's axes"], legend, volume, spacing)

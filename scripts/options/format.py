@@ -109,6 +109,7 @@ def _segmentation(options: FormatOptions, format_: str) -> DatasetJob:
         num_samples=options.num_samples,
         num_val_samples=options.num_val_samples,
         grid=program.grid,
+        spacing=program.grid.spacing,
         tasks=dict(program.tasks),
         layout=layout,
         instances=options.instances,
@@ -132,6 +133,7 @@ def _classification(options: FormatOptions) -> DatasetJob:
         num_samples=layout.num_samples,
         num_val_samples=0,
         grid=program.grid,
+        spacing=program.grid.spacing,
         tasks=names,
         layout=layout,
     )

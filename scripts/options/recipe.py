@@ -34,6 +34,8 @@ class RecipeOptions:
     """Seed of everything that is drawn (and of the draw of --num-classes)."""
     grid: GridOption = None
     """Voxels along each axis."""
+    spacing: Annotated[tuple[float, float, float] | None, shown("Z Y X")] = None
+    """Millimetres between voxel centres along each axis; shapes are in millimetres."""
     min_objects: NumberOption = None
     """Least number of objects in a scene."""
     max_objects: NumberOption = None
@@ -87,6 +89,7 @@ def recipe_of(config: RecipeOptions) -> Recipe:
         recipe = like_dataset(recipe, config.like).recipe
     options: dict[str, Any] = {
         "grid": config.grid,
+        "spacing": config.spacing,
         "min_objects": config.min_objects,
         "max_objects": config.max_objects,
         "num_classes": config.num_classes,
@@ -111,7 +114,7 @@ def recipe_of(config: RecipeOptions) -> Recipe:
         given["look"] = recipe.look.to_dict() | parse_settings("look", config.look, "bias_field=0.3")
     if isinstance(recipe, fd.Mixture):
         also = {key for key in ("placement", "vocabulary", "catalogue", "mesh_dir") if getattr(config, key)}
-        for key in sorted((given.keys() | also) - {"grid", "look"}):
+        for key in sorted((given.keys() | also) - {"grid", "spacing", "look"}):
             raise FdifError(f"{key} is no option of a mixture of recipes; change its parts, in a recipe file")
         return recipe.replace(**given)
     if config.placement:  # changed, or one of another kind with that kind's defaults
@@ -147,7 +150,8 @@ def _vocabulary(config: RecipeOptions, recipe: fd.Recipe) -> dict[str, Any]:
     added = [*map(str, config.catalogue), *map(str, config.mesh_dir)]
     sources = [*(config.vocabulary or recipe.vocabulary), *added]
     for file in (source for source in sources if source.endswith(".py")):
-        check_numbers(vocabulary_of(file), fd.Grid(*(config.grid or recipe.grid)))
+        grid = fd.Grid(*(config.grid or recipe.grid), spacing=config.spacing or recipe.spacing)
+        check_numbers(vocabulary_of(file), grid)
     return {"vocabulary": sources} if config.vocabulary or added else {}
 
 

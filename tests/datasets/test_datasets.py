@@ -118,9 +118,23 @@ def test_nnunet_layout(tmp_path):
         np.testing.assert_array_equal(np.asarray(label.dataobj), draw(first + 1)[1])
 
 
+@pytest.mark.parametrize("layout", [MonaiLayout(), MonaiLayout("none"), NnunetLayout(7, "Balls")])
+def test_files_say_how_far_voxels_lie_apart(layout, tmp_path):
+    spacing = (2.5, 0.7, 1.25)
+    write_dataset(tmp_path, source, replace(PLAN, layout=layout, spacing=spacing))
+    assert json.loads((tmp_path / "manifest.json").read_text())["spacing"] == list(spacing)
+    volumes = [nib.load(path) for path in tmp_path.rglob("*.nii*")]
+    for volume in volumes:
+        np.testing.assert_allclose(volume.affine, np.diag([*spacing, 1.0]), rtol=1e-6)
+        np.testing.assert_allclose(volume.header.get_zooms(), spacing, rtol=1e-6)
+        assert volume.header.get_xyzt_units()[0] == "mm"
+    assert len(volumes) == 2 * PLAN.total
+
+
 def test_manifest_says_everything_and_nothing_else(tmp_path, finished):
     write_dataset(tmp_path, source, PLAN)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert "spacing" not in manifest  # datasets may be older than it
     assert manifest["recipe"] == PLAN.recipe and manifest["seed"] == 3 and manifest["num_val_samples"] == 3
     assert manifest["made_with"]["jax"] == jax.__version__
     hashes = {path: record["sha256"] for path, record in manifest["files"].items()}
@@ -451,6 +465,7 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_file(tmp_path, monkeypatch
     [
         (lambda: replace(PLAN, num_samples=0), "num_samples is 0"),
         (lambda: replace(PLAN, num_val_samples=-1), "num_val_samples is -1"),
+        (lambda: replace(PLAN, spacing=(1.0, 1.0, 200.0)), "a volume's is 1e-06 to 100 mm"),
         (lambda: NnunetLayout(dataset_id=1000), "1 to 999"),
         (lambda: NnunetLayout(dataset_name="a/b"), "a/b"),
         (lambda: NnunetLayout(compress="blosc2"), "not blosc2"),

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
+from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.fitting.fitter import Fitter
 from fdif_jax.fitting.free_parameters import FreeParameters
 from fdif_jax.fitting.mask_targets import Mask, Target
@@ -104,6 +105,20 @@ def test_a_mask_is_measured_in_millimetres():
     points = target.sample(2000, np.random.default_rng(0))
     inside = points.weight[points.depth < 0].sum()
     assert inside == pytest.approx((target.depth < 0).mean(), rel=0.1)
+
+
+def test_a_scene_of_a_fit_lies_on_the_masks_voxels_and_has_their_spacing():
+    family, spacing = exact.family("sphere"), (1.0, 1.5, 3.0)
+    shape = family.sample(jax.random.key(1), GRID)
+    mask, rotation = voxelised(shape, spacing, seed=4)
+    free = FreeParameters.of(family, GRID)
+    row = np.asarray(free.structure.pack(shape, free.structure.width))
+    fit = Fit(family, free, row[free.free], row, rotation, Target.of(mask).centroid, 1.0, False, mask)
+    scene = fit.scene(exact)
+    assert scene.grid.spacing == pytest.approx(spacing)
+    ((_, label),) = fd.render_scenes([scene], exact)
+    both = 2 * (mask.inside & (label > 0)).sum() / (mask.inside.sum() + (label > 0).sum())
+    assert both > 0.98 and both == pytest.approx(fit.dice, abs=1e-3)
 
 
 CORNERS = """\

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import fdif_jax as fd
+from fdif_jax import shapes
 from fdif_jax.rendering import filters, look
 from fdif_jax.rendering.renderer import Renderer, Table
 from fdif_jax.sdf.structure import Structure
@@ -120,10 +121,10 @@ class Faint(fd.Shape):
         return (away - 7.0) * self.fraction
 
 
-@partial(jax.jit, static_argnums=1)
-def _image(shape, partial_volume):
+@partial(jax.jit, static_argnums=(1, 2))
+def _image(shape, partial_volume, grid=fd.Grid(24, 24, 24)):  # noqa: B008
     structure = Structure.of(shape)
-    renderer = Renderer(fd.Grid(24, 24, 24), (structure,), (), (SOLID,), 1, partial_volume=partial_volume)
+    renderer = Renderer(grid, (structure,), (), (SOLID,), 1, partial_volume=partial_volume)
     zero, row = jnp.zeros(1, jnp.int32), structure.pack(shape, structure.width)[None]
     table = Table(jnp.int32(1), zero, row, jnp.eye(3, 4)[None], zero, zero, jnp.ones((1, 1), jnp.int32))
     return renderer.intensities(table)[0] / 128
@@ -145,6 +146,14 @@ def test_partial_volume_measures_volumes_better_than_voxels_do(fraction):
 def test_partial_volume_is_the_covered_part_of_a_voxel():
     soft = _image(Faint(0.0, 0.3), True)[12, 12, 12:]
     np.testing.assert_allclose(soft, [1] * 7 + [0.5] + [0] * 4, atol=0.02)
+
+
+def test_partial_volume_covers_voxels_of_any_spacing():
+    soft = _image(Faint(0.3, 1.0), True, fd.Grid(12, 36, 20, spacing=(1.6, 0.5, 1.0)))
+    assert float(soft.sum()) * 0.8 == pytest.approx(4 / 3 * np.pi * 7**3, rel=0.01)
+    # Voxels reach 2 mm to both sides of their centres: faces at ±5 mm leave a quarter of those at ±4 mm free.
+    slab = _image(shapes.box(60.0, 60.0, 5.0), True, fd.Grid(8, 9, 10, spacing=(4.0, 0.8, 1.5)))[:, 4, 5]
+    np.testing.assert_allclose(slab, [0, 0, 0, 0.75, 1, 0.75, 0, 0], atol=1e-5)
 
 
 def test_partial_volume_changes_images_and_no_labels():

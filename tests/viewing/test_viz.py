@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
 from fdif_jax.errors import FdifError
 from fdif_jax.viewing.viz import save_curves, save_slices
@@ -70,6 +71,20 @@ def test_threads_draw_the_same_picture(tmp_path):
 def test_constant_volumes_can_be_shown(tmp_path):
     save_slices(np.zeros(SHAPE), np.zeros(SHAPE, int), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_slices_are_as_wide_and_high_as_in_space(tmp_path):
+    save_slices(np.zeros((10, 20, 30), np.uint8), None, tmp_path / "flat.png", spacing=(3.0, 1.5, 0.5))
+    black = np.asarray(Image.open(tmp_path / "flat.png").convert("L")) < 1
+    rows = np.flatnonzero(black.mean(1) > 0.1)
+    middle = black[(rows[0] + rows[-1]) // 2]
+    edges = np.flatnonzero(np.diff(np.pad(middle.astype(int), 1)))
+    found = []
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - begin > 20:
+            found.append(black[:, (begin + end) // 2].sum() / (end - begin))
+    # z is up beside y and x, 30 mm each and 15; y is up beside x, 30 and 15.
+    np.testing.assert_allclose(found, [30 / 15, 30 / 15, 30 / 30], rtol=0.05)
 
 
 def test_shapes_must_agree(tmp_path):
