@@ -4,10 +4,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from fdif_jax.sdf import algebra, lifts, sampled
-from fdif_jax.sdf.shape import Difference, Intersection, Union
+from fdif_jax.sdf.seams import depth
+from fdif_jax.sdf.shape import Difference, Intersection, Many, ManyFlat, Union
 from fdif_jax.shapes import profiles, solids
 from fdif_jax.shapes.avs_db import Ellipse, PaddedPolygon, Stack
 
@@ -30,6 +32,13 @@ def _smooth(shape: Any) -> str:
     return "" if shape.smooth is None else ", blended over `smooth`"
 
 
+def _many(shape: Any) -> str:
+    parts = [formula_of(part) for part in shape.singles]
+    firsts = [(depth(stack), jax.tree.map(lambda leaf: leaf[0], stack)) for stack in shape.stacks]
+    parts += [f"{number} of {formula_of(first)}" for number, first in firsts]
+    return f"min{_smooth(shape)}, of " + "; ".join(parts)
+
+
 _FORMULAS: dict[type, Callable[[Any], str]] = {
     solids.Sphere: lambda s: "√(x² + y² + z²) − radius",
     solids.Cuboid: lambda s: "√Σ max(|c| − half, 0)² outside, max(|c| − half) inside, over c = x, y, z",
@@ -47,6 +56,8 @@ _FORMULAS: dict[type, Callable[[Any], str]] = {
         f"s(u, v) = {formula_of(s.profile)}"
     ),
     Union: lambda s: f"min(a, b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}",
+    Many: _many,
+    ManyFlat: _many,
     Intersection: lambda s: f"max(a, b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}",
     Difference: lambda s: f"max(a, −b){_smooth(s)}; a = {formula_of(s.first)}; b = {formula_of(s.second)}",
     algebra.Affine: lambda s: f"{formula_of(s.shape)}, at the point moved by `inverse`",

@@ -77,10 +77,13 @@ class Numbers:
 
 
 def _is_formula(structure: Structure) -> bool:
-    """Whether a shape's distance needs its own numbers and the point only."""
-    jaxpr = jax.make_jaxpr(lambda row: structure.unpack(row)(Point(0.0, 0.0, 0.0)))(
-        jnp.zeros(structure.width)
-    )
+    """Whether a shape's distance needs its own numbers and the point only, and takes the numbers one by one."""
+    try:
+        jaxpr = jax.make_jaxpr(lambda row: _unpack(structure, lambda k: row[k])(Point(0.0, 0.0, 0.0)))(
+            jnp.zeros(structure.width)
+        )
+    except (TypeError, AttributeError):  # of `Numbers` where an array is wanted, as in a loop over parts
+        return False
     return not any(jnp.ndim(constant) for constant in jaxpr.consts)
 
 

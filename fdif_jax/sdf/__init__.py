@@ -24,7 +24,16 @@ from fdif_jax.sdf.operations.deformations import Attracted, BentBetween, Lofted,
 from fdif_jax.sdf.operations.measures import Bounded, Normalised, Sliced
 from fdif_jax.sdf.operations.noise import Noise
 from fdif_jax.sdf.sampled import Member, Sampled
-from fdif_jax.sdf.shape import Complement, Difference, Exclusive, Intersection, Joined, Union
+from fdif_jax.sdf.shape import (
+    Complement,
+    Difference,
+    Exclusive,
+    Intersection,
+    Joined,
+    Many,
+    ManyFlat,
+    Union,
+)
 
 __all__ = [
     "Affine",
@@ -46,6 +55,8 @@ __all__ = [
     "Intersection",
     "Joined",
     "Lofted",
+    "Many",
+    "ManyFlat",
     "Mapped",
     "Member",
     "Morphed",

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from fdif_jax.errors import FdifError
-from fdif_jax.sdf import arguments
+from fdif_jax.sdf import arguments, seams
 from fdif_jax.sdf.grid import Box, Coordinate, Distance, Point, Scalar
 from fdif_jax.sdf.nodes import node as node
 from fdif_jax.sdf.nodes import static as static
+from fdif_jax.sdf.seams import Blend as Blend
+from fdif_jax.sdf.seams import Smooth, combined, sag
 
 F = TypeVar("F", bound=Callable)
 
@@ -124,22 +126,6 @@ class Shape(_Sets):
         return complement(self)
 
 
-class Blend:
-    """How a seam is made other than sharp or smooth: called with two distances it gives that of their union.
-
-    The union may be as far as ``size`` / 2 below the sharp one. Intersections and differences follow by negation.
-    """
-
-    size: Scalar
-
-    def __call__(self, a: Distance, b: Distance) -> Distance:
-        """The distance of the union from those of its parts."""
-        raise NotImplementedError
-
-
-Smooth = Scalar | Blend | None
-
-
 @node
 class Union(Shape):
     """`union` of two shapes."""
@@ -152,9 +138,30 @@ class Union(Shape):
         return combined("union", self.first(p), self.second(p), self.smooth)
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        margin = margin + _sag(self.smooth)
+        margin = margin + sag(self.smooth)
         a, b = self.first.bounds(margin), self.second.bounds(margin)
         return Box(jnp.minimum(a.lower, b.lower), jnp.maximum(a.upper, b.upper))
+
+
+@node
+class Many(Shape):
+    """`union` of three shapes or more: those of one structure in a loop over their parameters."""
+
+    singles: tuple[Shape, ...]
+    stacks: tuple[Shape, ...]  # of a structure each; every number of a part has the parts for a first axis
+    smooth: Smooth = None
+
+    def __call__(self, p: Point) -> Distance:  # noqa: D102
+        return seams.joined(self.singles, self.stacks, (p,), self.smooth)
+
+    def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
+        margin = margin + sag(self.smooth, len(self.singles) + sum(map(seams.depth, self.stacks)))
+        boxes = [part.bounds(margin) for part in self.singles]
+        boxes += [jax.vmap(lambda part: part.bounds(margin))(stack) for stack in self.stacks]
+        ends = [
+            jnp.concatenate([jnp.reshape(end, (-1, 3)) for end in side]) for side in zip(*boxes, strict=True)
+        ]
+        return Box(jnp.min(ends[0], axis=0), jnp.max(ends[1], axis=0))
 
 
 @node
@@ -230,23 +237,24 @@ class Joined(Profile):
             return first
         if self.kind == "intersection":
             return jnp.minimum(first, second)
-        return jnp.maximum(first, second) + _sag(self.smooth)
+        return jnp.maximum(first, second) + sag(self.smooth)
 
 
-def _sag(smooth: Smooth) -> Scalar:
-    """How far a union's distance may be below the lesser of its parts'."""
-    if smooth is None:
-        return 0.0
-    return smooth.size / 2 if isinstance(smooth, Blend) else smooth / 4
+@node
+class ManyFlat(Profile):
+    """`union` of three profiles or more, as `Many` is of shapes."""
 
+    singles: tuple[Profile, ...]
+    stacks: tuple[Profile, ...]
+    smooth: Smooth = None
 
-def combined(kind: str, a: Distance, b: Distance, smooth: Smooth) -> Distance:
-    """The distance of a set operation, ``"union"``, ``"intersection"``, ``"difference"`` or ``"xor"``, of two."""
-    if kind == "union":
-        return smooth_minimum(a, b, smooth)
-    if kind == "xor":
-        return jnp.maximum(jnp.minimum(a, b), -jnp.maximum(a, b))
-    return -smooth_minimum(-a, -b if kind == "intersection" else b, smooth)
+    def __call__(self, u: Coordinate, v: Coordinate) -> Distance:  # noqa: D102
+        return seams.joined(self.singles, self.stacks, (u, v), self.smooth)
+
+    def radius(self) -> Scalar:  # noqa: D102
+        radii = [part.radius() for part in self.singles]
+        radii += [jnp.max(jax.vmap(lambda part: part.radius())(stack)) for stack in self.stacks]
+        return functools.reduce(jnp.maximum, radii) + sag(self.smooth, seams.NEAREST)
 
 
 @profile_method
@@ -259,7 +267,9 @@ def union(*shapes: Any, smooth: Smooth = None) -> Any:
         smooth: width in voxels of a polynomial blend between neighbours, or a `Blend`; None or 0 for a sharp seam.
 
     Returns:
-        A shape, or a profile. Sharp: a true distance outside, a bound inside. Smooth: a bound.
+        A shape, or a profile, the same whatever the order of its parts. Sharp: a true distance outside, a bound
+        inside. Smooth: a bound (the formula is in `fdif_jax.sdf.seams`). Four parts or more of one structure are a loop
+        in its program, which compiles as fast for hundreds as for four.
 
     Raises:
         FdifError: no shape, something that is none, or a negative width.
@@ -316,6 +326,8 @@ def _joined(of: str, kind: str, shapes: tuple, smooth: Smooth) -> Any:
     def pair(first: Any, second: Any) -> Any:
         return Joined(first, second, smooth, kind) if flat else _NODES[kind](first, second, smooth)
 
+    if kind == "union" and len(parts) > 2:
+        return (ManyFlat if flat else Many)(*seams.grouped(parts), smooth)
     return functools.reduce(pair, parts)
 
 
@@ -327,19 +339,6 @@ def as_shape(of: str, name: str, value: Any) -> Shape:
 def as_profile(of: str, name: str, value: Any) -> Profile:
     """The profile that an operation was given; FdifError if it is none."""
     return arguments.instance(of, name, value, Profile, "shapes.circle(5.0)")
-
-
-def smooth_minimum(a: Distance, b: Distance, smooth: Smooth) -> Distance:
-    """``min(a, b) - max(k - |a - b|, 0)² / 4k`` with k = ``smooth``; the plain minimum for None and k = 0.
-
-    A `Blend` has a formula of its own.
-    """
-    if isinstance(smooth, Blend):
-        return smooth(a, b)
-    sharp = jnp.minimum(a, b)
-    if smooth is None:
-        return sharp
-    return sharp - jnp.square(jnp.maximum(smooth - jnp.abs(a - b), 0.0)) / jnp.maximum(4 * smooth, 1e-18)
 
 
 def length(*components: Coordinate) -> Distance:

@@ -179,6 +179,9 @@ def build_all():
     return {
         "union": ball | fd.translate(cube, (3.0, 0, 0)),
         "smooth": fd.union(ball, cube, smooth=2.0),
+        "many": fd.union(
+            ball, [fd.translate(shapes.sphere(2.0), (3.0 * i, 1.0, 0)) for i in range(4)], smooth=2.0
+        ),
         "intersection": ball & cube,
         "difference": cube - ball,
         "affine": fd.rotate(fd.shear(cube, 0.1), 0.4, (1.0, 1.0, 0)),

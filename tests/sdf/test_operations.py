@@ -145,6 +145,10 @@ FIELDS = {
 NORMAL = np.array([1.0, 2, 2]) / 3
 CASES = {
     "xor": (BOX ^ BALL, lambda p: np.maximum(np.minimum(box(p), ball(p)), -np.maximum(box(p), ball(p)))),
+    "many": (
+        fd.union(BOX, [fd.translate(ROD, (0, i, 0)) for i in range(5)]),
+        lambda p: np.min([box(p), *(rod(p - [0, i, 0]) for i in range(5))], axis=0),
+    ),
     "complement": (~BOX, lambda p: -box(p)),
     "mirror": (
         fd.mirror(ROD, (1, 2, 2), (1, 0, 0)),
