@@ -77,10 +77,15 @@ class Numbers:
 
 
 def _is_formula(structure: Structure) -> bool:
-    """Whether a shape's distance needs its own numbers and the point only."""
-    jaxpr = jax.make_jaxpr(lambda row: structure.unpack(row)(Point(0.0, 0.0, 0.0)))(
-        jnp.zeros(structure.width)
-    )
+    """Whether a shape's distance needs the point and its own numbers only, one by one."""
+
+    def distance(row: Array) -> Array:
+        return _unpack(structure, lambda k: row[k])(Point(0.0, 0.0, 0.0))
+
+    try:
+        jaxpr = jax.make_jaxpr(distance)(jnp.zeros(structure.width))
+    except (TypeError, AttributeError):  # `Numbers` were taken for an array
+        return False
     return not any(jnp.ndim(constant) for constant in jaxpr.consts)
 
 
@@ -116,7 +121,7 @@ class TileKernel:
         if renderer.partial_volume:
             return "the kernel cannot antialias; leave out partial_volume, or the kernel"
         if not all(map(_is_formula, renderer.structures)):
-            return "the kernel renders formulas only; render organs, masks and meshes without it"
+            return "the kernel renders formulas only; render organs, masks, meshes, tubes and trees without it"
         return None
 
     def intensities(self, tables: Table) -> tuple[Float[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:
