@@ -18,7 +18,7 @@ from fdif_jax.viewing.surfaces import Region, Samples
 from fdif_jax.viewing.tracing import trace
 from fdif_jax.viewing.view_pictures import colour_of
 
-SIZE, COLUMNS, PIXELS, RESOLUTION = 30.0, 5, 260, 128
+SIZE, COLUMNS, PIXELS, RESOLUTION = 30.0, 5, 220, 96
 REACH = 1.1 * SIZE
 ELEVATION = {"trabecular_bone": 45.0}  # from further above, into what is open there
 SEED = 4

@@ -121,7 +121,9 @@ class TileKernel:
         if renderer.partial_volume:
             return "the kernel cannot antialias; leave out partial_volume, or the kernel"
         if not all(map(_is_formula, renderer.structures)):
-            return "the kernel renders formulas only; render organs, masks, meshes, tubes and trees without it"
+            return (
+                "the kernel renders formulas only; render organs, masks, meshes, tubes and trees without it"
+            )
         return None
 
     def intensities(self, tables: Table) -> tuple[Float[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:

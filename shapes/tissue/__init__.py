@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from fdif_jax.sdf.grid import Grid
-from fdif_jax.sdf.shape import Scalar, Shape
+from fdif_jax.sdf.shape import Shape
 from fdif_jax.shapes.displacements import DISPLACEMENTS
 from fdif_jax.shapes.mappers import MAPPERS
 from fdif_jax.shapes.tissue.cells import cell_cluster, tumour
@@ -65,7 +65,13 @@ def _structure(name: str) -> Any:
 
 tissue = Vocabulary(
     (
-        _family(vessel_tree, "tree", slenderness=Range(4.5, 6.5), asymmetry=Range(0.5, 0.85), tortuosity=Range(0.1, 0.3)),
+        _family(
+            vessel_tree,
+            "tree",
+            slenderness=Range(4.5, 6.5),
+            asymmetry=Range(0.5, 0.85),
+            tortuosity=Range(0.1, 0.3),
+        ),
         _family(airway_tree, "tree", slenderness=Range(4.5, 6.0), asymmetry=Range(0.6, 0.9)),
         _family(gland, "tree", berry=Range(2.0, 2.8)),
         _family(folded_surface, "organ", gyrus=Range(0.22, 0.32), depth=Range(0.2, 0.32)),

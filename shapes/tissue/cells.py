@@ -25,7 +25,9 @@ class Cells(Shape):
     nucleus: Scalar
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        own, other = nearest(p, self.centres, lambda p, at: length(*(c - a for c, a in zip(p, at, strict=True))), 2)
+        own, other = nearest(
+            p, self.centres, lambda p, at: length(*(c - a for c, a in zip(p, at, strict=True))), 2
+        )
         cell = jnp.maximum(own - self.radius, (own - other) / 2)
         return jnp.minimum(jnp.abs(cell + self.membrane / 2) - self.membrane / 2, own - self.nucleus)
 
@@ -56,7 +58,9 @@ def cell_cluster(
     """
     n = count("cell_cluster", "cells", cells, least=2)
     size = number("cell_cluster", "size", size, above=0)
-    membrane, nucleus = (number("cell_cluster", name, v, above=0) for name, v in (("membrane", membrane), ("nucleus", nucleus)))
+    membrane, nucleus = (
+        number("cell_cluster", name, v, above=0) for name, v in (("membrane", membrane), ("nucleus", nucleus))
+    )
     apart = 1.5 * n ** (-1 / 3)  # of a ball of radius 1
 
     def pushed(_: int, at: Array) -> Array:
@@ -88,10 +92,10 @@ class Tumour(Shape):
     core: Float[Array, "4"]
     height: Scalar
     period: Scalar
-    frame: Float[Array, "3 4"]
+    axes: Float[Array, "3 4"]
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
-        rough = self.height * bumps(turned(p, self.frame, 1 / self.period))
+        rough = self.height * bumps(turned(p, self.axes, 1 / self.period))
         slope = 1 + self.height * STEEPEST / self.period
         body = (length(*p) - self.radius + rough) / slope
         cavity = (_ball(p, self.cavity) - rough) / slope

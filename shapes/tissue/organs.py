@@ -9,7 +9,7 @@ from fdif_jax.sdf.algebra import scale
 from fdif_jax.sdf.arguments import count, number
 from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, smooth_minimum
 from fdif_jax.shapes.solids import half_space
-from fdif_jax.shapes.tissue.waves import STEEPEST, directions, maze, turned, warped
+from fdif_jax.shapes.tissue.waves import directions, maze, turned, warped
 
 _WARP = 0.25  # of a maze's period
 
@@ -18,7 +18,7 @@ _WARP = 0.25  # of a maze's period
 class Folded(Shape):
     """A ball of ``radius``, furrowed from outside, as a shell of its surface.
 
-    Furrows are where a maze of ``period`` on the ball's surface is near 0, and a plane across ``frame``'s first
+    Furrows are where a maze of ``period`` on the ball's surface is near 0, and a plane across the first
     direction; ``width`` wide, ``depth`` deep, their edges rounded by ``rounding`` (all voxels).
     """
 
@@ -28,12 +28,12 @@ class Folded(Shape):
     depth: Scalar
     rounding: Scalar
     shell: Scalar
-    frame: Float[Array, "3 4"]
+    axes: Float[Array, "3 4"]
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         away = length(*p)
         outwards = self.radius / jnp.maximum(away, self.radius / 2)
-        q = warped(turned(Point(*(c * outwards for c in p)), self.frame, 1 / self.period), _WARP)
+        q = warped(turned(Point(*(c * outwards for c in p)), self.axes, 1 / self.period), _WARP)
         furrow = jnp.minimum(jnp.abs(maze(q)) * (self.period / _MAZE), jnp.abs(p.x))
         hollow = jnp.maximum(furrow - self.width / 2, self.radius - self.depth - away)
         solid = -smooth_minimum(self.radius - away, hollow, self.rounding)
@@ -59,12 +59,12 @@ class Spongy(Shape):
     cortex: Scalar
     dense: Scalar
     sparse: Scalar
-    frame: Float[Array, "3 4"]
+    axes: Float[Array, "3 4"]
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         x, y, z = (c / half for c, half in zip(p, self.halves, strict=True))
         hull = (length(x, y, z) - 1) * jnp.min(self.halves)
-        q = warped(turned(p, self.frame, 1 / self.period), _WARP)
+        q = warped(turned(p, self.axes, 1 / self.period), _WARP)
         density = jnp.clip(0.5 - 0.5 * z, 0.0, 1.0)
         level = self.sparse + (self.dense - self.sparse) * density
         struts = (maze(q) - level) * (self.period / _MAZE)
@@ -89,12 +89,12 @@ class Lobed(Shape):
         def joined(d: Array, ball: tuple[Array, Array]) -> tuple[Array, None]:
             centre, radius = ball
             to = length(*(c - at for c, at in zip(p, centre, strict=True))) - radius
-            return smooth_minimum(d, to, self.rounding), None
+            return jnp.asarray(smooth_minimum(d, to, self.rounding)), None
 
         return lax.scan(joined, far, (self.centres, self.radii))[0]
 
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
-        reach = self.radii[:, None] + margin + self.rounding * 0.5
+        reach = self.radii[:, None] + margin + self.rounding  # all blends together sag by less
         return Box(jnp.min(self.centres - reach, axis=0), jnp.max(self.centres + reach, axis=0))
 
 
@@ -116,7 +116,8 @@ def folded_surface(
     frame_key, form_key = jax.random.split(key)
     size = number("folded_surface", "size", size, above=0)
     gyrus, depth, shell = (
-        number("folded_surface", n, v, above=0) * size for n, v in (("gyrus", gyrus), ("depth", depth), ("shell", shell))
+        number("folded_surface", n, v, above=0) * size
+        for n, v in (("gyrus", gyrus), ("depth", depth), ("shell", shell))
     )
     factors = jnp.asarray([0.8, 1.0, 0.8]) + jnp.asarray([0.1, 0.0, 0.1]) * jax.random.uniform(form_key, (3,))
     form = Folded(size, 2 * gyrus, 0.15 * gyrus, depth, 0.6 * gyrus, shell, directions(frame_key))
@@ -147,7 +148,9 @@ def trabecular_bone(
     across = jax.random.uniform(form_key, (2,), minval=0.7, maxval=0.95)
     halves = size * jnp.append(across, 1.0)
     dense, sparse = 2.6 * (density - 0.5), 2.6 * (density / 3 - 0.5)
-    return Spongy(halves, spacing, cortex, dense, sparse, directions(frame_key)) & half_space("z", 0.45 * size)
+    return Spongy(halves, spacing, cortex, dense, sparse, directions(frame_key)) & half_space(
+        "z", 0.45 * size
+    )
 
 
 def lobulated_organ(key: jax.Array, size: Scalar, *, lobes: int = 20, cleft: Scalar = 0.08) -> Shape:
@@ -171,6 +174,8 @@ def lobulated_organ(key: jax.Array, size: Scalar, *, lobes: int = 20, cleft: Sca
     stray = jax.random.uniform(place_key, (3, n), minval=-0.05, maxval=0.05)
     thick = jnp.sqrt(1 - 0.75 * along**2)
     bow = 0.3 * (along**2 - 0.4)
-    centres = jnp.stack([0.3 * thick * jnp.cos(turn) + bow, 0.22 * thick * jnp.sin(turn), 0.7 * along], axis=1)
+    centres = jnp.stack(
+        [0.3 * thick * jnp.cos(turn) + bow, 0.22 * thick * jnp.sin(turn), 0.7 * along], axis=1
+    )
     radii = (0.3 * thick * jax.random.uniform(size_key, (n,), minval=0.8, maxval=1.15)) * size
     return Lobed((centres + stray.T) * size, radii, cleft)

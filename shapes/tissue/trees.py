@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -35,7 +36,7 @@ class Segments(Shape):
     def _upright(self) -> Float[Array, " n"]:
         """Cosine of how far the mantle leans; the distance across the axis times it is that to the mantle."""
         extent = jnp.maximum(length(*(self.ends - self.starts).T), 1e-6)
-        return 1 / length(1.0, (self.second - self.first) / extent)
+        return jnp.asarray(1 / length(1.0, (self.second - self.first) / extent))
 
     def __call__(self, p: Point) -> Distance:  # noqa: D102
         axes = self.ends - self.starts
@@ -48,7 +49,9 @@ class Segments(Shape):
         grown = (margin / self._upright)[:, None]
         first, second = self.first[:, None] + grown, self.second[:, None] + grown
         lower = jnp.minimum(self.starts - first, self.ends - second)
-        return Box(jnp.min(lower, axis=0), jnp.max(jnp.maximum(self.starts + first, self.ends + second), axis=0))
+        return Box(
+            jnp.min(lower, axis=0), jnp.max(jnp.maximum(self.starts + first, self.ends + second), axis=0)
+        )
 
 
 def _to_rod(p: Point, numbers: Sequence[Array]) -> Distance:
@@ -86,41 +89,50 @@ class Branches(NamedTuple):
     radius: Float[Array, " m"]
 
 
-def grow(luck: Float[Array, "branches 6"], growth: Growth) -> list[Branches]:
-    """The generations of a tree whose trunk of radius 1 begins at the origin, along -z; 2^k branches in the k-th.
+def grow(luck: Float[Array, "generations most 6"], growth: Growth) -> Branches:
+    """A tree whose trunk of radius 1 begins at the origin, along -z; the daughters of branch i are 2i + 1 and 2i + 2.
 
     Args:
-        luck: six numbers, 0 … 1, of each of 2^generations - 1 branches.
+        luck: six numbers, 0 … 1, of each branch of a generation, as if all were as many as the last one's.
         growth: how it grows.
     """
-    down, aside, trunk = jnp.asarray([[0.0, 0.0, -1.0]]), jnp.asarray([[1.0, 0.0, 0.0]]), jnp.zeros((1, 3))
-    tree = [Branches(trunk, growth.slenderness * down, down, aside, jnp.ones(1))]
-    for generation in range(1, len(luck).bit_length()):
-        first = 2**generation - 1
-        parents, own = luck[first // 2 : first, 0], luck[first : 2 * first + 1, 1:]
-        # Or XLA would grow the whole tree anew wherever a branch is used.
-        tree.append(lax.optimization_barrier(_daughters(parents, 2 * own - 1, growth, tree[-1])))
-    return tree
+    generations, most, _ = luck.shape
+    down, aside, origin = jnp.asarray([0.0, 0.0, -1.0]), jnp.asarray([1.0, 0.0, 0.0]), jnp.zeros(3)
+    one = Branches(origin, growth.slenderness * down, down, aside, jnp.ones(()))
+    trunk: Branches = jax.tree.map(lambda value: jnp.broadcast_to(value, (most, *value.shape)), one)
+
+    def fork(parents: Branches, luck: Array) -> tuple[Branches, Branches]:
+        first = jax.tree.map(lambda value: value[: most // 2], parents)
+        daughters = _daughters(luck, growth, first)
+        return daughters, daughters
+
+    _, others = lax.scan(fork, trunk, luck[1:])
+    # Of each generation only the first are there.
+    there = [(g - 1) * most + i for g in range(1, generations) for i in range(2**g)]
+    places = np.asarray(there, np.int32)
+    return jax.tree.map(
+        lambda own, value: jnp.concatenate([own[:1], value.reshape(-1, *own.shape[1:])[places]]),
+        trunk,
+        others,
+    )
 
 
-def _daughters(
-    ratio: Float[Array, " m"], stray: Float[Array, "n 5"], growth: Growth, parents: Branches
-) -> Branches:
-    """Two branches for each of m parents, the larger ones first; how one strays are five numbers, -1 … 1."""
-    stray = growth.jitter * stray
-    ratio = growth.asymmetry + (1 - growth.asymmetry) * ratio
+def _daughters(luck: Float[Array, "n 6"], growth: Growth, parents: Branches) -> Branches:
+    """Two branches for each of n / 2 parents, the larger one first."""
+    ratio = growth.asymmetry + (1 - growth.asymmetry) * luck[::2, 0]
+    stray = growth.jitter * (2 * luck[:, 1:] - 1)
     larger = (1 + ratio**3) ** (-1 / 3)
-    fractions = jnp.stack([larger, ratio * larger])  # of the parent's radius; their cubes' sum is 1
-    cosine = (1 + fractions**4 - fractions[::-1] ** 4) / (2 * fractions**2)
-    sine = jnp.sqrt(jnp.maximum(1 - cosine**2, 0.0)) * jnp.asarray([[1.0], [-1.0]])
-    way = cosine[..., None] * parents.direction + sine[..., None] * parents.normal
+    fractions = jnp.stack([larger, ratio * larger], axis=1)  # of the parent's radius; their cubes' sum is 1
+    cosine = (1 + fractions**4 - fractions[:, ::-1] ** 4) / (2 * fractions**2)
+    sine = jnp.sqrt(jnp.maximum(1 - cosine**2, 0.0)) * jnp.asarray([1.0, -1.0])
+    way = cosine[..., None] * parents.direction[:, None] + sine[..., None] * parents.normal[:, None]
     direction = _unit(way.reshape(-1, 3) + stray[:, :3])
-    radius = (fractions * parents.radius).reshape(-1)
+    radius = (fractions * parents.radius[:, None]).reshape(-1)
     extent = growth.slenderness * radius * (1 + stray[:, 3])
-    starts = jnp.tile(parents.ends, (2, 1))
-    across = jnp.cross(direction, jnp.tile(parents.normal, (2, 1)))
+    starts, before = jnp.repeat(parents.ends, 2, axis=0), jnp.repeat(parents.normal, 2, axis=0)
+    across = _unit(jnp.cross(direction, before))
     angle = (growth.turn + jnp.pi * stray[:, 4])[:, None]
-    normal = _unit(across * jnp.sin(angle) + jnp.cross(across, direction) * jnp.cos(angle))
+    normal = across * jnp.sin(angle) + jnp.cross(across, direction) * jnp.cos(angle)
     return Branches(starts, starts + extent[:, None] * direction, direction, normal, radius)
 
 
@@ -128,9 +140,8 @@ def _unit(vectors: Float[Array, "*m 3"]) -> Float[Array, "*m 3"]:
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
 
 
-def _rods(luck: Float[Array, "n 4"], growth: Growth, tree: Sequence[Branches], pieces: int) -> Segments:
-    """The tree's branches in so many pieces each, bent where these meet; how, are four numbers of each, 0 … 1."""
-    whole: Branches = jax.tree.map(lambda *parts: jnp.concatenate(parts), *tree)
+def _rods(luck: Float[Array, "n 4"], growth: Growth, whole: Branches, pieces: int) -> Segments:
+    """The branches in so many pieces each, bent where these meet; how, are four numbers of each, 0 … 1."""
     extent = jnp.linalg.norm(whole.ends - whole.starts, axis=1)
     bows = growth.bend * extent * (2 * luck.T - 1).reshape(2, 2, -1)  # an arc and an S, to either side
     t = jnp.linspace(0, 1, pieces + 1)[:, None]
@@ -226,25 +237,30 @@ def gland(
     """
     duct_key, berry_key = jax.random.split(key)
     growth = Growth(5.0, 0.7, 1.6, 0.05, 0.15)
-    ducts, ends = _grown("gland", duct_key, growth, generations, 1)
+    ducts, tree = _grown("gland", duct_key, growth, generations, 1)
+    ends: Branches = jax.tree.map(lambda value: value[len(value) // 2 :], tree)
     radius = number("gland", "berry", berry, above=0) * jnp.mean(ends.radius)
     each = count("gland", "acini", acini, least=1)
     luck = jax.random.uniform(berry_key, (ends.radius.size, each, 4), minval=-1.0)
     around = _unit(luck[..., :3] + 0.4 * ends.direction[:, None])
     radii = (radius * (1 + 0.2 * luck[..., 3])).reshape(-1)
     centres = (ends.ends[:, None] + 1.4 * radius * around).reshape(-1, 3)
-    joined = [jnp.concatenate(pair) for pair in ((ducts.starts, centres), (ducts.ends, centres))]
+    starts, finish = (jnp.concatenate([at, centres]) for at in (ducts.starts, ducts.ends))
     balls = jnp.concatenate([ducts.first, radii])
-    return fitted(Segments(*joined, balls, balls), number("gland", "size", size, above=0))
+    return fitted(Segments(starts, finish, balls, balls), number("gland", "size", size, above=0))
 
 
 def _growth(of: str, slenderness: Scalar, asymmetry: Scalar) -> tuple[Scalar, Scalar]:
     return number(of, "slenderness", slenderness, above=0), number(of, "asymmetry", asymmetry, above=0)
 
 
-def _grown(of: str, key: jax.Array, growth: Growth, generations: int, pieces: int) -> tuple[Segments, Branches]:
-    """The rods of a tree, and its last branches."""
-    branches = 2 ** count(of, "generations", generations, least=1) - 1
-    luck = jax.random.uniform(key, (branches, 10))
-    tree = grow(luck[:, :6], growth)
-    return _rods(luck[:, 6:], growth, tree, count(of, "pieces", pieces, least=1)), tree[-1]
+def _grown(
+    of: str, key: jax.Array, growth: Growth, generations: int, pieces: int
+) -> tuple[Segments, Branches]:
+    """The rods of a tree, and its branches."""
+    steps = count(of, "generations", generations, least=1)
+    most = 2 ** max(steps - 1, 1)
+    luck = jax.random.uniform(key, (steps, most, 10))
+    tree = grow(luck[..., :6], growth)
+    own = luck[..., 6:].reshape(-1, 4)[: len(tree.radius)]
+    return _rods(own, growth, tree, count(of, "pieces", pieces, least=1)), tree

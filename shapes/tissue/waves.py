@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fdif_jax.sdf.shape import Distance, Point
+from fdif_jax.sdf.shape import Coordinate, Distance, Point, Scalar
 
 STEEPEST = 8.0  # of a wave of period and height 1
 
 
-def wave(t: Distance) -> Distance:
+def wave(t: Coordinate) -> Distance:
     """A wave of period 1 between -1 and 1, 0 at 0 and rising, about sin 2πt; continuous, and so is its slope."""
+    t = jnp.asarray(t, jnp.float32)
     t = t - jnp.round(t)
     return 8 * t * (1 - 2 * jnp.abs(t))
 
@@ -22,12 +23,12 @@ def directions(key: jax.Array) -> Float[Array, "3 4"]:
     return jnp.concatenate([frame, jax.random.uniform(phase_key, (3, 1))], axis=1)
 
 
-def turned(p: Point, frame: Float[Array, "3 4"], rate: Distance | float) -> Point:
+def turned(p: Point, frame: Float[Array, "3 4"], rate: Scalar) -> Point:
     """Coordinates along the directions of a frame, times ``rate``, plus its phases."""
     return Point(*((f[0] * p.x + f[1] * p.y + f[2] * p.z) * rate + f[3] for f in frame))
 
 
-def warped(q: Point, amount: Distance | float) -> Point:
+def warped(q: Point, amount: Scalar) -> Point:
     """Each coordinate pushed by ``amount`` times a wave of half the rate along the next one."""
     return Point(*(c + amount * wave(0.5 * other) for c, other in zip(q, (q.y, q.z, q.x), strict=True)))
 
