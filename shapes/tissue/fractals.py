@@ -113,7 +113,8 @@ def mandelbulb(key: jax.Array, size: Scalar, *, iterations: int = 3, turn: Scala
         turn: how far each generation may be turned at most, radians.
 
     Returns:
-        A shape. An estimate, steeper than a distance where bulbs meet, 0 nowhere but on its surface.
+        A shape. An estimate: its sign is right; near the z axis, where angles turn fast, it grows up to 25 times as
+        fast as a distance.
     """
     steps = count("mandelbulb", "iterations", iterations, least=1)
     turn = number("mandelbulb", "turn", turn, least=0)

@@ -12,6 +12,7 @@ from fdif_jax.shapes.solids import half_space
 from fdif_jax.shapes.tissue.waves import directions, maze, turned, warped
 
 _WARP = 0.25  # of a maze's period
+_MAZE = 9.0  # about the slope of a warped maze of period 1
 
 
 @node
@@ -42,9 +43,6 @@ class Folded(Shape):
     def bounds(self, margin: Scalar = 0.0) -> Box:  # noqa: D102
         reach = self.radius + margin
         return Box.around(reach, reach, reach)
-
-
-_MAZE = 9.0
 
 
 @node
@@ -111,7 +109,7 @@ def folded_surface(
         shell: thickness of the sheet over ``size``.
 
     Returns:
-        A shape. A bound.
+        A shape. Near a distance; in the walls of furrows it grows up to 3 times as fast as one.
     """
     frame_key, form_key = jax.random.split(key)
     size = number("folded_surface", "size", size, above=0)
@@ -137,7 +135,7 @@ def trabecular_bone(
         density: part of the lower end that is bone, 0 … 1; the upper end has about a third of it.
 
     Returns:
-        A shape. A bound.
+        A shape. Near a distance; where the maze is steepest it grows up to 2.5 times as fast as one.
     """
     frame_key, form_key = jax.random.split(key)
     size = number("trabecular_bone", "size", size, above=0)

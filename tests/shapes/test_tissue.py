@@ -13,10 +13,15 @@ from fdif_jax.sdf.grid import Grid
 from fdif_jax.shapes.tissue import tissue
 from fdif_jax.shapes.tissue.nearest import nearest
 from fdif_jax.shapes.tissue.trees import Growth, grow
+from tests.helpers.slow import quick_of
 
 GRID = Grid(96, 96, 96)
 NAMES = [family.name for family in tissue.families]
 MEMBERS, MARGIN = 2, 3.0
+KEYS = jax.random.split(jax.random.key(3), MEMBERS)
+EACH = quick_of(
+    NAMES, [n for n in NAMES if n not in ("airway_tree", "gland", "tumour", "mandelbulb")], "a program each"
+)
 
 
 def points() -> np.ndarray:
@@ -27,23 +32,28 @@ def points() -> np.ndarray:
 
 
 @functools.cache
-def found(name):
-    """Members, and of each: distances, slopes, gradients of the parameters, and boxes without and with a margin."""
-    family, at = tissue.family(name), jnp.asarray(points())
+def drawn(name):
+    family = tissue.family(name)
+    members = jax.jit(lambda keys: jax.vmap(lambda key: family.sample(key, GRID))(keys))(KEYS)
+    return jax.tree.map(np.asarray, members)
 
-    def measured(key):
-        shape = family.sample(key, GRID)
+
+@functools.cache
+def found(name):
+    """Of each member: distances, slopes, gradients of the parameters, and boxes without and with a margin."""
+    at = jnp.asarray(points())
+
+    def measured(shape):
         slopes = jax.vmap(jax.grad(lambda p: shape(fd.Point(*p))))(at)
         _, steep = jax.value_and_grad(lambda shape: jnp.mean(shape(at) ** 2))(shape)
-        return shape, shape(at), slopes, steep, shape.bounds(), shape.bounds(MARGIN)
+        return shape(at), slopes, steep, shape.bounds(), shape.bounds(MARGIN)
 
-    keys = jax.random.split(jax.random.key(3), MEMBERS)
-    results = jax.jit(lambda keys: jax.lax.map(measured, keys))(keys)
+    results = jax.jit(lambda shapes: jax.lax.map(measured, shapes))(drawn(name))
     return jax.tree.map(np.asarray, results)
 
 
 def member(name, i):
-    return jax.tree.map(lambda leaf: leaf[i], found(name)[0])
+    return jax.tree.map(lambda leaf: leaf[i], drawn(name))
 
 
 def norm(v):
@@ -162,11 +172,11 @@ ORACLES = {
 SIGNS = ("menger_sponge", "mandelbulb")  # of which only the sign is known otherwise
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_distances_are_those_of_plain_numpy(name):
     p = points().astype(float)
     for i in range(MEMBERS):
-        d, expected = found(name)[1][i], ORACLES[name](p, member(name, i))
+        d, expected = found(name)[0][i], ORACLES[name](p, member(name, i))
         clear = np.abs(d) > 2e-3
         np.testing.assert_array_equal((d < 0)[clear], (expected < 0)[clear])
         assert (d < 0).any() and clear.mean() > 0.97
@@ -174,28 +184,29 @@ def test_distances_are_those_of_plain_numpy(name):
             np.testing.assert_allclose(d, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_bounds_hold_the_inside_and_all_within_a_margin(name):
     for i in range(MEMBERS):
-        d, (close, wide) = found(name)[1][i], found(name)[4:]
+        d, (close, wide) = found(name)[0][i], found(name)[3:]
         for reach, box in ((0.0, close), (MARGIN, wide)):
             held = points()[d <= reach]
             assert (held >= box.lower[i] - 1e-3).all() and (held <= box.upper[i] + 1e-3).all()
             assert (box.upper[i] - box.lower[i] < 2 * (max(GRID) * 0.45 + 3 * reach)).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_gradients_are_finite_and_distances_grow_no_faster_than_said(name):
-    _, _, slopes, steep, *_ = found(name)
+    _, slopes, steep, *_ = found(name)
     assert np.isfinite(slopes).all() and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(steep))
     assert any(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(steep))
     assert norm(slopes).max() < LIMITS.get(name, 1.001)
 
 
-LIMITS = {"mandelbulb": 4.0}
+# Of those whose distance may be too large, as their docstrings say.
+LIMITS = {"folded_surface": 3.0, "trabecular_bone": 2.5, "mandelbulb": 25.0}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_documents_keep_a_member(name):
     shape = member(name, 0)
     again = tissue.build(name, tissue.describe(name, shape))
@@ -243,7 +254,7 @@ def test_the_nearest_of_many_are_those_of_all(shape):
 
 
 def test_a_key_draws_the_same_member_in_any_program():
-    family, key = tissue.family("lobulated_organ"), jax.random.split(jax.random.key(3), MEMBERS)[0]
+    family, key = tissue.family("lobulated_organ"), KEYS[0]
     handed = jax.jit(family.draw, static_argnums=2)(key, dict(reversed(family.ranges.items())), GRID)
     for a, b in zip(jax.tree.leaves(handed), jax.tree.leaves(member("lobulated_organ", 0)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
