@@ -41,6 +41,7 @@ docs: $(VENV)/.installed-docs
 docs-pictures: $(VENV)/.installed-test
 	$(BIN)/python docs/make_gallery.py docs/gallery.png
 	$(BIN)/python docs/make_worlds.py docs
+	$(BIN)/python docs/make_growth.py docs/growth.png
 	$(BIN)/python docs/make_tissue.py tests/data docs/tissue.png
 	$(BIN)/python docs/make_algebra.py docs
 	$(BIN)/python docs/make_browse.py tests/data/hippocampus docs/browse.png

@@ -77,12 +77,14 @@ class Numbers:
 
 
 def _is_formula(structure: Structure) -> bool:
-    """Whether a shape's distance needs its own numbers and the point only, and takes the numbers one by one."""
+    """Whether a shape's distance needs the point and its own numbers only, one by one."""
+
+    def distance(row: Array) -> Array:
+        return _unpack(structure, lambda k: row[k])(Point(0.0, 0.0, 0.0))
+
     try:
-        jaxpr = jax.make_jaxpr(lambda row: _unpack(structure, lambda k: row[k])(Point(0.0, 0.0, 0.0)))(
-            jnp.zeros(structure.width)
-        )
-    except (TypeError, AttributeError):  # of `Numbers` where an array is wanted, as in a loop over parts
+        jaxpr = jax.make_jaxpr(distance)(jnp.zeros(structure.width))
+    except (TypeError, AttributeError):  # `Numbers` taken for an array, as in a loop over parts
         return False
     return not any(jnp.ndim(constant) for constant in jaxpr.consts)
 
@@ -121,7 +123,9 @@ class TileKernel:
         if renderer.has_parts:
             return "the kernel renders objects of one label; render objects of several parts without it"
         if not all(map(_is_formula, renderer.structures)):
-            return "the kernel renders formulas only; render organs, masks and meshes without it"
+            return (
+                "the kernel renders formulas only; render organs, masks, meshes, tubes and trees without it"
+            )
         return None
 
     def intensities(self, tables: Table) -> tuple[Float[Array, "B D H W"], UInt[Array, "B *tasks D H W"]]:

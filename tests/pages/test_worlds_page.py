@@ -19,7 +19,7 @@ def test_the_page_on_worlds(tmp_path):
     }
     nnunet_client.decathlon_folder(tmp_path)
     run_page("worlds.md", tmp_path, nnunet_client.environment(tmp_path), small)
-    for name in ("avs", "bodies", "mixed", "mr", "like"):
+    for name in ("avs", "bodies", "mixed", "grown", "mr", "like"):
         assert len(list((tmp_path / "data" / name).rglob("*_x.nii.gz"))) == 1
 
 
