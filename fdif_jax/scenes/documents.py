@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.files import parsed
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.vocabulary.parameters import finite_numbers
 
@@ -58,10 +59,10 @@ def load_scenes(path: str | Path) -> list[Scene]:
             the message says which scene, which object and which key.
     """
     try:
-        documents = json.loads(Path(path).read_text(encoding="utf-8"))
+        documents = parsed(json.loads, Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FdifError(f"scene file {path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FdifError(f"scene file {path} is not valid JSON: {error}") from None
     documents = documents if isinstance(documents, list) else [documents]
     return [_scene(document, f"{path}, scene {i}") for i, document in enumerate(documents)]
@@ -90,6 +91,9 @@ def _object(document: Any, where: str) -> SceneObject:
     missing = [key for key in _KEYS if key not in document]
     if missing:
         raise FdifError(f"{where}: {missing[0]!r} is missing")
+    for key in ("class", "displacement", "mapper"):
+        if not isinstance(document[key], str):
+            raise FdifError(f"{where}: {key} must be a name, not {document[key]!r}")
     given = document["class_id"]
     labels = tuple(given) if isinstance(given, list) else (given,)
     if not labels or not all(type(label) is int and 0 <= label <= 65535 for label in labels):
