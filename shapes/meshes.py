@@ -139,12 +139,13 @@ def _read(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
 def _quietly() -> Iterator[None]:
     """Keep trimesh from logging tracebacks, and NumPy from warning, of what is refused or repaired afterwards."""
     log = logging.getLogger("trimesh")
-    disabled, log.disabled = log.disabled, True
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
     try:
         with np.errstate(all="ignore"):
             yield
     finally:
-        log.disabled = disabled
+        log.setLevel(level)
 
 
 def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

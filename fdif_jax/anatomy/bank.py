@@ -177,7 +177,9 @@ class Bank:
         limits = {"organ": n, "subject": s, "hull": g}
         if not (n and m and s and m <= g and len(set(self.organs)) == n):
             raise ValueError("no organs, or some twice")
-        if any(getattr(self, name).min() < 0 or getattr(self, name).max() >= top for name, top in limits.items()):
+        if any(
+            getattr(self, name).min() < 0 or getattr(self, name).max() >= top for name, top in limits.items()
+        ):
             raise ValueError("members of organs, subjects or grids that are not there")
         cells = self.size.astype(np.int64).prod(axis=1)
         if self.size.min() < 2 or self.start.min() < 0 or (self.start + cells).max() > len(self.values):

@@ -19,7 +19,11 @@ from fdif_jax.io.nifti import check_numbers
 # 936 kB with a quarter; LZ4 does not mind.
 _BLOCK = 2**20
 _CHUNK = 2**24  # bytes under one entry of the file's index
-_REFERENCES = ("LazyArray", "b2o", "proxy-source")  # what Blosc2 calls expressions, objects and proxies in a file
+_REFERENCES = (
+    "LazyArray",
+    "b2o",
+    "proxy-source",
+)  # what Blosc2 calls expressions, objects and proxies in a file
 _FAULT = "not a whole Blosc2 file"
 
 
@@ -87,7 +91,11 @@ def _frame(path: str | os.PathLike, data: Any) -> Any:
     import blosc2
 
     packed = blosc2.ndarray_from_cframe(data)
-    if not isinstance(packed, blosc2.NDArray) or packed.dtype.kind not in "iuf" or min(packed.shape, default=0) < 1:
+    if (
+        not isinstance(packed, blosc2.NDArray)
+        or packed.dtype.kind not in "iuf"
+        or min(packed.shape, default=0) < 1
+    ):
         raise FdifError(f"{path}: holds no array of integers or floats")
     if any(name in packed.schunk.meta for name in _REFERENCES):
         raise FdifError(f"{path}: refers to other data; write the array itself")

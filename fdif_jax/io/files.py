@@ -16,7 +16,7 @@ from fdif_jax.errors import FdifError
 MESHES = (".stl", ".ply", ".obj")  # endings of meshes that are written and read
 # Characters of a file's name in that of its part, which is not to be too long where the name is not.
 _SHOWN = 40
-DEEPEST = 64  # tables and lists in each other
+DEEPEST = 200  # tables and lists in each other
 _STAND_INS = {
     b"version https://git-lfs": "a pointer of Git LFS instead of the data; `git lfs pull` fetches them",
     b"/annex/objects/": "a pointer of git-annex instead of the data; `git annex get` fetches them",

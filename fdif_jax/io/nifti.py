@@ -229,9 +229,7 @@ def _read(path: Path, allow_4d: bool) -> tuple[nib.Nifti1Header, np.ndarray]:
     return header, _voxels(path, header, np.frombuffer(data, dtype, count, offset).reshape(shape, order="F"))
 
 
-def _type(
-    path: Path, header: nib.Nifti1Header, allow_4d: bool
-) -> tuple[np.dtype, tuple[int, ...]]:
+def _type(path: Path, header: nib.Nifti1Header, allow_4d: bool) -> tuple[np.dtype, tuple[int, ...]]:
     """Type and shape of the voxels, as a volume has them."""
     if (code := int(header["datatype"])) not in nib.nifti1.data_type_codes.value_set():
         raise FdifError(f"{path}: voxels of type {code}, which NIfTI does not know")

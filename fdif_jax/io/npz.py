@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from typing import IO
+from io import BufferedIOBase
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.memory import DEFLATED, check_fits
 
 
-def read_npz(path: str | os.PathLike, file: IO[bytes]) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike, file: BufferedIOBase) -> dict[str, np.ndarray]:
     """The arrays of an open archive by name; ``path`` is what errors call it.
 
     What an array's header says is compared with the bytes that are there before memory is asked for. No entry becomes a

@@ -268,7 +268,10 @@ def _attribute(reference: str, source: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     known = module_name in sys.modules or module_name.startswith(f"{__package__.partition('.')[0]}.")
     if all(part.isidentifier() for part in module_name.split(".")) and not known:
-        remark(f"{source}: the Python module {module_name} is run, with all that it asks for", f"run {module_name}")
+        remark(
+            f"{source}: the Python module {module_name} is run, with all that it asks for",
+            f"run {module_name}",
+        )
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:

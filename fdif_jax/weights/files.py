@@ -149,7 +149,9 @@ def _check_held(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     size = os.path.getsize(path)
     for name, value in state.items():
         if value.nbytes > size:
-            raise FdifError(f"{path}: {name} of shape {tuple(value.shape)} is more than the file of {size:,} bytes holds")
+            raise FdifError(
+                f"{path}: {name} of shape {tuple(value.shape)} is more than the file of {size:,} bytes holds"
+            )
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -78,7 +78,12 @@ def _lists(folder: Path) -> list[bytes]:
         json.dumps(document).encode()
         for document in (
             {"labels": labels, "modality": {"0": "CT"}, "training": [case, case], "validation": [case]},
-            {"labels": named, "labels_shape": labels, "tasks": ["class", "shape"], "training": [case | several]},
+            {
+                "labels": named,
+                "labels_shape": labels,
+                "tasks": ["class", "shape"],
+                "training": [case | several],
+            },
             {"labels": named, "channel_names": {"0": "MRI"}, "numTraining": 1, "file_ending": ".nii"},
         )
     ]
@@ -107,7 +112,10 @@ def _scenes(folder: Path) -> list[bytes]:
     parts: list[tuple[str, dict[str, Any]]] = [
         ("sphere", {"radius": 4.0}),
         ("torus", {"major_radius": 4.0, "minor_radius": 1.0}),
-        ("star_prism", {"half_height": 3.0, "profile": profile, "taper": {"kind": "linear", "second_scale": 0.5}}),
+        (
+            "star_prism",
+            {"half_height": 3.0, "profile": profile, "taper": {"kind": "linear", "second_scale": 0.5}},
+        ),
     ]
     known = {name for family in published.families for name in (family.name, *family.aliases)}
     objects = [common | {"class": name, "params": params} for name, params in parts if name in known]
@@ -202,7 +210,6 @@ def _read_plans(path: Path) -> None:
     models.config_of(**from_plans(path).network, in_channels=1, out_channels=2)
 
 
-
 def _runs(folder: Path) -> list[bytes]:
     network = {"name": "vnet", "in_channels": 1, "out_channels": 2}
     document = {
@@ -226,7 +233,9 @@ FORMATS = {
     "scenes": Format("scenes.json", _scenes, _read_scenes, "json"),
     "shape": Format("shape.json", _shapes, files.load, "json"),
     **{
-        kind: Format(f"mesh.{kind}", functools.partial(_meshes, kind), functools.partial(from_mesh, resolution=8))
+        kind: Format(
+            f"mesh.{kind}", functools.partial(_meshes, kind), functools.partial(from_mesh, resolution=8)
+        )
         for kind in ("stl", "obj", "ply")
     },
     "bank": Format("bank.npz", _bank, organs.vocabulary_of),

@@ -55,8 +55,9 @@ def trial(form: Format, path: Path) -> tuple[str, str]:
 
     Whatever the command line tells in one line is refused: an FdifError, or an error of the system.
     """
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    logged = _Logged()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # what was held at most counts from here on
+    held, logged = _held(), _Logged()
     with logged, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -70,11 +71,20 @@ def trial(form: Format, path: Path) -> tuple[str, str]:
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             found = "fault", f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held > GROWTH // 1024:
+    if found[0] != "fault" and _held() - held > GROWTH:
         found = "fault", "took memory"
-    noise = [f"{one.message} ({one.filename}:{one.lineno})" for one in told if one.category is not DeprecationWarning]
+    noise = [
+        f"{one.message} ({one.filename}:{one.lineno})"
+        for one in told
+        if one.category is not DeprecationWarning
+    ]
     noise += logged.texts
     return ("fault", f"says more than a line: {noise[0]}") if noise and found[0] != "fault" else found
+
+
+def _held() -> int:
+    """Bytes that this process has held at most."""
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 
 class _Logged(logging.Handler):
@@ -115,29 +125,32 @@ def inputs(name: str, folder: Path, seed: int, first: int, count: int) -> Iterat
 
 
 def search(name: str, folder: Path, seed: int, first: int, count: int) -> None:
-    """Read damaged files and write what comes of them beside: a line for each fault, and how many were read."""
-    form, log = FORMATS[name], folder.parent / f"{name}.jsonl"
-    make_folder(folder)
-    for data in form.seeds(folder):  # so that what is loaded once is there
-        whole = folder / form.name
+    """Read damaged files in a folder within ``folder``, and write there what comes of them.
+
+    That is a line for each fault, the file itself, and how many were read.
+    """
+    form, place, log = FORMATS[name], folder / name, folder / f"{name}.jsonl"
+    inner, elsewhere = place / "inner", place / "elsewhere"
+    make_folder(inner)
+    make_folder(elsewhere)
+    for data in form.seeds(inner):  # so that what is loaded once is there
+        whole = inner / form.name
         whole.write_bytes(_packed(form, data))
         form.read(whole)
     room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    elsewhere = folder.parent / "elsewhere"
-    make_folder(elsewhere)
     os.chdir(elsewhere)
     told: Counter[str] = Counter()
-    for number, path in inputs(name, folder, seed, first, count):
-        before = _names(folder.parent)
-        (folder.parent / f"{name}.now").write_text(str(number))
+    for number, path in inputs(name, inner, seed, first, count):
+        before = _names(place)
+        (folder / f"{name}.now").write_text(str(number))
         kind, said = trial(form, path)
-        if _names(folder.parent) - before:
-            kind, said = "fault", f"made {sorted(_names(folder.parent) - before)}"
+        if _names(place) - before:
+            kind, said = "fault", f"made {sorted(_names(place) - before)}"
         told[kind] += 1
         if kind == "fault":
             append_json_line(log, {"input": number, "fault": said})
-            (folder.parent / f"{name}.{number}").write_bytes(path.read_bytes())
+            (folder / f"{name}.{number}").write_bytes(path.read_bytes())
     append_json_line(log, {"counts": told})
 
 
@@ -148,20 +161,15 @@ def _packed(form: Format, data: bytes) -> bytes:
 
 
 def _names(folder: Path) -> set[str]:
-    """What is there, but for the log."""
-    return {
-        os.path.join(at, name)
-        for at, folders, files in os.walk(folder)
-        for name in (*folders, *files)
-        if at != os.fspath(folder)
-    }
+    """All that is in a folder."""
+    return {os.path.join(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files)}
 
 
 def measure(names: Sequence[str], count: int, seed: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Search all formats, in processes of their own; how many files were read, were refused, or are faults."""
     figures = {}
     for name in names:
-        began, ends, log = time.monotonic(), 0, folder / f"{name}.jsonl"
+        began, log = time.monotonic(), folder / f"{name}.jsonl"
         log.unlink(missing_ok=True)
         first = 0
         while first < count:
@@ -172,19 +180,18 @@ def measure(names: Sequence[str], count: int, seed: int, folder: Path) -> dict[s
             now = folder / f"{name}.now"
             at = int(now.read_text()) if now.is_file() else first
             append_json_line(log, {"input": at, "fault": f"the process ended with {ended}"})
-            ends, first = ends + 1, at + 1
+            first = at + 1
         lines = read_json_lines(log)
         told: Counter[str] = Counter()
         for line in lines:
             told.update(line.get("counts", {}))
-        faults = [line for line in lines if "fault" in line]
+        faults = [f"{line['input']}: {line['fault']}" for line in lines if "fault" in line]
         figures[name] = {
             "inputs": count,
             "read": told["read"],
             "refused": told["refused"],
-            "faults": len(faults),
             "seconds": time.monotonic() - began,
-            "said": [f"{line['input']}: {line['fault']}" for line in faults[:20]],
+            "faults": faults,
         }
     return figures
 
@@ -202,4 +209,4 @@ def _run(command: Sequence[str], now: Path) -> int:
 
 if __name__ == "__main__":
     (kind, start, number, generator), place = sys.argv[1:5], Path(sys.argv[5]).absolute()
-    search(kind, place / kind, int(generator), int(start), int(number))
+    search(kind, place, int(generator), int(start), int(number))

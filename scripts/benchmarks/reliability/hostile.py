@@ -1,5 +1,6 @@
 """Files made to harm: bombs, pickles, names and links that lead elsewhere; and what reading each of them does."""
 
+import functools
 import gzip
 import io
 import json
@@ -64,13 +65,18 @@ def _claiming(*dims: int) -> bytes:
 
 def _bomb(path: Path) -> bytes:
     """About 100 kB that say that they are 125 GB, and are 100 MB of zeros."""
-    return gzip.compress(_claiming(5000, 5000, 5000) + bytes(100 * 2**20), 9, mtime=0)
+    return gzip.compress(_claiming(5000, 5000, 5000), mtime=0) + _zeros() * 6
 
 
 def _endless(path: Path) -> bytes:
     """A volume of 60 voxels and ten gigabytes after it, in 10 MB."""
-    zeros = gzip.compress(bytes(2**26), 9, mtime=0)
-    return gzip.compress(encode_nifti(_volume(), compress=False), mtime=0) + zeros * 160
+    return gzip.compress(encode_nifti(_volume(), compress=False), mtime=0) + _zeros() * 640
+
+
+@functools.cache
+def _zeros() -> bytes:
+    """A gzip stream of 16 MiB of zeros."""
+    return gzip.compress(bytes(2**24), 9, mtime=0)
 
 
 def _archive(**entries: bytes) -> bytes:
@@ -107,7 +113,9 @@ def _torch(zipped: bool) -> Callable[[Path], bytes]:
         import torch
 
         stream = io.BytesIO()
-        torch.save({"state_dict": {"a": _Pickled(_mark(path))}}, stream, _use_new_zipfile_serialization=zipped)
+        torch.save(
+            {"state_dict": {"a": _Pickled(_mark(path))}}, stream, _use_new_zipfile_serialization=zipped
+        )
         return stream.getvalue()
 
     return made

@@ -23,7 +23,14 @@ PARALLEL, SLOW = 100, 50
 _ANSWER = 2.0  # seconds in which another is answered while slow clients wait
 _PATHS = (
     *("/../secret", "/../../secret", "/cases/../../secret", "//secret", "/%2e%2e/secret", "/..%2fsecret"),
-    *("/web/../secret", "/secret", "/cases/0/../../secret", "http://127.0.0.1/secret", "/\\..\\secret", "/./../secret"),
+    *(
+        "/web/../secret",
+        "/secret",
+        "/cases/0/../../secret",
+        "http://127.0.0.1/secret",
+        "/\\..\\secret",
+        "/./../secret",
+    ),
     *("/cases/-1.json", "/cases/0/image-9.nii", "/cases/999999999.json", "/cases/0.json%00", "*"),
 )
 _HOSTS = ("evil.example", "127.0.0.1", "127.0.0.1.evil.example", "[::1]", "0.0.0.0", "", "localhost.evil:80")
@@ -81,7 +88,9 @@ def _get(port: int, path: str) -> bytes:
 
 def _traversal(port: int) -> list[str]:
     answers = {path: raw(port, _request(port, path)) for path in _PATHS}
-    return [f"{path}: {told[:60]!r}" for path, told in answers.items() if SECRET in told or b" 200 " in told[:20]]
+    return [
+        f"{path}: {told[:60]!r}" for path, told in answers.items() if SECRET in told or b" 200 " in told[:20]
+    ]
 
 
 def _request(port: int, path: str = "/dataset.json", host: str | None = None, more: str = "") -> bytes:
@@ -109,7 +118,11 @@ def _oversized(port: int) -> list[str]:
         "bytes": bytes(2**20),
         "version": b"GET / HTTP/99999999999.1\r\n\r\n",
     }
-    return [f"{name}: {told[:60]!r}" for name, request in requests.items() if b" 200 " in (told := raw(port, request))]
+    return [
+        f"{name}: {told[:60]!r}"
+        for name, request in requests.items()
+        if b" 200 " in (told := raw(port, request))
+    ]
 
 
 def _slow(port: int) -> list[str]:
@@ -117,7 +130,9 @@ def _slow(port: int) -> list[str]:
     with contextlib.ExitStack() as stack:
         for number in range(SLOW):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
-            client.sendall(_request(port, "/niivue.umd.js")[: 10 * (number % 8)])  # some read nothing that they ask for
+            client.sendall(
+                _request(port, "/niivue.umd.js")[: 10 * (number % 8)]
+            )  # some read nothing that they ask for
         began = time.perf_counter()
         _get(port, "/dataset.json")
         seconds = time.perf_counter() - began
