@@ -125,9 +125,10 @@ def _made(path: Path) -> Shape | Profile:
     if document[KEY] != _VERSION:
         raise FdifError(f"load: {path}: is of version {document[KEY]}; this fdif reads {_VERSION}")
     try:
-        shape = _value(document.get("shape"))
-        # Nothing is computed: what is no number where one should be is told here, and not when it is called.
-        jax.eval_shape(*_trial(shape))
+        with np.errstate(over="raise"):  # of numbers beyond float32
+            shape = _value(document.get("shape"))
+            # Nothing is computed: what is no number where one should be is told here, and not when it is called.
+            jax.eval_shape(*_trial(shape))
     except FdifError as error:
         raise FdifError(f"load: {path}: {error}") from None
     except Exception as error:  # whatever the parts stumble over
@@ -159,8 +160,7 @@ def _value(data: Any) -> Any:
         return jax.tree_util.Partial(_displacement(inner))
     if kind not in _DTYPES:
         raise unknown("kind of number", kind, _DTYPES)
-    with np.errstate(over="raise"):  # of numbers beyond float32
-        return jnp.asarray(inner, kind)
+    return jnp.asarray(inner, kind)
 
 
 def _node(data: dict[str, Any]) -> Any:

@@ -129,8 +129,9 @@ def parsed(loads: Callable[[Any], Any], text: str | bytes) -> Any:
     brackets = (b"[", b"{", b".") if isinstance(text, bytes) else ("[", "{", ".")
     try:
         value = loads(text)
-        level, depth = [value], 0
-        while level and max(map(text.count, brackets)) > DEEPEST:  # type: ignore[arg-type]
+        may_be_deep = max(map(text.count, brackets)) > DEEPEST  # type: ignore[arg-type]
+        level, depth = [value] * may_be_deep, 0
+        while level:
             inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
             level, depth = list(itertools.chain.from_iterable(inner)), depth + 1
             if depth > DEEPEST:

@@ -150,7 +150,7 @@ def _check_held(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         if value.nbytes > size:
             raise FdifError(
-                f"{path}: {name} of shape {tuple(value.shape)} is more than the file of {size:,} bytes holds"
+                f"{path}: {name} of shape {tuple(value.shape)} is more than its {size:,} bytes hold"
             )
 
 

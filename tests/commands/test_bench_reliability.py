@@ -37,7 +37,7 @@ def test_the_same_number_makes_the_same_file_again(tmp_path):
         for seed, first in ((0, 5), (0, 5), (1, 5))
     ]
     assert made[0] == made[1] != made[2] and len(set(made[0])) == 3
-    assert made[0][1] == [path.read_bytes() for _, path in fuzzing.inputs("nifti", tmp_path, 0, 6, 1)][0]
+    assert made[0][1] == next(path.read_bytes() for _, path in fuzzing.inputs("nifti", tmp_path, 0, 6, 1))
 
 
 def _allocates(path):

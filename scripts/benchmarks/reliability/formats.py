@@ -161,7 +161,7 @@ def _state() -> dict[str, np.ndarray]:
     return {
         "in_tr.conv_block.conv.weight": random.normal(size=(4, 1, 5, 5, 5)).astype(np.float32),
         "in_tr.conv_block.conv.bias": np.zeros(4, np.float32),
-        "steps": np.int64(3)[None],
+        "steps": np.array([3]),
     }
 
 

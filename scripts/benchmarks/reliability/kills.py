@@ -1,5 +1,6 @@
-"""Commands killed, or asked to end, at random moments and begun again, until they end; then compared with whole ones."""
+"""Commands killed, or asked to end, at random moments and begun again until they end; compared with whole ones."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -46,10 +47,8 @@ def measure(
 
 
 def _send(group: int, by: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, by)
-    except ProcessLookupError:
-        pass
 
 
 def _comparable(whole: Any, by: signal.Signals) -> dict[str, str]:
