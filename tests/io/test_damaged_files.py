@@ -26,6 +26,7 @@ from fdif_jax.models import config_of
 from fdif_jax.models.nnunet import from_plans
 from fdif_jax.scripts.benchmarks.reliability.formats import _plans, _scenes
 from fdif_jax.shapes import meshes
+from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import resolve
 from fdif_jax.weights.files import read_weights
 
@@ -203,6 +204,17 @@ def test_names_of_a_scene_are_texts(key, tmp_path):
         json.dumps(scene).encode(),
         f"object 0: {key} must be a name",
     )
+
+
+def test_numbers_of_a_scene_are_finite_in_float32(tmp_path):
+    (scene,) = json.loads(_scenes(tmp_path)[0])
+    scene["objects"][0]["inverse_transform"][0][3] = 1e300
+    data = json.dumps(scene).encode()
+    refused(fd.load_scenes, tmp_path / "scenes.json", data, "4×4 matrix of finite numbers")
+    for value in ([[0, 0], [1, 0], [1e300, 1]], [[0, 0], [1, 0], [1]], [["x", 0]] * 3, 3):
+        with pytest.raises(FdifError, match=r"p: vertices must be three pairs of finite numbers"):
+            Reader({"vertices": value}, "p").vertices("three")
+    assert Reader({"vertices": [[0, 0], [1, 0], [0, 1]]}, "p").vertices("three").dtype == np.float32
 
 
 @pytest.mark.parametrize(
