@@ -74,7 +74,7 @@ def read_choice(data: Any, kinds: Mapping[str, Any], what: str, default: str | N
         raise FdifError(f"{what} must be a table with the key kind, not {data!r}")
     rest = dict(data)
     kind = rest.pop("kind", default)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise unknown(f"kind of {what}", str(kind), kinds)
     found = kinds[kind]
     return (pkgutil.resolve_name(found) if isinstance(found, str) else found).from_dict(rest, what)
@@ -186,9 +186,11 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_integer(value) or isinstance(value, float)
+    """Whether it is a number that a float can be."""
+    return isinstance(value, float) or (_is_integer(value) and abs(int(value)) < _BEYOND)
 
 
+_BEYOND = 2**1024  # all floats are less
 _SEQUENCES: dict[Any, tuple[str, int | None, Callable[[Any], bool], type]] = {
     tuple[int, int, int]: ("three whole numbers (D, H, W)", 3, _is_integer, int),
     tuple[float, float]: ("two numbers", 2, _is_number, float),

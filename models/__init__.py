@@ -79,24 +79,34 @@ def create(
     Raises:
         FdifError: unknown network or option, or options that do not fit each other.
     """
-    options = _options(name)
     if (out_channels is None) == (outputs is None):
         raise FdifError(
             f"{name}: give out_channels, the classes of every voxel and the background, or outputs, the numbers of "
             f"classes of an image's labels, not {'neither' if outputs is None else 'both'}"
         )
-    for option in size.keys() - options:
-        raise unknown(f"option of {name}", option, options)
+    # The decoder, which a classifier leaves out, is made for the fewest classes.
+    logits = 1 if out_channels is None else out_channels
+    config = config_of(name, in_channels=in_channels, out_channels=logits, **size)
     # Every shape is drawn by a program of its own, and with this generator one compiles six times as fast.
     rngs = nnx.Rngs(params=jax.random.key(seed, impl="rbg"))
-    # The decoder, which a classifier leaves out, is made for the fewest classes.
-    kind, logits = NETWORKS[name], 1 if out_channels is None else out_channels
+    network = NETWORKS[name].module(config, rngs=rngs)
+    return network if outputs is None else classifier.of(network, outputs, rngs=rngs)
+
+
+def config_of(name: str, *, in_channels: int, out_channels: int, **size: Any) -> Any:
+    """The config of a network, checked, as `create` makes it of the same arguments; errors are as of that."""
+    options = _options(name)
+    for option in size.keys() - options:
+        raise unknown(f"option of {name}", option, options)
+    kind = NETWORKS[name]
     preset = size.pop("preset", None if kind.unless in size else kind.usual)
     if preset is not None and preset not in kind.presets:
         raise unknown(f"preset of {name}", preset, kind.presets)
     fields = {**kind.presets.get(preset, {}), **size}
-    network = kind.module(kind.config(in_channels=in_channels, out_channels=logits, **fields), rngs=rngs)
-    return network if outputs is None else classifier.of(network, outputs, rngs=rngs)
+    try:
+        return kind.config(in_channels=in_channels, out_channels=out_channels, **fields)
+    except (TypeError, ValueError, AttributeError) as error:  # a list where a number is wanted, and such
+        raise FdifError(f"{name}: {fields} are no sizes of it: {error}") from None
 
 
 def segmenting(network: Mapping[str, Any], out_channels: int) -> dict[str, Any]:

@@ -6,12 +6,14 @@ nnU-Net 2.4, ``architecture``.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.files import parsed
 from fdif_jax.weights.nnunet_files import NnunetNetwork
 
 _CLASS = "ResidualEncoderUNet"  # of dynamic_network_architectures.architectures.unet
@@ -83,7 +85,18 @@ def from_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> Pl
         raise FdifError(
             f"{name} has no {missing}; plan again with nnU-Net 2.4 or newer (nnUNetv2_plan_experiment)"
         ) from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FdifError(f"{name} has another form than nnU-Net's plans: {error}") from None
+    if not (_are(int, patch) and _are((int, float), spacing)):
+        raise FdifError(f"{name}: patch_size {patch} and spacing {spacing} must be three numbers above 0")
     return PlannedNetwork({"name": "resenc_unet", **network}, patch, spacing)
+
+
+def _are(kinds: Any, numbers: tuple[Any, ...]) -> bool:
+    """Whether these are three finite numbers above 0, of these types."""
+    return len(numbers) == 3 and all(
+        isinstance(n, kinds) and not isinstance(n, bool) and 0 < n < math.inf for n in numbers
+    )
 
 
 def resenc_network(options: Mapping[str, Any]) -> NnunetNetwork:
@@ -109,7 +122,7 @@ def resenc_network(options: Mapping[str, Any]) -> NnunetNetwork:
 def _configuration(path: Path, name: str) -> dict[str, Any]:
     """One configuration of a plans file, with what it inherits."""
     try:
-        configurations = json.loads(path.read_bytes())["configurations"]
+        configurations = parsed(json.loads, path.read_bytes())["configurations"]
         if name not in configurations:
             raise unknown(f"configuration of {path}", name, configurations)
         return inherited(configurations, name)

@@ -1,5 +1,5 @@
 """Measure on this machine: the renderer, a step of pre-training and what objectives add to it, the networks beside
-their PyTorch originals, a GPU.
+their PyTorch originals, a GPU; and what faults made on purpose do.
 
 Example:
     fdif bench render
@@ -7,6 +7,7 @@ Example:
     fdif bench objectives
     fdif bench networks --networks resenc_unet --json networks.json
     fdif bench gpu --out gpu
+    fdif bench reliability --parts hostile server fuzzing
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import tyro
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.benchmarks import networks, objectives, render, training
 from fdif_jax.scripts.benchmarks.gpu import programme
+from fdif_jax.scripts.benchmarks.reliability import programme as reliability
 
 _MEASURED = {
     "render": render,
@@ -24,6 +26,7 @@ _MEASURED = {
     "objectives": objectives,
     "networks": networks,
     "gpu": programme,
+    "reliability": reliability,
 }
 Config: Any = Union[  # noqa: UP007  # of a tuple that is computed
     tuple(

@@ -50,6 +50,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _JSON, _TEXT, _NIFTI = "application/json", "text/plain; charset=utf-8", "application/octet-stream"
+_READERS = threading.BoundedSemaphore(4)  # volumes in memory at the same time, however many ask
 _SHOWABLE = ("uint8", "int16", "uint16", "int32", "float32")  # voxels that the viewer reads
 
 
@@ -187,15 +188,18 @@ def server_of(cases: Cases, port: int) -> ThreadingHTTPServer:
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say what went wrong, unless the browser has hung up: it does so when one scrolls on."""
-        if not isinstance(sys.exception(), ConnectionError):
+        """Say what went wrong, unless the browser has hung up, as it does when one scrolls on, or is too slow."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers with the page's four files and with what `Cases` has: no request names a file of the disk."""
 
+    timeout = 60  # seconds that a client may be silent
     protocol_version = "HTTP/1.1"
     server_version = "fdif"
 
@@ -208,14 +212,16 @@ class _Handler(BaseHTTPRequestHandler):
         # A foreign page whose name is made to resolve to this machine would be let in by the browser, not by us.
         port = self.server.server_address[1]  # type: ignore[index]
         if self.headers.get("Host") not in (f"{LOOPBACK}:{port}", f"localhost:{port}"):
+            self.close_connection = True
             self._send(HTTPStatus.FORBIDDEN, _TEXT, f"open http://{LOOPBACK}:{port}/".encode())
             return
         try:
-            kind, body = self._answer(self.path.partition("?")[0])
+            with _READERS:
+                kind, body = self._answer(self.path.partition("?")[0])
         except LookupError:
             self._send(HTTPStatus.NOT_FOUND, _TEXT, b"no such page")
-        except FdifError as error:
-            self._send(HTTPStatus.UNPROCESSABLE_ENTITY, _TEXT, str(error).encode())
+        except (FdifError, OSError, MemoryError) as error:
+            self._send(HTTPStatus.UNPROCESSABLE_ENTITY, _TEXT, str(error).encode(errors="replace"))
         else:
             self._send(HTTPStatus.OK, kind, body)
 

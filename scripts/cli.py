@@ -40,7 +40,7 @@ COMMANDS = {
     "browse": "scroll through a dataset in a web browser",
     "fit": "fit a shape of one's own to a mask",
     "fit-family": "learn a family of shapes from masks, as a Python file",
-    "bench": "measure the renderer, a training step, or the networks beside PyTorch's",
+    "bench": "measure the renderer, a training step, networks beside PyTorch's, or reliability",
 }
 
 _FULL = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)  # errors of writing that often come without a file's name

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import MESHES, write_atomic
+from fdif_jax.io.files import MESHES, parsed, write_atomic
 from fdif_jax.sdf.nodes import NODES, name_of
 from fdif_jax.sdf.sampled import Member
 from fdif_jax.sdf.shape import Point, Profile, Shape, as_shape, method, profile_method
@@ -116,7 +116,7 @@ def _plain(value: Any, path: Path) -> Any:
 def _made(path: Path) -> Shape | Profile:
     """The shape of a document."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parsed(json.loads, path.read_bytes())
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise FdifError(f"load: {path}: cannot be read: {why}") from None
@@ -125,9 +125,10 @@ def _made(path: Path) -> Shape | Profile:
     if document[KEY] != _VERSION:
         raise FdifError(f"load: {path}: is of version {document[KEY]}; this fdif reads {_VERSION}")
     try:
-        shape = _value(document.get("shape"))
-        # Nothing is computed: what is no number where one should be is told here, and not when it is called.
-        jax.eval_shape(*_trial(shape))
+        with np.errstate(over="raise"):  # of numbers beyond float32
+            shape = _value(document.get("shape"))
+            # Nothing is computed: what is no number where one should be is told here, and not when it is called.
+            jax.eval_shape(*_trial(shape))
     except FdifError as error:
         raise FdifError(f"load: {path}: {error}") from None
     except Exception as error:  # whatever the parts stumble over

@@ -7,9 +7,10 @@ may wind any way and its parts may be many: what counts is that every edge has a
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from scipy import sparse
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import MESHES, check_genuine, not_there, reading, write_atomic
+from fdif_jax.io.nifti import LARGEST
 from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.sdf.algebra import Scaled
 from fdif_jax.sdf.grid import Grid
@@ -109,8 +111,9 @@ def _read(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
             raise not_there(name)
         if not name.lower().endswith(MESHES):
             raise FdifError(f"{name}: not a mesh by its name; {', '.join(MESHES)} are read")
-        with reading(name, "cannot be read as a mesh"):
-            source = trimesh.load_mesh(name, process=False)
+        with reading(name, "cannot be read as a mesh"), _quietly():
+            # Files of materials and pictures that a mesh names are not read: they may lie anywhere.
+            source = trimesh.load_mesh(name, process=False, skip_materials=True)
         if not len(getattr(source, "faces", ())):
             check_genuine(name)
     else:
@@ -124,12 +127,25 @@ def _read(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
         raise FdifError(f"{name}: holds no triangles; it is empty, truncated or not a mesh")
     if vertices.shape[1] != 3 or faces.shape[1] != 3 or not 0 <= faces.min() <= faces.max() < len(vertices):
         raise FdifError(f"{name}: its faces are no triangles of its {len(vertices)} vertices")
-    if not np.isfinite(vertices[faces]).all():
-        raise FdifError(f"{name}: has vertices that are NaN or infinite")
+    if not (np.abs(vertices[faces]) <= LARGEST).all():
+        raise FdifError(f"{name}: has vertices that are NaN, infinite or beyond {LARGEST:g}")
     vertices, faces = _merged(vertices, faces)
     if len(faces) == 0:
         raise FdifError(f"{name}: all its triangles are degenerate: they have two corners in one place")
     return vertices, faces, name
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep trimesh from logging tracebacks, and NumPy from warning, of what is refused or repaired afterwards."""
+    log = logging.getLogger("trimesh")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _merged(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

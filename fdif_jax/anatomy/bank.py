@@ -17,13 +17,14 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fdif_jax.anatomy.organ_masks import ENCLOSED, DistanceGrid, OrganMask, Subject, read_subject
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import reading, write_atomic
+from fdif_jax.io.npz import read_npz
 
 VERSION = 1
 DISJOINT, TOUCHING, INTERLOCKED, INSIDE = range(4)
@@ -135,8 +136,7 @@ class Bank:
         except OSError as error:
             raise FdifError(f"{path}: cannot read: {error.strerror}") from None
         with reading(path, "not an organ bank; `fdif bank build` makes one"):
-            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+            arrays: dict[str, Any] = read_npz(path, io.BytesIO(data))
             version = int(arrays.pop("version"))
             arrays["organs"] = tuple(str(name) for name in arrays["organs"])
             arrays["values"] = np.cumsum(arrays["values"], dtype=np.int16)
@@ -144,7 +144,50 @@ class Bank:
                 raise FdifError(
                     f"{path}: a bank of format {version}, this version reads {VERSION}; build it anew"
                 )
-            return cls(**arrays, digest=hashlib.sha256(data).hexdigest())
+            bank = cls(**arrays, digest=hashlib.sha256(data).hexdigest())
+            bank._check()
+            return bank
+
+    def _check(self) -> None:
+        """Raise a ValueError if an array has not the shape, type or range that the others make it have."""
+        n, m, s, g = len(self.organs), len(self.organ), len(self.window), len(self.size)
+        whole, real = np.dtype(np.int32), np.dtype(np.float32)
+        forms = {
+            "organ subject hull": (whole, (m,)),
+            "cut": (np.dtype(bool), (m,)),
+            "centroid": (real, (m, 3)),
+            "volume": (real, (m,)),
+            "size": (whole, (g, 3)),
+            "start": (whole, (g,)),
+            "unit": (real, (g,)),
+            "inverse": (real, (g, 3, 4)),
+            "lower upper": (real, (g, 3)),
+            "values": (np.dtype(np.int16), (len(self.values),)),
+            "window": (real, (s, 2, 3)),
+            "mean spread extent axis": (real, (n, 3)),
+            "growth turn": (real, (n,)),
+            "shown whole": (whole, (n,)),
+            "relations": (whole, (len(RELATIONS), n, n)),
+        }
+        for names, form in forms.items():
+            for name in names.split():
+                array = getattr(self, name)
+                if (array.dtype, array.shape) != form or not np.isfinite(array).all():
+                    raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, or not finite")
+        limits = {"organ": n, "subject": s, "hull": g}
+        if not (n and m and s and m <= g and len(set(self.organs)) == n):
+            raise ValueError("no organs, or some twice")
+        if any(
+            getattr(self, name).min() < 0 or getattr(self, name).max() >= top for name, top in limits.items()
+        ):
+            raise ValueError("members of organs, subjects or grids that are not there")
+        cells = self.size.astype(np.int64).prod(axis=1)
+        if self.size.min() < 2 or self.start.min() < 0 or (self.start + cells).max() > len(self.values):
+            raise ValueError("grids beyond its values")
+        if min(abs(np.linalg.det(self.inverse[:, :, :3].astype(np.float64)))) == 0 or self.unit.min() <= 0:
+            raise ValueError("grids without an extent")
+        if len(np.unique(self.organ)) < n:
+            raise ValueError("organs without a shape")
 
 
 def build_bank(

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.files import parsed
 from fdif_jax.io.labels import whole_numbers
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.sdf.masks import dice_of, extent, signed_distance
@@ -72,10 +73,10 @@ def load_names(path: str | Path, section: str | None = None) -> dict[int, str]:
     FdifError, naming the file, if it is missing, is not such a table, or the section is not there.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = parsed(json.loads, Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise FdifError(f"{path}: cannot read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FdifError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(data, dict) or not data:
         raise FdifError(f'{path}: a table of label and organ is needed, e.g. {{"1": "spleen"}}')

@@ -66,7 +66,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
             for key, value in document[key].items()
         }
         count = len(document[key])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise FdifError(
             f'{path}: needs "{key}", a table of class ids and names, as {{"background": 0, "liver": 1}}'
         ) from None

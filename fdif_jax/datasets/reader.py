@@ -15,8 +15,8 @@ import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
 from fdif_jax.errors import FdifError
-from fdif_jax.io.b2nd import read_b2nd
-from fdif_jax.io.files import check_genuine, is_file_or_link, visible
+from fdif_jax.io.b2nd import b2nd_type, read_b2nd
+from fdif_jax.io.files import check_genuine, is_file_or_link, parsed, visible
 from fdif_jax.io.names import safe_name, unique_names
 from fdif_jax.io.nifti import Volume, check_numbers, read_header, read_nifti
 from fdif_jax.io.remarks import remark_left_out
@@ -202,7 +202,7 @@ def _further_tasks(document: dict) -> list[str]:
 def read_document(path: Path) -> dict:
     """A dataset's JSON list as it is written; FdifError if it is missing or no JSON object."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parsed(json.loads, path.read_bytes())
     except FileNotFoundError:
         raise FdifError(f"{path}: no such file; give a dataset's JSON list") from None
     except OSError as error:
@@ -317,10 +317,7 @@ def volume_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
 
 def _header(path: str) -> tuple[tuple[int, ...], np.dtype]:
     if path.lower().endswith(".b2nd"):
-        import blosc2  # half a second that only those pay who have such files
-
-        array = blosc2.open(path, mode="r")
-        return array.shape, array.dtype
+        return b2nd_type(path)
     header = read_header(path)
     shape = header.get_data_shape()
     while len(shape) > 3 and shape[-1] == 1:

@@ -3,19 +3,28 @@
 Blosc2 is imported where it is used: that takes half a second, and only those pay it who read or write such files.
 """
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import not_there, reading
+from fdif_jax.io.memory import check_fits
 from fdif_jax.io.nifti import check_numbers
 
 # Bytes compressed at a time. A float32 volume of 96³ at ZSTD's level 8 takes 0.31 s and 921 kB with it, 0.49 s and
 # 936 kB with a quarter; LZ4 does not mind.
 _BLOCK = 2**20
 _CHUNK = 2**24  # bytes under one entry of the file's index
+_REFERENCES = (
+    "LazyArray",
+    "b2o",
+    "proxy-source",
+)  # what Blosc2 calls expressions, objects and proxies in a file
+_FAULT = "not a whole Blosc2 file"
 
 
 def encode_b2nd(array: np.ndarray, codec: str = "LZ4", level: int = 1) -> bytes:
@@ -48,17 +57,46 @@ def _slab(array: np.ndarray, size: int) -> tuple[int, ...]:
 def read_b2nd(path: str | os.PathLike) -> np.ndarray:
     """The array of a Blosc2 NDArray file.
 
-    FdifError, naming the file, if it is missing, damaged, no Blosc2 array of numbers, or holds what `check_numbers`
-    refuses.
+    FdifError, naming the file, if it is missing, damaged, no Blosc2 array of numbers, more than memory holds, or holds
+    what `check_numbers` refuses.
     """
     import blosc2
 
     if not Path(path).is_file():
         raise not_there(path)
-    with reading(path, "not a whole Blosc2 file"):
-        array = blosc2.open(os.fspath(path), mode="r", dparams={"nthreads": 1})[...]
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf" or not array.size:
-        raise FdifError(f"{path}: holds no array of integers or floats")
+    with reading(path, _FAULT):
+        packed = _frame(path, Path(path).read_bytes())
+        needed = math.prod(packed.shape) * packed.dtype.itemsize
+        if packed.schunk.nbytes < needed:
+            raise FdifError(f"{path}: {_FAULT}: {packed.schunk.nbytes} bytes, {needed} expected")
+        check_fits(path, needed)
+        packed.schunk.dparams = blosc2.DParams(nthreads=1)
+        array = packed[...]
     if array.dtype.kind == "f":
         check_numbers(path, array)
     return array
+
+
+def b2nd_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of the array of a file that `read_b2nd` reads, from its header; errors are as of that."""
+    if not Path(path).is_file():
+        raise not_there(path)
+    with reading(path, _FAULT):
+        packed = _frame(path, np.memmap(path, np.uint8, "r"))
+        return packed.shape, packed.dtype
+
+
+def _frame(path: str | os.PathLike, data: Any) -> Any:
+    """The array in a frame, as data alone: `blosc2.open` also follows references to other files and addresses."""
+    import blosc2
+
+    packed = blosc2.ndarray_from_cframe(data)
+    if (
+        not isinstance(packed, blosc2.NDArray)
+        or packed.dtype.kind not in "iuf"
+        or min(packed.shape, default=0) < 1
+    ):
+        raise FdifError(f"{path}: holds no array of integers or floats")
+    if any(name in packed.schunk.meta for name in _REFERENCES):
+        raise FdifError(f"{path}: refers to other data; write the array itself")
+    return packed

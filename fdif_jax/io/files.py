@@ -3,10 +3,11 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fdif_jax.errors import FdifError
 MESHES = (".stl", ".ply", ".obj")  # endings of meshes that are written and read
 # Characters of a file's name in that of its part, which is not to be too long where the name is not.
 _SHOWN = 40
+DEEPEST = 200  # tables and lists in each other
 _STAND_INS = {
     b"version https://git-lfs": "a pointer of Git LFS instead of the data; `git lfs pull` fetches them",
     b"/annex/objects/": "a pointer of git-annex instead of the data; `git annex get` fetches them",
@@ -119,6 +121,26 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Sequence[Any]]) -> None:
     write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
 
 
+def parsed(loads: Callable[[Any], Any], text: str | bytes) -> Any:
+    """What ``loads``, of JSON or TOML, makes of a text; ValueError if it is damaged, or deeper than any of ours.
+
+    A value that is nested a thousand times ends whoever reads or prints it.
+    """
+    brackets = (b"[", b"{", b".") if isinstance(text, bytes) else ("[", "{", ".")
+    try:
+        value = loads(text)
+        may_be_deep = max(map(text.count, brackets)) > DEEPEST  # type: ignore[arg-type]
+        level, depth = [value] * may_be_deep, 0
+        while level:
+            inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+            level, depth = list(itertools.chain.from_iterable(inner)), depth + 1
+            if depth > DEEPEST:
+                raise RecursionError
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} times") from None
+    return value
+
+
 def read_json_lines(path: str | os.PathLike) -> list[Any]:
     """The values of a file of JSON lines, but of half a line at its end, which a killed process may have left.
 
@@ -130,7 +152,7 @@ def read_json_lines(path: str | os.PathLike) -> list[Any]:
     if b"\n" in rest:
         raise FdifError(f"{path}: line {len(values) + 1} is damaged: it is no JSON")
     with contextlib.suppress(ValueError):
-        values += [json.loads(rest)] if rest else []
+        values += [parsed(json.loads, rest)] if rest else []
     return values
 
 
@@ -140,7 +162,7 @@ def whole_json_lines(data: bytes) -> tuple[list[Any], int]:
     length = 0
     for line in data.splitlines(keepends=True):
         try:
-            value = json.loads(line)
+            value = parsed(json.loads, line)
         except ValueError:
             break
         if not line.endswith(b"\n"):

@@ -12,6 +12,7 @@ import numpy as np
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case
 from fdif_jax.io.files import make_folder, write_atomic
+from fdif_jax.io.npz import read_npz
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared, Way
 from fdif_jax.preprocessing.spaces import Crop
@@ -61,8 +62,9 @@ def _write(path: Path, prepared: Prepared) -> None:
 
 
 def _read(path: Path, name: str) -> Prepared:
-    with np.load(path) as kept:
-        image, label, crop = kept["image"], kept["label"], Crop.from_arrays(kept)
-        resampled, padded = (tuple(map(int, shape)) for shape in kept["shapes"])
+    with path.open("rb") as file:
+        kept = read_npz(path, file)
+    image, label, crop = kept["image"], kept["label"], Crop.from_arrays(kept)
+    resampled, padded = (tuple(map(int, shape)) for shape in kept["shapes"])
     way = Way(crop, resampled, padded)  # type: ignore[arg-type]
     return Prepared(name, image, label if label.size else None, way)

@@ -5,17 +5,14 @@ of which `Crop.uncrop` is the last step; outside the crop there is background. A
 back at its own spacing is the same, voxel for voxel.
 """
 
-import contextlib
 import math
-import os
-import resource
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.memory import memory
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.scans import Scan
 from fdif_jax.preprocessing.spaces import (
@@ -119,7 +116,7 @@ def _check_resampling(what: str, spacing: Spacing, plan: CasePlan, resampled: Gr
     if max(ratios) > _FARTHEST or min(ratios) < 1 / _FARTHEST:
         raise FdifError(f"{said}: more than {_FARTHEST} times as coarse or as fine; {advice}")
     padded = [max(n, m) for n, m in zip(resampled, plan.patch, strict=True)]
-    needed, there = _COPIES * 4 * len(plan.channels) * math.prod(padded), _memory()
+    needed, there = _COPIES * 4 * len(plan.channels) * math.prod(padded), memory()
     if needed > there:
         raise FdifError(
             f"{said}: a grid of {_by(padded)} voxels, which needs {needed:,} bytes of memory, and there are {there:,}; "
@@ -129,15 +126,3 @@ def _check_resampling(what: str, spacing: Spacing, plan: CasePlan, resampled: Gr
 
 def _by(numbers: Iterable[float]) -> str:
     return " × ".join(f"{n:.6g}" for n in numbers)
-
-
-def _memory() -> int:
-    """Bytes that this process may have at most: the machine's, or what ulimit or its control group leaves of them."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits.append(resource.getrlimit(resource.RLIMIT_AS)[0])
-    with contextlib.suppress(OSError):  # not Linux
-        group = Path("/sys/fs/cgroup", Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip())
-        for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # no limit is the word "max"
-                limits.append(int((folder / "memory.max").read_text()))
-    return min(limit for limit in limits if limit > 0)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.files import parsed
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.vocabulary.parameters import finite_numbers
 
@@ -87,10 +88,10 @@ def load_scenes(path: str | Path) -> list[Scene]:
             the message says which scene, which object and which key.
     """
     try:
-        documents = json.loads(Path(path).read_text(encoding="utf-8"))
+        documents = parsed(json.loads, Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FdifError(f"scene file {path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FdifError(f"scene file {path} is not valid JSON: {error}") from None
     documents = documents if isinstance(documents, list) else [documents]
     return [_scene(document, f"{path}, scene {i}") for i, document in enumerate(documents)]
@@ -124,6 +125,9 @@ def _object(document: Any, where: str) -> SceneObject:
     missing = [key for key in _KEYS if key not in document]
     if missing:
         raise FdifError(f"{where}: {missing[0]!r} is missing")
+    for key in ("class", "displacement"):
+        if not isinstance(document[key], str):
+            raise FdifError(f"{where}: {key} must be a name, not {document[key]!r}")
     parts = _parts(document["class_id"], document["mapper"], where)
     matrix = finite_numbers(document["inverse_transform"], (4, 4))
     if matrix is None:
@@ -156,6 +160,8 @@ def _parts(given: Any, mapper: Any, where: str) -> list[ScenePart]:
             raise FdifError(
                 f"{where}: class_id must be a whole number from 0 to 65535, or a list of such, not {ids!r}"
             )
+        if not isinstance(mapper[name], str):
+            raise FdifError(f"{where}: mapper must be a name, not {mapper[name]!r}")
         parts.append(ScenePart(name, labels, mapper[name]))
     return parts
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import tomli_w
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.files import parsed
 from fdif_jax.rendering.look import Look
 from fdif_jax.rendering.window import Window
 from fdif_jax.scenes.grouping import Grouping
@@ -270,10 +271,10 @@ def load_recipe(source: str | Path) -> Any:
             raise unknown("recipe", name, shipped_recipes())
         return from_dict(tomllib.loads((_SHIPPED / f"{name}.toml").read_text(encoding="utf-8")), name)
     try:
-        data = tomllib.loads(Path(source).read_text(encoding="utf-8"))
+        data = parsed(tomllib.loads, Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FdifError(f"recipe file {name} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FdifError(f"recipe file {name} is not valid TOML: {error}") from None
     try:
         return from_dict(data, name)

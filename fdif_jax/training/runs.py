@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import append_json_line, read_json_lines, write_json, write_json_lines
+from fdif_jax.io.files import append_json_line, parsed, read_json_lines, write_json, write_json_lines
 from fdif_jax.io.locks import hold
 from fdif_jax.settings import differences, first_few
 from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
@@ -177,7 +177,7 @@ def load_run(path: str | os.PathLike) -> Run:
 
 
 def _plain(path: Path) -> dict[str, Any]:
-    return json.loads((path / RUN).read_bytes())
+    return parsed(json.loads, (path / RUN).read_bytes())
 
 
 def _check_same_document(path: Path, wanted: RunDocument) -> None:

@@ -47,10 +47,11 @@ class Reader:
 
     def vertices(self, words: str, most: float = np.inf) -> np.ndarray:
         """The parameter ``vertices``, so many pairs (in words for errors), float32 ``(n, 2)``."""
-        array = np.asarray(self.get("vertices"), np.float32)
-        if array.ndim != 2 or array.shape[1] != 2 or not 3 <= len(array) <= most:
-            raise FdifError(f"{self.where}: vertices must be {words} pairs, not shape {array.shape}")
-        return array
+        array = finite_numbers(self.get("vertices"))
+        if array is None or array.ndim != 2 or array.shape[1] != 2 or not 3 <= len(array) <= most:
+            found = "something else" if array is None else f"shape {array.shape}"
+            raise FdifError(f"{self.where}: vertices must be {words} pairs of finite numbers, not {found}")
+        return array.astype(np.float32)
 
     def inner(self, name: str) -> "Reader":
         """The reader of a table within."""
@@ -63,11 +64,13 @@ class Reader:
                 raise unknown(f"parameter of {self.where}", str(name), self.used)
 
 
-def finite_numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The numbers of a value as a float64 array; None if they are not finite or not of this shape."""
+def finite_numbers(value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
+    """The numbers of a value as a float64 array; None if they are not finite in float32, or not of this shape."""
     try:
         array = np.asarray(value)
         array = array.astype(np.float64) if array.dtype.kind in "iuf" else np.zeros(0)
     except ValueError:
         return None
-    return array if array.shape == shape and np.isfinite(array).all() else None
+    if shape not in (None, array.shape) or not (np.abs(array) <= np.finfo(np.float32).max).all():
+        return None
+    return array

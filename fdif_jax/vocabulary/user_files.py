@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.remarks import remark
 from fdif_jax.sdf.shape import Shape
 from fdif_jax.vocabulary.authoring import place_of
 from fdif_jax.vocabulary.parameters import Reader
@@ -118,6 +119,7 @@ def _executed(path: Path, shown: str, stamp: int) -> tuple[ModuleType, bytes, st
         raise FdifError(f"{shown}:{error.lineno}: {type(error).__name__}: {error.msg}") from None
     except ValueError as error:
         raise FdifError(f"{shown}: is no Python file: {error}") from None
+    remark(f"{shown}: this Python file is run, with all that it asks for", f"run {path}")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

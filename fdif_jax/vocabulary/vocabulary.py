@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.remarks import remark
 from fdif_jax.sdf.arguments import at_points
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.operations.parts import Parts
@@ -277,9 +279,15 @@ def _stamp(path: Path) -> int:
 
 def _attribute(reference: str, source: str) -> Any:
     module_name, _, attribute = reference.partition(":")
+    known = module_name in sys.modules or module_name.startswith(f"{__package__.partition('.')[0]}.")
+    if all(part.isidentifier() for part in module_name.split(".")) and not known:
+        remark(
+            f"{source}: the Python module {module_name} is run, with all that it asks for",
+            f"run {module_name}",
+        )
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise FdifError(
             f"vocabulary {source!r} cannot be loaded ({error}); it should read 'package.module:attribute', "
             "or be a Python file (.py), a bank of organs (.npz) or a folder of meshes"

@@ -140,7 +140,18 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
             f"{', '.join(_STATES)}; save one with torch.save(net.state_dict(), path)"
         )
     plans = {name: contents[name] for name in _PLANS if isinstance(contents.get(name), Mapping)}
+    _check_held(path, state)
     return Checkpoint(_unwrapped({name: as_array(value) for name, value in state.items()}), plans)
+
+
+def _check_held(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
+    """Raise an FdifError if an array says that it has more numbers than the file holds, by repeating some."""
+    size = os.path.getsize(path)
+    for name, value in state.items():
+        if value.nbytes > size:
+            raise FdifError(
+                f"{path}: {name} of shape {tuple(value.shape)} is more than its {size:,} bytes hold"
+            )
 
 
 def _is_safetensors(path: str | os.PathLike) -> bool:

@@ -15,7 +15,7 @@ import fdif_jax as fd
 from fdif_jax.datasets.conventions import any_label
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume, suffix_of
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import MESHES
+from fdif_jax.io.files import MESHES, parsed
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.sampled import Sampled
@@ -225,7 +225,7 @@ def _with_values(shape: Shape) -> str:
 
 def _document(path: Path) -> dict:
     try:
-        document = json.loads(path.read_bytes())
+        document = parsed(json.loads, path.read_bytes())
     except (OSError, ValueError):
         return {}  # reading it as a scene says what is wrong
     return document if isinstance(document, dict) else {}

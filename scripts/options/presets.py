@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.io.files import parsed
 
 SHIPPED = Path(__file__).parent / "presets"
 
@@ -31,10 +32,10 @@ def preset_of(arguments: Sequence[str], config: Callable[..., Config]) -> Config
             raise unknown("preset", name, shipped)
         path = SHIPPED / f"{name}.toml"
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = parsed(tomllib.loads, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FdifError(f"--preset {name}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FdifError(f"--preset {name}: no TOML: {error}") from None
     plain = config()
     known = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}  # type: ignore[arg-type]

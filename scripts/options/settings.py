@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import parsed
 
 
 def shown(metavar: str, default: str = "the recipe's") -> Any:
@@ -42,6 +43,6 @@ def _value(option: str, item: str, value: str) -> Any:
     if value.replace("_", "").isalnum() and value[0].isalpha() and value not in ("true", "false"):
         return value
     try:
-        return tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parsed(tomllib.loads, f"value = {value}")["value"]
+    except ValueError:
         raise FdifError(f"--{option} {item}: {value} is no number, true, false, word or [list]") from None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, load_conventions, load_dataset
 from fdif_jax.errors import FdifError
+from fdif_jax.io import memory
 from fdif_jax.preprocessing import preparation
 from fdif_jax.preprocessing.fingerprints import (
     CasePlan,
@@ -319,6 +320,6 @@ def test_absurd_grids_are_refused_before_they_are_allocated(spacing, target, mes
 
 def test_memory_is_the_least_of_the_machines_and_its_limits(monkeypatch):
     total = re.search(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
-    assert 2**28 < preparation._memory() <= 1024 * int(total[1])
-    monkeypatch.setattr(preparation.resource, "getrlimit", lambda _: (4096, 2**40))
-    assert preparation._memory() == 4096
+    assert 2**28 < memory.memory() <= 1024 * int(total[1])
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (4096, 2**40))
+    assert memory.memory() == 4096

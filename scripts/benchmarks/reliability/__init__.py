@@ -1,0 +1,1 @@
+"""Faults made on purpose: hostile and damaged files, kills, full disks, two commands at once, long runs."""
