@@ -109,7 +109,7 @@ def folded_surface(
         shell: thickness of the sheet over ``size``.
 
     Returns:
-        A shape. Near a distance; in the walls of furrows it grows up to 3 times as fast as one.
+        A shape. Near a distance; in the walls of furrows it grows up to 3.5 times as fast as one.
     """
     frame_key, form_key = jax.random.split(key)
     size = number("folded_surface", "size", size, above=0)
