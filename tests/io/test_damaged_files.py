@@ -293,6 +293,7 @@ def bank(tmp_path_factory):
         ("start", lambda a: a + 10**6, "grids beyond its values"),
         ("organ", lambda a: a + 1, "members of organs, subjects or grids that are not there"),
         ("inverse", lambda a: a * 0, "grids without an extent"),
+        ("inverse", lambda a: a * np.float32(1e-9), "grids with steps above"),
         ("inverse", lambda a: a[:, :2], "inverse is float32 of shape"),
         ("mean", lambda a: a * np.nan, "mean is float32 .* or not finite"),
         ("size", lambda a: a.astype(np.int64), "size is int64"),
