@@ -33,6 +33,7 @@ INTERLOCK = 0.1  # share of an organ within another's closed outline that counts
 MIN_SPREAD = 5.0  # mm: what even a single subject leaves open about an organ's place
 MIN_TURN, MAX_TURN = 3.0, 15.0  # degrees
 MIN_GROWTH, MAX_GROWTH = 0.05, 0.25
+_COARSEST = 1e4  # mm: no step of a grid of a body is as long
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,8 +185,11 @@ class Bank:
         cells = self.size.astype(np.int64).prod(axis=1)
         if self.size.min() < 2 or self.start.min() < 0 or (self.start + cells).max() > len(self.values):
             raise ValueError("grids beyond its values")
-        if min(abs(np.linalg.det(self.inverse[:, :, :3].astype(np.float64)))) == 0 or self.unit.min() <= 0:
+        matrices = self.inverse[:, :, :3].astype(np.float64)
+        if min(abs(np.linalg.det(matrices))) == 0 or self.unit.min() <= 0:
             raise ValueError("grids without an extent")
+        if np.linalg.norm(np.linalg.inv(matrices), axis=1).max() > _COARSEST:
+            raise ValueError(f"grids with steps above {_COARSEST:g} mm")
         if len(np.unique(self.organ)) < n:
             raise ValueError("organs without a shape")
 

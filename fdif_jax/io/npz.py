@@ -1,6 +1,7 @@
 """NumPy archives (``.npz``) read as data: no pickles, and no more bytes than they may hold."""
 
 import os
+import warnings
 import zipfile
 from io import BufferedIOBase
 
@@ -30,7 +31,8 @@ def read_npz(path: str | os.PathLike, file: BufferedIOBase) -> dict[str, np.ndar
 
 
 def _array(path: str | os.PathLike, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(entry) as stream:
+    with archive.open(entry) as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about headers of Python 2
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, dtype = read[version](stream)
@@ -38,5 +40,5 @@ def _array(path: str | os.PathLike, archive: zipfile.ZipFile, entry: zipfile.Zip
             raise FdifError(f"{path}: {entry.filename} holds no numbers or texts")
         if int(np.prod(shape, dtype=object)) * dtype.itemsize > entry.file_size:
             raise FdifError(f"{path}: {entry.filename} is cut short")
-    with archive.open(entry) as stream:
+        stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)

@@ -28,6 +28,7 @@ from fdif_jax.scripts.benchmarks.reliability.formats import _plans, _scenes
 from fdif_jax.shapes import meshes
 from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import resolve
+from fdif_jax.weights import files
 from fdif_jax.weights.files import read_weights
 
 VOLUME = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -104,6 +105,21 @@ def test_weights_that_repeat_what_they_hold_are_refused(tmp_path):
     tied = torch.ones(300)
     torch.save({"a": tied, "b": tied.view(3, 100)}, tmp_path / "b.pth")
     assert read_weights(tmp_path / "b.pth")["b"].shape == (3, 100)
+
+
+def test_a_length_in_an_old_pth_is_held_against_the_file(tmp_path):
+    stream = io.BytesIO()
+    torch.save({"weight": torch.arange(3.0)}, stream, _use_new_zipfile_serialization=False)
+    data = stream.getvalue()
+    (tmp_path / "a.pth").write_bytes(data)
+    np.testing.assert_array_equal(read_weights(tmp_path / "a.pth")["weight"], [0, 1, 2])
+    with files._Bounded(tmp_path / "a.pth") as file:
+        assert file.read(5) == data[:5] and file.read(2**40) == data[5:] and file.read(2**40) == b""
+        file.seek(3)
+        assert file.read() == data[3:]
+    place = data.index(b"X\x06\0\0\0weight")
+    claiming = data[: place + 1] + (2**32 - 1).to_bytes(4, "little") + data[place + 5 :]
+    refused(read_weights, tmp_path / "b.pth", claiming, "cannot be read as PyTorch weights")
 
 
 # -------------------------------------------------------------------------------------------- other data, code
@@ -277,6 +293,7 @@ def bank(tmp_path_factory):
         ("start", lambda a: a + 10**6, "grids beyond its values"),
         ("organ", lambda a: a + 1, "members of organs, subjects or grids that are not there"),
         ("inverse", lambda a: a * 0, "grids without an extent"),
+        ("inverse", lambda a: a * np.float32(1e-9), "grids with steps above"),
         ("inverse", lambda a: a[:, :2], "inverse is float32 of shape"),
         ("mean", lambda a: a * np.nan, "mean is float32 .* or not finite"),
         ("size", lambda a: a.astype(np.int64), "size is int64"),
