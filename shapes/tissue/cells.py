@@ -6,7 +6,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from fdif_jax.sdf.arguments import count, number
-from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, smooth_minimum
+from fdif_jax.sdf.seams import smooth_minimum
+from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node
 from fdif_jax.shapes.tissue.nearest import nearest
 from fdif_jax.shapes.tissue.trees import Segments
 from fdif_jax.shapes.tissue.waves import STEEPEST, bumps, directions, turned

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from fdif_jax.sdf.algebra import scale
 from fdif_jax.sdf.arguments import count, number
-from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node, smooth_minimum
+from fdif_jax.sdf.seams import smooth_minimum
+from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node
 from fdif_jax.shapes.solids import half_space
 from fdif_jax.shapes.tissue.waves import directions, maze, turned, warped
 
