@@ -163,7 +163,7 @@ def _check_spacing(
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     """A file's bytes, decompressed where they are a gzip stream, and how many there may be at most."""
     if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise FdifError(f"{path}: is no file")
+        raise FdifError(f"{path}: cannot read: it is no file")
     try:
         with open(path, "rb") as file:
             packed, size = file.read(2) == _GZIP_MAGIC, os.fstat(file.fileno()).st_size

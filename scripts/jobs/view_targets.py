@@ -242,11 +242,11 @@ def _scene(path: Path, choice: Choice) -> View:
     image, label = next(fd.render_scenes([scene], vocabulary))
     things, legend, region = [], {}, Region(*map(np.asarray, scene.grid.box))
     for i, o in enumerate(scene.objects):
-        for number, (part, shape) in enumerate(_objects(scene, o, vocabulary)):
+        for place, (part, shape) in enumerate(_objects(scene, o, vocabulary)):
             said = f"{o.class_name}.{part}" if part else o.class_name
             samples = Samples.of(shape, region, choice.resolution, f"{said} (object {i})")
             if samples is not None:  # an object may lie beyond the grid
-                legend[said] = colour_of(_number(o, vocabulary) + number)
+                legend[said] = colour_of(_number(o, vocabulary) + place)
                 # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
                 things.append(Thing(samples.interpolated(), legend[said]))
     if not things:

@@ -172,7 +172,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "a.nii")
-    with pytest.raises(FdifError, match=r"a\.nii: is no file"):
+    with pytest.raises(FdifError, match=r"a\.nii: cannot read: it is no file"):
         read_nifti(tmp_path / "a.nii")
 
 

@@ -55,6 +55,7 @@ def test_volumes_scans_organs_masks_and_likenesses_are_the_same(files):
             np.testing.assert_allclose(getattr(part, name), getattr(other, name), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow("pictures and surfaces in two units; what readers give is compared beside it")
 def test_scores_are_the_same(files, tmp_path):
     scores = []
     for path in files:

@@ -264,7 +264,7 @@ def test_whatever_a_library_raises_is_one_line(error, tmp_path, monkeypatch):
         raise error
 
     write_nifti(tmp_path / "a.nii.gz", np.ones((2, 2, 2), np.uint8))
-    for owner, name in ((nib.Nifti1Header, "get_best_affine"), (nifti.igzip, "decompress")):
+    for owner, name in ((nib.Nifti1Header, "get_best_affine"), (nifti.igzip, "open")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
             with pytest.raises(FdifError, match=r"a\.nii\.gz: ") as caught:

@@ -46,6 +46,7 @@ def test_logits_are_the_scores_of_features_which_get_coarser(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow("a training program of all objectives each")
 def test_every_objective_reaches_the_weights_of_every_network(name):
     model, grid = network(name)
     names = ("class", "contrast", "distance", "restore")

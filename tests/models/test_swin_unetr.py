@@ -303,6 +303,7 @@ def test_bad_inputs_are_refused(shape, message):
         abstract(**SMALL)(jnp.zeros(shape))
 
 
+@pytest.mark.slow("a large network, twice")
 def test_transfer_finds_its_weights():
     arrays = state_dicts.to_torch_state_dict(create(**SMALL, in_channels=2, out_channels=5))
     names = {name for name, array in arrays.items() if array.ndim == 5 and array.shape[1] == 2}

@@ -171,7 +171,11 @@ def test_anatomy(capsys):
     assert Bank.load("bank.npz").organs
 
 
-@pytest.mark.parametrize("page", [DOCS / "performance.md", DOCS / "results.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [DOCS / "performance.md", DOCS / "reliability.md", DOCS / "results.md"],
+    ids=lambda page: page.stem,
+)
 def test_commands_of_pages_of_measurements_are_accepted(page):
     """They take a GPU's minutes or hours: their options are read, and that is all."""
     accepted = 0

@@ -20,7 +20,13 @@ NAMES = [family.name for family in tissue.families]
 MEMBERS, MARGIN = 2, 3.0
 KEYS = jax.random.split(jax.random.key(3), MEMBERS)
 EACH = quick_of(
-    NAMES, [n for n in NAMES if n not in ("airway_tree", "gland", "tumour", "mandelbulb")], "a program each"
+    NAMES,
+    [
+        n
+        for n in NAMES
+        if n not in ("vessel_tree", "airway_tree", "gland", "cell_cluster", "tumour", "mandelbulb")
+    ],
+    "a program each",
 )
 
 

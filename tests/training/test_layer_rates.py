@@ -58,6 +58,7 @@ def _trained(tmp_path, network, name, steps=2):
         return fit(network, lambda *_: (images, labels), None, plan, run, loss=losses.dice_cross_entropy)
 
 
+@pytest.mark.slow("a training more; which weights are frozen is tested beside it")
 def test_a_frozen_encoder_stays_and_the_rest_learns(tmp_path):
     model = models.create("resenc_unet", in_channels=1, out_channels=2, features=[4, 8])
     frozen = encoder_weights(model)
