@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.numpy
 from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.weights.state_dicts import load_torch_state_dict, torch_variables
+from fdif_jax.training.network import count_parameters
+from fdif_jax.weights.state_dicts import load_torch_state_dict, to_torch_state_dict, torch_variables
 
 FOLDER = Path(__file__).with_name("weights")
 
@@ -88,11 +88,9 @@ def load(name: str) -> nnx.Module:
 
 def packed(model: nnx.Module) -> bytes:
     """The file of a network's weights, as it is released."""
-    state = {}
-    for _, known_as, variable in torch_variables(model):
-        axes = variable.get_metadata().get("torch_axes") or tuple(range(variable.ndim))
-        value = np.asarray(variable[...]).transpose(axes)
-        state[known_as[0]] = np.ascontiguousarray(_as(np.float16, value))
+    arrays = to_torch_state_dict(model)
+    first = {id(array): name for name, array in reversed(arrays.items())}  # of the names that share an array
+    state = {name: _as(np.float16, arrays[name]) for name in first.values()}
     return safetensors.numpy.save(state, {"format": "pt"})
 
 
@@ -103,7 +101,7 @@ def _as(dtype: type[np.floating], array: np.ndarray) -> np.ndarray:
 def parameters_of(card: Card) -> int:
     """The number of parameters of a released network."""
     abstract = nnx.eval_shape(lambda: models.create(**card.network))
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Param)))
+    return count_parameters(abstract)
 
 
 def same(network: Mapping[str, Any]) -> Card | None:

@@ -17,7 +17,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.models.conv import Triple
 from fdif_jax.models.layers import call
 from fdif_jax.models.swin import STAGES, SwinTransformer, SwinUNETRConfig
-from fdif_jax.models.unetr_blocks import TORCH_NAMES, UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
+from fdif_jax.models.unetr_blocks import TORCH_NAMES, UnetOutBlock, UnetrBasicBlock, UnetrUpBlock, decoded
 
 # Feature sizes that MONAI's authors published weights for, under their names.
 PRESETS = {"tiny": {"feature_size": 12}, "small": {"feature_size": 24}, "base": {"feature_size": 48}}
@@ -85,11 +85,8 @@ class SwinUNETR(nnx.Module):
             state if encoder is None else call(encoder, state, remat=self.config.remat)
             for encoder, state in zip(encoders, (x, *tokens), strict=True)
         ]
-        outputs = [coarsest]
         decoders = (self.decoder5, self.decoder4, self.decoder3, self.decoder2, self.decoder1)
-        for decoder, skip in zip(decoders, reversed(skips), strict=True):
-            outputs.append(call(decoder, outputs[-1], skip, remat=self.config.remat))
-        return outputs[::-1]
+        return decoded(decoders, coarsest, skips, remat=self.config.remat)
 
     def scores(self, features: list, *, key: Array | None = None) -> Float[Array, "B D H W O"]:
         """The logits (float32) of what `features` gives; the key is that which it was given."""

@@ -20,6 +20,7 @@ from fdif_jax.models.unetr_blocks import (
     UnetrBasicBlock,
     UnetrPrUpBlock,
     UnetrUpBlock,
+    decoded,
 )
 from fdif_jax.models.vit import EDGE, UNETRConfig, ViT
 
@@ -81,10 +82,8 @@ class UNETR(nnx.Module):
         encoders = (self.encoder1, self.encoder2, self.encoder3, self.encoder4)
         remat = self.config.remat
         skips = [call(encoder, y, remat=remat) for encoder, y in zip(encoders, inputs, strict=True)]
-        outputs = [states[-1]]
-        for decoder in (self.decoder5, self.decoder4, self.decoder3, self.decoder2):
-            outputs.append(call(decoder, outputs[-1], skips.pop(), remat=remat))
-        return outputs[::-1]
+        decoders = (self.decoder5, self.decoder4, self.decoder3, self.decoder2)
+        return decoded(decoders, states[-1], skips, remat=remat)
 
     def scores(self, features: list, *, key: Array | None = None) -> Float[Array, "B D H W O"]:
         """The logits (float32) of what `features` gives; the key is that which it was given."""

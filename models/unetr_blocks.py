@@ -8,21 +8,33 @@ A network of these blocks puts `TORCH_NAMES` into its ``torch_names``: MONAI wra
 its own, ours is one. `UnetOutBlock` is its head.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from fdif_jax.models.conv import Conv, ConvTranspose
 from fdif_jax.models.initialisers import LEAKY_SLOPE, TORCH
-from fdif_jax.models.layers import InstanceNorm
+from fdif_jax.models.layers import InstanceNorm, call
 
 # Our path of a convolution → MONAI's name of it. In a block sequence convolution 0 comes before the block 1.
 TORCH_NAMES: tuple[tuple[str, str], ...] = (
     (r"\b(conv\d?|transp_conv(?:_init)?|blocks\.\d+(?:\.0)?)\.(weight|bias)$", r"\1.conv.\2"),
 )
+
+
+def decoded(
+    decoders: Sequence[nnx.Module], coarsest: Array, skips: Sequence[Array], *, remat: bool
+) -> list[Array]:
+    """What decoders give one after another, each a skip beside what is below it: finest first, with the coarsest."""
+    outputs = [coarsest]
+    for decoder, skip in zip(decoders, reversed(skips), strict=True):
+        outputs.append(call(decoder, outputs[-1], skip, remat=remat))
+    return outputs[::-1]
 
 
 def _conv(c_in: int, c_out: int, edge: int = 3, **options) -> Conv:

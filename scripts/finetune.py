@@ -43,7 +43,7 @@ from fdif_jax.scripts.jobs.scores import Referee
 from fdif_jax.scripts.jobs.suited import suited
 from fdif_jax.scripts.options.finetuning import FinetuningOptions as Config
 from fdif_jax.scripts.options.finetuning import check_finetuning
-from fdif_jax.scripts.options.network import network_of, planned
+from fdif_jax.scripts.options.network import UNKNOWN_GRID, network_of, planned
 from fdif_jax.scripts.options.training import devices_of, plan_of, settings_of
 from fdif_jax.tasks import Task
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
@@ -60,8 +60,6 @@ from fdif_jax.training.run_document import (
     Validation,
 )
 from fdif_jax.training.runs import open_run
-
-_GRID = (96, 96, 96)  # that a network of position embeddings is made for until the patch is known
 
 
 class _Ready(NamedTuple):
@@ -171,7 +169,7 @@ def _network(config: Config, initial: Initial | None, chosen: Chosen) -> dict[st
     channels = len(chosen.conventions.channel_names)
     out_channels = len(chosen.conventions.class_names) + 1
     if initial is None:
-        return network_of(config, in_channels=channels, out_channels=out_channels, grid=_GRID)
+        return network_of(config, in_channels=channels, out_channels=out_channels, grid=UNKNOWN_GRID)
     return models.segmenting(initial.network, out_channels) | {"in_channels": channels}
 
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import tyro
 from flax import nnx
@@ -32,7 +31,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.initial_weights import token_grid_of
 from fdif_jax.scripts.options.network import parse_size
 from fdif_jax.scripts.options.settings import shown
-from fdif_jax.training.network import State, weights
+from fdif_jax.training.network import State, count_parameters, weights
 from fdif_jax.training.run_document import IMPORTED, ImportedFile, RunDocument
 from fdif_jax.training.runs import open_run
 from fdif_jax.weights.files import read_checkpoint
@@ -85,7 +84,7 @@ def run(config: Config) -> None:
         config.out, RunDocument(kind=IMPORTED, network=network, source=origin, left_fresh=report.fresh), model
     )
 
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    parameters = count_parameters(model)
     print(f"{config.file}: {network['name']}, {parameters:,} parameters; " + _listed(network))
     if found.assumed:
         print(f"the weights do not tell, so as by default: {_listed(found.assumed)} (--size says otherwise)")

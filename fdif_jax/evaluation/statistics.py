@@ -27,9 +27,8 @@ class Result:
     # mean foreground Dice of each validation case by its name; NaN where a case has no foreground
     dice: Mapping[str, float]
     curve: Sequence[tuple[int, float]] = ()  # the learning curve: step and mean validation Dice
-    classes: Mapping[str, float] = field(
-        default_factory=dict
-    )  # mean Dice of each class; NaN where it is nowhere
+    # mean Dice of each class; NaN where it is nowhere
+    classes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:

@@ -19,11 +19,8 @@ from fdif_jax.io.nifti import check_numbers
 # 936 kB with a quarter; LZ4 does not mind.
 _BLOCK = 2**20
 _CHUNK = 2**24  # bytes under one entry of the file's index
-_REFERENCES = (
-    "LazyArray",
-    "b2o",
-    "proxy-source",
-)  # what Blosc2 calls expressions, objects and proxies in a file
+# What Blosc2 calls expressions, objects and proxies in a file.
+_REFERENCES = ("LazyArray", "b2o", "proxy-source")
 _FAULT = "not a whole Blosc2 file"
 
 

@@ -221,9 +221,7 @@ class Renderer:
 
         def function(d: Distance) -> Distance:
             near = jnp.clip(d, -2.0 * widest, 2.0 * widest)
-            slope = length(
-                *jnp.gradient(near)
-            )  # a voxel, not a millimetre: of a true distance its width across
+            slope = length(*jnp.gradient(near))  # per voxel: of a true distance the width of one across
             coverage = jnp.clip(0.5 - near / jnp.clip(slope, 1e-3 * widest, widest), 0, 1)
             return mapper.function(jnp.minimum(d, 0)) * coverage
 
@@ -251,10 +249,8 @@ class Renderer:
             tile: voxels (z, y, x) of a tile.
             reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
         """
-        negligible, least = (
-            0.5 / table.branch.shape[0],
-            0.5 * max(self.grid.spacing) if self.partial_volume else 0.0,
-        )
+        negligible = 0.5 / table.branch.shape[0]
+        least = 0.5 * max(self.grid.spacing) if self.partial_volume else 0.0
         growth = jnp.asarray([0.0, *growths(self.displacements, self.grid)], jnp.float32)
         if reach is None:
             shown = [max(m.reach(negligible), least) for m in self.mappers]

@@ -168,8 +168,8 @@ def _ranges(
     """
     frames = [partial(frame_of, structure) for structure in renderer.structures]
     spacing = jnp.asarray(renderer.grid.spacing[::-1], jnp.float32)
-    edges = jnp.asarray(renderer.grid[::-1], jnp.float32)
-    top = edges - 1 - jnp.floor(edges / 2)
+    voxels = Grid(*renderer.grid)  # of 1 mm: shifts are counted in voxels
+    edges, top = jnp.asarray(voxels.edges, jnp.float32), jnp.asarray(voxels.highest, jnp.float32)
 
     def allowed(branch: Array, row: Array, turn: Array) -> tuple[Array, Array]:
         turned = jnp.concatenate([turn, jnp.zeros((3, 1))], axis=1)

@@ -19,13 +19,12 @@ class PartRows:
     """How the rows of objects become those of their parts.
 
     Attributes:
-        wholes: structures of the objects, into which the branches of their table count.
-        structures: these, and after them those of what their parts show, into which the branches of parts count.
+        structures: those of the objects, into which the branches of their table count, and after them those of what
+            their parts show, into which the branches of parts count.
         first: of every object's structure, the branch of its first part; its own where it has none.
         counts: of every object's structure, how many rows it takes.
     """
 
-    wholes: tuple[Structure, ...]
     structures: tuple[Structure, ...]
     first: tuple[int, ...]
     counts: tuple[int, ...]
@@ -40,7 +39,7 @@ class PartRows:
             first.append(len(structures) if regions else branch)
             counts.append(max(len(regions), 1))
             structures += regions
-        return cls(tuple(wholes), tuple(structures), tuple(first), tuple(counts))
+        return cls(tuple(structures), tuple(first), tuple(counts))
 
     @property
     def most(self) -> int:

@@ -22,6 +22,11 @@ def weights(model: nnx.Module, kind: nnx.filterlib.Filter = LEARNT) -> Weights:
     return {".".join(map(str, path)): p[...] for path, p in nnx.to_flat_state(nnx.state(model, kind))}
 
 
+def count_parameters(model: nnx.Module) -> int:
+    """How many numbers a network learns by its gradient; the network may be abstract."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
 def set_weights(model: nnx.Module, new: Mapping[str, jax.Array]) -> None:
     """Put named weights into a network, in place; names that are not given stay as they are."""
     flat = nnx.to_flat_state(nnx.state(model, LEARNT))

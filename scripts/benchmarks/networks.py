@@ -36,7 +36,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least, shown
-from fdif_jax.training.network import functional
+from fdif_jax.training.network import count_parameters, functional
 from fdif_jax.weights import state_dicts
 
 # The sizes of the literature, and little ones. What is not named is the network's default, which is the original's.
@@ -174,7 +174,7 @@ def _measure(case: Case) -> dict[str, Any]:
         "spec": case.spec,
         "grid": case.grid,
         "batch_size": case.batch_size,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        "parameters": count_parameters(model),
         "difference": float(np.abs(ours.forward() - wanted).max() / np.abs(wanted).max()),
         **compiling,
     }

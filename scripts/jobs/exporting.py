@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_out
+from fdif_jax.training.network import count_parameters
 from fdif_jax.weights import state_dicts
 from fdif_jax.weights.files import check_suffix, save_weights
 from fdif_jax.weights.nnunet_files import NnunetNetwork, nnssl_checkpoint, nnunet_checkpoint
@@ -80,7 +80,7 @@ def write_weights(trained: Trained, wanted: Wanted, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(contents, out)
     tensors = len({id(array) for array in state.values()})
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    parameters = count_parameters(model)
     print(f"{out}: {tensors} tensors under {len(state)} names, {parameters:,} parameters")
     print(_usage(form, out, model, nnunet))
 

@@ -13,7 +13,7 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.models import released
 from fdif_jax.models.recognise import recognise
-from fdif_jax.scripts.options.network import NetworkOptions, network_of, parse_size, planned
+from fdif_jax.scripts.options.network import UNKNOWN_GRID, NetworkOptions, network_of, parse_size, planned
 from fdif_jax.training.run_document import Start
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.files import SUFFIXES, read_checkpoint
@@ -21,7 +21,6 @@ from fdif_jax.weights.state_dicts import to_torch_state_dict
 from fdif_jax.weights.transfer import Transfer, transfer
 
 SCRATCH = "scratch"
-_GRID = (96, 96, 96)  # for networks of position embeddings, where none is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,7 @@ def _of_release(name: str, options: NetworkOptions) -> Initial:
     try:
         _check_agrees(options, name, network)
     except FdifError as error:
-        asked = network_of(options, in_channels=1, grid=_GRID, out_channels=network["out_channels"])
+        asked = network_of(options, in_channels=1, grid=UNKNOWN_GRID, out_channels=network["out_channels"])
         told = released.nearest(asked) or f"none is of {asked['name']}"
         raise FdifError(f"{error}. Of the released weights {told}") from None
     return _initial(name, network, released.load(name))

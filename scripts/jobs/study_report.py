@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,36 +105,36 @@ def _note(report: StudyReport) -> str:
     )
 
 
-def _table(report: StudyReport) -> tuple[list[str], list[list[str]]]:
+def _by_cell(report: StudyReport, field: Callable[[Summary], str]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: numbers of cases down, initialisations across; several lines in a field."""
-    study = report.study
-    found = {(summary.cases, summary.init): summary for summary in report.summaries}
-    rows = [[str(n), *(_field(study, found.get((n, init))) for init in study.inits)] for n in study.cases]
-    return ["cases", *study.inits], rows
+    found = {(summary.cases, summary.init): field(summary) for summary in report.summaries}
+    inits = report.study.inits
+    rows = [[str(n), *(found.get((n, init), "-") for init in inits)] for n in report.study.cases]
+    return ["cases", *inits], rows
 
 
-def _field(study: Study, summary: Summary | None) -> str:
-    if summary is None:
-        return "-"
-    spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"
-    lines = [f"{summary.mean:.3f}{spread}"]
-    if summary.difference:
-        low, high = summary.difference.interval
-        lines.append(f"{100 * summary.difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
-    if len(summary.dice) < study.seeds:
-        lines.append(f"{len(summary.dice)} of {study.seeds} seeds")
-    return "\n".join(lines)
+def _table(report: StudyReport) -> tuple[list[str], list[list[str]]]:
+    """Mean Dice and differences, as `_by_cell`."""
+
+    def field(summary: Summary) -> str:
+        spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"
+        lines = [f"{summary.mean:.3f}{spread}"]
+        if summary.difference:
+            low, high = summary.difference.interval
+            lines.append(f"{100 * summary.difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+        if len(summary.dice) < report.study.seeds:
+            lines.append(f"{len(summary.dice)} of {report.study.seeds} seeds")
+        return "\n".join(lines)
+
+    return _by_cell(report, field)
 
 
 def _course(report: StudyReport) -> tuple[list[str], list[list[str]]] | None:
-    """Header and rows: numbers of cases down, initialisations across; None without curves and stuck seeds."""
-    found = {(summary.cases, summary.init): summary for summary in report.summaries}
+    """How soon and how surely it was learnt, as `_by_cell`; None without curves and stuck seeds."""
     if not any(summary.reached or summary.stuck for summary in report.summaries):
         return None
 
-    def field(summary: Summary | None) -> str:
-        if summary is None:
-            return "-"
+    def field(summary: Summary) -> str:
         parts = [part for part in summary.reached.values() if math.isfinite(part)]
         never = len(summary.reached) - len(parts)
         lines = [f"{100 * float(np.mean(parts)):.0f} %"] if parts else []
@@ -142,9 +142,7 @@ def _course(report: StudyReport) -> tuple[list[str], list[list[str]]] | None:
         lines += [f"stuck: {summary.stuck} of {len(summary.dice)}"] if summary.stuck else []
         return "\n".join(lines) or "-"
 
-    inits = report.study.inits
-    rows = [[str(n), *(field(found.get((n, init))) for init in inits)] for n in report.study.cases]
-    return ["cases", *inits], rows
+    return _by_cell(report, field)
 
 
 def _tuning(tuned: Mapping[str, Mapping]) -> tuple[list[str], list[list[str]]]:

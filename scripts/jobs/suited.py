@@ -1,7 +1,6 @@
 """What `fdif finetune` chooses where nothing is said: weights to begin with, network, learning rate, steps, patch."""
 
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -10,7 +9,7 @@ from fdif_jax.models import released
 from fdif_jax.preprocessing.fingerprints import VOXEL_BUDGET
 from fdif_jax.scripts.jobs.initial_weights import SCRATCH
 from fdif_jax.scripts.options.finetuning import AUTO, FinetuningOptions
-from fdif_jax.scripts.options.network import NetworkOptions, network_of
+from fdif_jax.scripts.options.network import UNKNOWN_GRID, NetworkOptions, network_of
 
 USUAL = "resenc-tiny"  # released weights where no network is asked for
 _LEARNING_RATE = 1e-4  # of other networks
@@ -53,7 +52,7 @@ def _beginning(config: FinetuningOptions) -> tuple[FinetuningOptions, released.C
             return dataclasses.replace(config, init=card.name), card
         print(f"network of {card.name}: none is asked for")
         return dataclasses.replace(config, network=card.network["name"], size=_size(card)), card
-    asked = network_of(config, in_channels=1, grid=(96, 96, 96), out_channels=2)
+    asked = network_of(config, in_channels=1, grid=UNKNOWN_GRID, out_channels=2)
     card = released.same(asked)
     if config.init == SCRATCH:
         return config, card
@@ -79,7 +78,7 @@ def _steps(config: FinetuningOptions) -> int:
     cases = config.cases or len(list_cases(config.dataset)[0])
     where = "cpu" if jax.default_backend() == "cpu" else "other"
     each, least, most = _STEPS[where]
-    steps: Any = min(max(each * cases, least), most)
+    steps = min(max(each * cases, least), most)
     told = f"{each} for each of {cases} training cases, at least {least:,} and at most {most:,}"
     print(f"{steps:,} steps: {told}" + " on a CPU" * (where == "cpu"))
     return steps

@@ -12,6 +12,9 @@ from fdif_jax.errors import FdifError
 from fdif_jax.models.nnunet import PlannedNetwork, from_plans
 from fdif_jax.scripts.options.settings import parse_settings
 
+UNKNOWN_GRID = (96, 96, 96)
+"""What a network of position embeddings is made for until its patch is known."""
+
 SizeOption = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME|KEY=VALUE ...", help_behavior_hint="")]
 
 

@@ -9,7 +9,7 @@ from fdif_jax.sdf.arguments import count, number
 from fdif_jax.sdf.seams import smooth_minimum
 from fdif_jax.sdf.shape import Box, Distance, Point, Scalar, Shape, length, node
 from fdif_jax.shapes.tissue.nearest import nearest
-from fdif_jax.shapes.tissue.trees import Segments
+from fdif_jax.shapes.tissue.trees import Segments, unit
 from fdif_jax.shapes.tissue.waves import STEEPEST, bumps, directions, turned
 
 
@@ -136,14 +136,12 @@ def tumour(key: jax.Array, size: Scalar, *, spicules: int = 28, necrosis: Scalar
     angle = jnp.pi * (3 - jnp.sqrt(5.0)) * jnp.arange(n)
     ring = jnp.sqrt(1 - height**2)
     way = jnp.stack([ring * jnp.cos(angle), ring * jnp.sin(angle), height], axis=1)
-    way = way + 0.3 * jax.random.normal(way_key, (n, 3))
-    way = way / jnp.linalg.norm(way, axis=1, keepdims=True)
+    way = unit(way + 0.3 * jax.random.normal(way_key, (n, 3)))
     tips = way * jax.random.uniform(reach_key, (n, 1), minval=0.7, maxval=1.0) * size
     feet = 0.85 * radius * way
     thin = jnp.full(n, 0.012 * size)
     rods = Segments(feet, tips, jnp.full(n, 0.085 * size), thin)
-    aside = jax.random.normal(aside_key, (3,))
-    aside = aside / jnp.linalg.norm(aside)
+    aside = unit(jax.random.normal(aside_key, (3,)))
     hollow = number("tumour", "necrosis", necrosis, above=0) * radius
     cavity = jnp.append(0.15 * radius * aside, hollow)
     core = jnp.append(-0.45 * radius * aside, 0.42 * radius)

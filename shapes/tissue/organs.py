@@ -97,6 +97,11 @@ class Lobed(Shape):
         return Box(jnp.min(self.centres - reach, axis=0), jnp.max(self.centres + reach, axis=0))
 
 
+def _lengths(of: str, size: Scalar, **fractions: Scalar) -> list[Scalar]:
+    """Arguments that are fractions of the size, checked, as lengths."""
+    return [number(of, name, fraction, above=0) * size for name, fraction in fractions.items()]
+
+
 def folded_surface(
     key: jax.Array, size: Scalar, *, gyrus: Scalar = 0.27, depth: Scalar = 0.28, shell: Scalar = 0.11
 ) -> Shape:
@@ -114,10 +119,7 @@ def folded_surface(
     """
     frame_key, form_key = jax.random.split(key)
     size = number("folded_surface", "size", size, above=0)
-    gyrus, depth, shell = (
-        number("folded_surface", n, v, above=0) * size
-        for n, v in (("gyrus", gyrus), ("depth", depth), ("shell", shell))
-    )
+    gyrus, depth, shell = _lengths("folded_surface", size, gyrus=gyrus, depth=depth, shell=shell)
     factors = jnp.asarray([0.8, 1.0, 0.8]) + jnp.asarray([0.1, 0.0, 0.1]) * jax.random.uniform(form_key, (3,))
     form = Folded(size, 2 * gyrus, 0.15 * gyrus, depth, 0.6 * gyrus, shell, directions(frame_key))
     return scale(form, factors)
@@ -140,9 +142,7 @@ def trabecular_bone(
     """
     frame_key, form_key = jax.random.split(key)
     size = number("trabecular_bone", "size", size, above=0)
-    spacing, cortex = (
-        number("trabecular_bone", n, v, above=0) * size for n, v in (("spacing", spacing), ("cortex", cortex))
-    )
+    spacing, cortex = _lengths("trabecular_bone", size, spacing=spacing, cortex=cortex)
     density = number("trabecular_bone", "density", density, above=0)
     across = jax.random.uniform(form_key, (2,), minval=0.7, maxval=0.95)
     halves = size * jnp.append(across, 1.0)
@@ -167,7 +167,7 @@ def lobulated_organ(key: jax.Array, size: Scalar, *, lobes: int = 20, cleft: Sca
     bend_key, place_key, size_key = jax.random.split(key, 3)
     size = number("lobulated_organ", "size", size, above=0)
     n = count("lobulated_organ", "lobes", lobes, least=1)
-    cleft = number("lobulated_organ", "cleft", cleft, above=0) * size
+    (cleft,) = _lengths("lobulated_organ", size, cleft=cleft)
     along = jnp.linspace(-1.0, 1.0, n)
     turn = 2.4 * jnp.arange(n) + jax.random.uniform(bend_key, (), maxval=6.3)
     stray = jax.random.uniform(place_key, (3, n), minval=-0.05, maxval=0.05)

@@ -126,17 +126,18 @@ def _daughters(luck: Float[Array, "n 6"], growth: Growth, parents: Branches) -> 
     cosine = (1 + fractions**4 - fractions[:, ::-1] ** 4) / (2 * fractions**2)
     sine = jnp.sqrt(jnp.maximum(1 - cosine**2, 0.0)) * jnp.asarray([1.0, -1.0])
     way = cosine[..., None] * parents.direction[:, None] + sine[..., None] * parents.normal[:, None]
-    direction = _unit(way.reshape(-1, 3) + stray[:, :3])
+    direction = unit(way.reshape(-1, 3) + stray[:, :3])
     radius = (fractions * parents.radius[:, None]).reshape(-1)
     extent = growth.slenderness * radius * (1 + stray[:, 3])
     starts, before = jnp.repeat(parents.ends, 2, axis=0), jnp.repeat(parents.normal, 2, axis=0)
-    across = _unit(jnp.cross(direction, before))
+    across = unit(jnp.cross(direction, before))
     angle = (growth.turn + jnp.pi * stray[:, 4])[:, None]
     normal = across * jnp.sin(angle) + jnp.cross(across, direction) * jnp.cos(angle)
     return Branches(starts, starts + extent[:, None] * direction, direction, normal, radius)
 
 
-def _unit(vectors: Float[Array, "*m 3"]) -> Float[Array, "*m 3"]:
+def unit(vectors: Float[Array, "*m 3"]) -> Float[Array, "*m 3"]:
+    """Vectors of length 1."""
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
 
 
@@ -242,7 +243,7 @@ def gland(
     radius = number("gland", "berry", berry, above=0) * jnp.mean(ends.radius)
     each = count("gland", "acini", acini, least=1)
     luck = jax.random.uniform(berry_key, (ends.radius.size, each, 4), minval=-1.0)
-    around = _unit(luck[..., :3] + 0.4 * ends.direction[:, None])
+    around = unit(luck[..., :3] + 0.4 * ends.direction[:, None])
     radii = (radius * (1 + 0.2 * luck[..., 3])).reshape(-1)
     centres = (ends.ends[:, None] + 1.4 * radius * around).reshape(-1, 3)
     starts, finish = (jnp.concatenate([at, centres]) for at in (ducts.starts, ducts.ends))

@@ -15,6 +15,7 @@ from fdif_jax.scripts.benchmarks.reliability import disk, formats, fuzzing, host
 from fdif_jax.scripts.benchmarks.reliability.commands import Commands, Ended, difference
 from fdif_jax.scripts.benchmarks.reliability.formats import FORMATS, Format
 from fdif_jax.scripts.benchmarks.reliability.kills import measure as measure_kills
+from fdif_jax.scripts.benchmarks.reliability.mutation import packed
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -23,7 +24,7 @@ def test_damaged_files_are_read_or_refused(name, tmp_path, monkeypatch):
     inner = tmp_path / "a/inner"
     inner.mkdir(parents=True)
     for data in FORMATS[name].seeds(inner):
-        (inner / FORMATS[name].name).write_bytes(fuzzing._packed(FORMATS[name], data))
+        (inner / FORMATS[name].name).write_bytes(packed(FORMATS[name], data))
         FORMATS[name].read(inner / FORMATS[name].name)
     told = [fuzzing.trial(FORMATS[name], path) for _, path in fuzzing.inputs(name, inner, 7, 0, 25)]
     assert [said for kind, said in told if kind == "fault"] == []
@@ -103,7 +104,7 @@ def test_the_browsers_server_withstands_attacks(tmp_path):
 def test_a_server_that_gives_a_secret_away_would_be_seen(tmp_path, monkeypatch):
     data = server._case(tmp_path, 4)
     monkeypatch.setitem(server.browse._FILES, "/secret", (str(tmp_path / "secret"), "text/plain"))
-    with server._served(data) as port:
+    with server.served(data, "attacked") as port:
         assert any("/secret:" in fault for fault in server._traversal(port))
 
 

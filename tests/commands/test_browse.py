@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 
 import blosc2
 import nibabel as nib
@@ -17,9 +15,9 @@ import pytest
 from PIL import Image
 
 from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
-from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.scripts import browse, cli
+from fdif_jax.scripts.benchmarks.reliability import server
 
 GRID = (20, 24, 28)
 NAMES = ("ball", "cube", "never")
@@ -50,17 +48,9 @@ def dataset(tmp_path_factory):
     return write(tmp_path_factory.mktemp("browse") / "shapes", MonaiLayout())
 
 
-@contextmanager
 def served(folder):
     """A server of a dataset; its port."""
-    with browse.server_of(browse.Cases(load_dataset(folder), "the title"), 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    return server.served(folder, "the title")
 
 
 def get(port, path, host=None):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -97,7 +98,7 @@ class Commands:
 
     def start(self, command: str, out: Path, *hook: str) -> subprocess.Popen:
         """Begin a command that writes to ``out``; with a ``hook`` by `faulty`, whose arguments these are."""
-        name, *arguments = _split(command.format(**self._known))
+        name, *arguments = shlex.split(command.format(**self._known))
         module = ["-m", f"{__package__}.faulty", *hook, name] if hook else ["-m", f"fdif_jax.scripts.{name}"]
         return subprocess.Popen(
             [sys.executable, *module, *arguments, "--out", str(out)],
@@ -110,9 +111,7 @@ class Commands:
 
     def shell(self, command: str, out: str) -> str:
         """The command as a line of a shell."""
-        import shlex
-
-        name, *arguments = _split(command.format(**self._known))
+        name, *arguments = shlex.split(command.format(**self._known))
         return shlex.join([sys.executable, "-m", f"fdif_jax.scripts.{name}", *arguments, "--out"]) + f" {out}"
 
     @property
@@ -142,12 +141,6 @@ class Commands:
         return folder.with_suffix(".npz") if name in _ALONE else folder
 
 
-def _split(command: str) -> list[str]:
-    import shlex
-
-    return shlex.split(command)
-
-
 def end(process: subprocess.Popen, timeout: float = 900.0) -> Ended:
     """Wait for a process; it is killed, with all that it began, if it does not end."""
     try:
@@ -156,8 +149,12 @@ def end(process: subprocess.Popen, timeout: float = 900.0) -> Ended:
         os.killpg(process.pid, signal.SIGKILL)
         _, error = process.communicate()
         error += "\ndid not end"
-    lines = [line for line in error.splitlines() if line.strip() and not line.lstrip().startswith(_BARS)]
-    return Ended(process.returncode, lines)
+    return Ended(process.returncode, lines_of(error))
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of what a command says on stderr, but for bars."""
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(_BARS)]
 
 
 def contents(out: Path, *, measured: bool = True) -> dict[str, str]:

@@ -15,6 +15,7 @@ from fdif_jax.scripts.benchmarks.reliability.commands import (
     contents,
     difference,
     end,
+    lines_of,
 )
 
 _MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")
@@ -72,11 +73,7 @@ def _on_small_disk(commands: Commands, name: str, room: int, kept: Path) -> tupl
     status, first = Path(f"{kept}.status"), Path(f"{kept}.first")
     if not status.is_file():
         return Ended(1, again.lines), again, kept
-    return Ended(int(status.read_text()), _told(first.read_text())), again, kept
-
-
-def _told(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
+    return Ended(int(status.read_text()), lines_of(first.read_text())), again, kept
 
 
 def faulty(

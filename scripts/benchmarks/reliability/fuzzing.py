@@ -22,7 +22,7 @@ from typing import Any
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import append_json_line, make_folder, read_json_lines
 from fdif_jax.scripts.benchmarks.reliability.formats import FORMATS, Format
-from fdif_jax.scripts.benchmarks.reliability.mutation import damaged
+from fdif_jax.scripts.benchmarks.reliability.mutation import damaged, packed
 
 SECONDS = 10.0  # that a file may take
 ROOM = 2**30  # bytes of addresses that a process may ask for beyond those that it has when it begins
@@ -135,7 +135,7 @@ def search(name: str, folder: Path, seed: int, first: int, count: int) -> None:
     make_folder(elsewhere)
     for data in form.seeds(inner):  # so that what is loaded once is there
         whole = inner / form.name
-        whole.write_bytes(_packed(form, data))
+        whole.write_bytes(packed(form, data))
         form.read(whole)
     room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
@@ -152,12 +152,6 @@ def search(name: str, folder: Path, seed: int, first: int, count: int) -> None:
             append_json_line(log, {"input": number, "fault": said})
             (folder / f"{name}.{number}").write_bytes(path.read_bytes())
     append_json_line(log, {"counts": told})
-
-
-def _packed(form: Format, data: bytes) -> bytes:
-    import gzip
-
-    return gzip.compress(data, 1, mtime=0) if form.name.endswith(".gz") else data
 
 
 def _names(folder: Path) -> set[str]:

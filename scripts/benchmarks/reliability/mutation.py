@@ -46,11 +46,15 @@ def damaged(rng: random.Random, form: Format, seeds: Sequence[bytes]) -> bytes:
     data = rng.choice(seeds)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
         data = _changed(rng, form, data, seeds)
-    if form.name.endswith(".gz"):
-        data = gzip.compress(data, 1, mtime=0)
-        if rng.random() < 0.3:
-            data = rng.choice(_CHANGES)(rng, data)
+    data = packed(form, data)
+    if form.name.endswith(".gz") and rng.random() < 0.3:
+        data = rng.choice(_CHANGES)(rng, data)
     return data
+
+
+def packed(form: Format, data: bytes) -> bytes:
+    """The bytes of a file, deflated where a format's are."""
+    return gzip.compress(data, 1, mtime=0) if form.name.endswith(".gz") else data
 
 
 def _changed(rng: random.Random, form: Format, data: bytes, seeds: Sequence[bytes]) -> bytes:

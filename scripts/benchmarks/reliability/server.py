@@ -50,8 +50,9 @@ def _case(folder: Path, edge: int) -> Path:
 
 
 @contextlib.contextmanager
-def _served(data: Path) -> Iterator[int]:
-    with browse.server_of(browse.Cases(load_dataset(data), "attacked"), 0) as server:
+def served(data: Path, title: str) -> Iterator[int]:
+    """A server of a dataset, by a thread of its own; its port."""
+    with browse.server_of(browse.Cases(load_dataset(data), title), 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -163,7 +164,7 @@ _ATTACKS: dict[str, Callable[[int], list[str]]] = {
 def measure(folder: Path, edge: int = 64) -> dict[str, dict[str, Any]]:
     """Attack a server of one volume with so many voxels an edge; faults and seconds of each attack."""
     figures = {}
-    with _served(_case(folder, edge)) as port:
+    with served(_case(folder, edge), "attacked") as port:
         for name, attack in _ATTACKS.items():
             began = time.perf_counter()
             faults = attack(port)
