@@ -139,46 +139,97 @@ _looped = jax.jit(_joined, inline=True)  # a loop outside of a program would be 
 
 
 def _at(singles: tuple, stacks: tuple, at: tuple, smooth: Smooth, size: tuple[int, ...]) -> Distance:
-    def distance(part: Any) -> Distance:
-        return jnp.broadcast_to(jnp.asarray(part(*at), jnp.float32), size)
-
     kept = 1 if smooth is None else 2 if isinstance(smooth, Blend) else NEAREST
     least = (jnp.full(size, jnp.inf, jnp.float32),) * kept
-    least = functools.reduce(_with, map(distance, singles), least)
+    least = functools.reduce(_with, (_distance(part, at, size) for part in singles), least)
     for stack in stacks:
-        least = _with_all(least, stack, distance)
+        least = _with_stack(least, stack, at, size) if kept == 1 else _with_many(size, least, stack, at)
     if isinstance(smooth, Blend):
         return smooth(*least)
     return least[0] if smooth is None else _smoothed(least, smooth)
 
 
-def _with_all(least: tuple, stack: Any, distance: Any) -> tuple:
-    """The least distances when those of all parts of a stack are among them."""
-    if len(least) == 1:
-        return lax.scan(lambda d, part: (_with(d, distance(part)), None), least, stack, unroll=_UNROLLED)[0]
-    number = depth(stack)
-    passes = -(-number // _PASS)
-    each = -(-number // passes)
+def _distance(part: Any, at: tuple, size: tuple[int, ...]) -> Distance:
+    return jnp.broadcast_to(jnp.asarray(part(*at), jnp.float32), size)
 
-    def one(i: Any) -> Distance:
-        d = distance(jax.tree.map(lambda leaf: leaf[i], stack))
-        return d if number == passes * each else jnp.where(i < number, d, jnp.inf)
+
+def _with_stack(least: tuple, stack: Any, at: tuple, size: tuple[int, ...]) -> tuple:
+    """The least distance when those of all parts of a stack are among them."""
+
+    def one(least: tuple, part: Any) -> tuple[tuple, None]:
+        return _with(least, jax.checkpoint(lambda part, at: _distance(part, at, size))(part, at)), None
+
+    return lax.scan(one, least, stack, unroll=_UNROLLED)[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_many(size: tuple[int, ...], least: tuple, stack: Any, at: tuple) -> tuple:
+    """The least distances, in order, when those of all parts of a stack are among them."""
+    passes, each = _passes(stack)
 
     # Many in an inner loop, whose result is in memory: each of the least would compute the distance again.
     def some(least: tuple, numbers: Any) -> tuple[tuple, None]:
-        return functools.reduce(_with, lax.map(one, numbers), least), None
+        return functools.reduce(_with, lax.map(lambda i: _numbered(i, stack, at, size), numbers), least), None
 
     return lax.scan(some, least, jnp.arange(passes * each).reshape(passes, each))[0]
+
+
+@_with_many.defjvp
+def _with_many_jvp(size: tuple[int, ...], primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """Tangents by which distances are chosen: through the choice itself, compilers would copy each part many times."""
+    (least, stack, at), (least_dot, stack_dot, at_dot) = primals, tangents
+    passes, each = _passes(stack)
+
+    def some(carry: tuple, numbers: Any) -> tuple[tuple, None]:
+        least, least_dot = carry
+
+        def one(i: Any) -> tuple[Distance, Distance]:
+            distance = jax.checkpoint(lambda stack, at: _numbered(i, stack, at, size))
+            return jax.jvp(distance, (stack, at), (stack_dot, at_dot))
+
+        d, d_dot = lax.map(one, numbers)
+        every, every_dot = [*least, *d], jnp.concatenate([jnp.stack(least_dot), d_dot])
+        nearest = functools.reduce(_with_number, enumerate(every), ((jnp.inf, 0),) * len(least))
+        rows = jnp.arange(len(every)).reshape(-1, *[1] * len(size))
+        picked = [jnp.sum(jnp.where(rows == row, every_dot, 0.0), axis=0) for _, row in nearest]
+        return (tuple(d for d, _ in nearest), tuple(picked)), None
+
+    return lax.scan(some, (least, tuple(least_dot)), jnp.arange(passes * each).reshape(passes, each))[0]
+
+
+def _passes(stack: Any) -> tuple[int, int]:
+    """How many passes a stack takes, and how many of its parts each."""
+    passes = -(-depth(stack) // _PASS)
+    return passes, -(-depth(stack) // passes)
+
+
+def _numbered(i: Any, stack: Any, at: tuple, size: tuple[int, ...]) -> Distance:
+    """The distance of a stack's ``i``-th part; infinite beyond the last."""
+    d = _distance(jax.tree.map(lambda leaf: leaf[i], stack), at, size)
+    passes, each = _passes(stack)
+    return d if depth(stack) == passes * each else jnp.where(i < depth(stack), d, jnp.inf)
 
 
 def _with(least: tuple, d: Distance) -> tuple:
     """The least distances, in order, when ``d`` is among them; NaN stays."""
     if len(least) == 1:
         return (jnp.minimum(least[0], d),)
+    return tuple(d for d, _ in _with_number(tuple((own, ()) for own in least), ((), d)))
+
+
+def _with_number(least: tuple, entry: tuple) -> tuple:
+    """The same with a number beside each distance; ``entry`` is the number and the distance to come."""
+    number, d = entry
+
+    def either(condition: Any, first: tuple, second: tuple) -> tuple:
+        return jax.tree.map(functools.partial(jnp.where, condition), first, second)
+
+    new = (d, number)
     moved = [
-        jnp.where(d < before, before, jnp.where(d < own, d, own)) for before, own in itertools.pairwise(least)
+        either(d < before[0], before, either(d < own[0], new, own))
+        for before, own in itertools.pairwise(least)
     ]
-    return (jnp.where((d < least[0]) | (d != d), d, least[0]), *moved)
+    return (either((d < least[0][0]) | (d != d), new, least[0]), *moved)
 
 
 def _smoothed(least: tuple, smooth: Scalar) -> Distance:

@@ -54,15 +54,21 @@ def distances(p):
     return np.stack([box(p, (1, 1, 6)), *(box(p - 2 * c, (2, 3, 1)) for c in SIZES[:4]), *balls])
 
 
-def smooth_least(d, k):
-    """The smooth minimum of ``d`` ``(n, points)`` from its definition, the level found by bisection."""
-    d = np.sort(d, axis=0)[: seams.NEAREST]
-    low, high = d[0], d[0] + k
+def smooth_weights(d, k):
+    """The weights of distances ``(n, points)`` in their smooth minimum, from its definition: by bisection."""
+    nearest = d <= np.sort(d, axis=0)[: seams.NEAREST][-1]
+    low, high = d.min(0), d.min(0) + k
     for _ in range(60):
         middle = (low + high) / 2
-        enough = np.maximum(middle - d, 0).sum(0) > k
+        enough = (nearest * np.maximum(middle - d, 0)).sum(0) > k
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    weights = np.maximum(low - d, 0) / k
+    return nearest * np.maximum(low - d, 0) / k
+
+
+def smooth_least(d, k):
+    """The smooth minimum of ``d`` ``(n, points)`` from its definition."""
+    d = np.sort(d, axis=0)[: seams.NEAREST]
+    weights = smooth_weights(d, k)
     return (weights * d).sum(0) - k / 2 * (1 - np.square(weights).sum(0))
 
 
@@ -103,6 +109,27 @@ def test_a_union_of_many_is_as_numpy_has_it_in_any_order_with_finite_gradients(k
     head, *others = parts()
     turned = as_arrays(fd.union([head, *others[3::-1]], others[:3:-1], smooth=BLENDS[kind]))
     np.testing.assert_allclose(measured(turned, jnp.asarray(AT))[0], d, atol=2e-6)
+
+
+@pytest.mark.parametrize("number", [5, 70])
+def test_each_part_of_a_loop_has_the_slope_of_its_weight(number):
+    centres = np.random.default_rng(3).uniform(-9, 9, (number, 3))
+    away = AT[None].astype(np.float64) - centres[:, None]
+    d = np.linalg.norm(away, axis=-1)
+    weights = smooth_weights(d - 2, K)
+    assert (np.count_nonzero(weights, axis=0) > 1).any()
+
+    def total(centres):
+        balls = [shapes.sphere(2.0).translate(centre) for centre in centres]
+        return fd.union(balls, smooth=K)(jnp.asarray(AT)).sum()
+
+    slopes = -(weights[..., None] * away / d[..., None]).sum(1)
+    at = jnp.asarray(centres, jnp.float32)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(at), slopes, atol=2e-4)
+    # Forwards, too.
+    towards = np.random.default_rng(4).standard_normal(centres.shape)
+    forward = jax.jit(lambda at, towards: jax.jvp(total, (at,), (towards,)))(at, jnp.float32(towards))[1]
+    np.testing.assert_allclose(forward, (slopes * towards).sum(), atol=2e-3)
 
 
 def test_groups_may_come_in_any_order_and_seams_be_blends():
