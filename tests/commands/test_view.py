@@ -250,16 +250,16 @@ def test_watching_draws_again_after_each_save_and_outlives_mistakes(file, tmp_pa
         return log.read_text().splitlines()[-1]
 
     try:
-        assert "ball.png" in until(1)
+        assert "ball.png" in until(2)  # after the line that says that the file is run
         first = (out / "ball.png").read_bytes()
         file.write_text(SHAPES.replace("import fdif_jax as fd", "import fdif_jax as"))
-        assert "mine.py:3: SyntaxError" in until(2)
+        assert "mine.py:3: SyntaxError" in until(3)
         assert (out / "ball.png").read_bytes() == first
         file.write_text(SHAPES.replace("shapes.sphere(", "shapes.octahedron("))
-        assert "ball.png" in until(3)
+        assert "ball.png" in until(4)
         assert (out / "ball.png").read_bytes() != first
         watching.send_signal(signal.SIGINT)
         assert watching.wait(20) == 0
-        assert log.read_text().count("\n") == 3
+        assert log.read_text().count("\n") == 4
     finally:
         watching.kill()

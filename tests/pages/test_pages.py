@@ -14,6 +14,7 @@ import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.anatomy.bank import Bank
 from fdif_jax.scripts import cli
+from fdif_jax.scripts.jobs import suited
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.files import read_weights
 from tests.helpers.nnunet_client import decathlon_folder
@@ -140,12 +141,13 @@ def test_recipes(capsys):
         "--cases 8 --steps 500": tuned,
     }
     run_here("recipes.md", small, capsys)
-    assert len(fd.shipped_recipes()) == 8
+    assert len(fd.shipped_recipes()) == 9
 
 
 @pytest.mark.slow("a page of many commands, each with programs of its own")
-def test_fine_tune(capsys, calls):
-    """The study's runs are made up (`helpers.studies.calls`)."""
+def test_fine_tune(capsys, calls, monkeypatch):
+    """The study's runs are made up (`helpers.studies.calls`); steps that nobody gives are two."""
+    monkeypatch.setitem(suited._STEPS, "cpu", (1, 2, 2))
     decathlon_folder(Path.cwd())
     small = {
         "--preset quick": f"--preset quick {FEW} {UNVALIDATED}",

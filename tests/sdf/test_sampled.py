@@ -233,7 +233,8 @@ def test_the_renderer_draws_members_as_defined():
     for i, name in enumerate(("box", "ring", "ball", "box")):
         shape = fd.scale(Member(LIBRARY.names.index(name) * 1.0, LIBRARY), 0.5 + 0.2 * i)
         inverse = fd.rotate(shape, 0.5 * i, (1.0, 1.0, 0.3 * i)).inverse.at[:, 3].set(3.0 * i - 4)
-        placed.append(PlacedObject(shape, inverse, displacement if i % 2 else None, mappers[i % 2], (i + 1,)))
+        field = displacement if i % 2 else None
+        placed.append(PlacedObject(shape, inverse, field, mappers[i % 2], (i + 1,), i))
     structure = Structure.of(placed[0].shape)
     renderer = Renderer(grid, (structure,), (displacement,), mappers, 4)
     n = len(placed)
