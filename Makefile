@@ -44,6 +44,7 @@ docs-pictures: $(VENV)/.installed-test
 	$(BIN)/python docs/make_growth.py docs/growth.png
 	$(BIN)/python docs/make_tissue.py tests/data docs/tissue.png
 	$(BIN)/python docs/make_algebra.py docs
+	$(BIN)/python docs/make_tutorial.py docs/tutorial.md docs/tutorial.png
 	$(BIN)/python docs/make_browse.py tests/data/hippocampus docs/browse.png
 
 $(VENV)/bin/python:

@@ -23,6 +23,7 @@ from trimesh.visual.material import PBRMaterial
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import MESHES, write_atomic
 from fdif_jax.sdf.masks import extent
+from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Distance, Point, Shape
 from fdif_jax.viewing.camera import Camera
@@ -103,16 +104,19 @@ class Samples:
         steepness = np.sqrt(sum(np.square(component[close]) for component in gradient))
         return float(np.clip(np.quantile(steepness, 0.99), 1.0, STEEPEST)) if close.any() else 1.0
 
-    def slices(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The middle of the inside, x, y, z ``(3,)``, and the distance in three planes through it, ``(3, count,
-        count)``.
+    @property
+    def middle(self) -> np.ndarray:
+        """The middle of the inside, x, y, z ``(3,)``."""
+        index = np.argwhere(self.values <= 0).mean(axis=0)[::-1]
+        return self.region.lower + self.step * index.astype(np.float32)
+
+    def slices(self, count: int, middle: np.ndarray) -> np.ndarray:
+        """The distance in three planes through a point, ``(3, count, count)``.
 
         In order they are at its z, indexed [y, x], at its y, [z, x], and at its x, [z, y], from corner to corner of the
         region.
         """
-        index = np.argwhere(self.values <= 0).mean(axis=0)[::-1]
-        middle = self.region.lower + self.step * index.astype(np.float32)
-        return middle, np.asarray(_slices(self.shape, self.region, middle, count))
+        return np.asarray(_slices(self.shape, self.region, middle, count))
 
     def solid(self, colour: Colour) -> Solid:
         """The shape, to be traced."""
@@ -124,6 +128,22 @@ class Samples:
         linear = np.diag(1 / self.step)
         inverse = np.column_stack([linear, -linear @ self.region.lower])
         return dataclasses.replace(self, shape=Sampled.of(self.values, inverse))
+
+    def parts(self) -> dict[str, "Samples"]:
+        """What each part of a shape of `parts` shows, linear between its samples, by name; under "" one of one label.
+
+        Parts that others hide from every sample are left out.
+        """
+        if not isinstance(self.shape, Parts):
+            return {"": self.interpolated()}
+        every = [_evaluated(part, self.region, len(self.values), self.name) for part in self.shape.shapes]
+        found, later = {}, np.full_like(self.values, np.inf)
+        for name, own in reversed(list(zip(self.shape.names, every, strict=True))):
+            found[name] = dataclasses.replace(
+                self, name=f"{self.name}.{name}", values=np.maximum(own, -later)
+            ).interpolated()
+            later = np.minimum(later, own)
+        return {name: found[name] for name in self.shape.names if (found[name].values < 0).any()}
 
     def coarser(self) -> "Samples":
         """The same with every second sample along each axis, or as it is where these would miss the inside."""

@@ -1,6 +1,7 @@
 """Pictures of views: a traced one, slices through a distance, sheets of many; and colours by number."""
 
 import colorsys
+import dataclasses
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -10,8 +11,9 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import Samples
-from fdif_jax.viewing.tracing import Colour
+from fdif_jax.viewing.tracing import Colour, Region, Solid
 from fdif_jax.viewing.viz import save_figure
 
 _GOLDEN = 0.6180339887  # turns of the colour circle between neighbouring numbers
@@ -32,15 +34,41 @@ def encode(colours: np.ndarray, kind: str = "PNG", **options: int) -> bytes:
     return data.getvalue()
 
 
+def cut_open(parts: Sequence[tuple[Samples, Colour]], camera: Camera) -> list[Solid]:
+    """Parts of one object, to be traced, cut through the middle of the last: what lies before it is left out."""
+    towards = camera.axes[2]
+    axis = int(np.argmax(abs(towards)))
+    plane = parts[-1][0].middle[axis]
+    solids = []
+    for samples, colour in parts:
+        solid = samples.solid(colour)
+        ends = np.array(solid.box, np.float32)
+        ends[:, axis] = (
+            np.minimum(ends[:, axis], plane) if towards[axis] > 0 else np.maximum(ends[:, axis], plane)
+        )
+        if ends[0, axis] < ends[1, axis]:
+            solids.append(dataclasses.replace(solid, box=Region(*ends)))
+    return solids
+
+
 def save_slices(
-    samples: Samples, path: str | os.PathLike, mapper: Callable[[np.ndarray], np.ndarray] | None = None
+    samples: Samples,
+    path: str | os.PathLike,
+    mapper: Callable[[np.ndarray], np.ndarray] | None = None,
+    parts: Sequence[tuple[Samples, Colour]] = (),
 ) -> None:
-    """Write a PNG of three slices through the middle of a shape's inside; a mapper makes greys of distance."""
+    """Write a PNG of three slices through the middle of a shape's inside; a mapper makes greys of distance.
+
+    The outlines of ``parts`` are drawn in their colours.
+    """
     figure = Figure(figsize=(11.0, 4.0), layout="constrained")
-    middle, planes = samples.slices(_POINTS)
+    middle = parts[-1][0].middle if parts else samples.middle
+    planes = samples.slices(_POINTS, middle)
+    outlines = [(planes, "tab:orange"), *((part.slices(_POINTS, middle), colour) for part, colour in parts)]
     lower, upper = samples.region
     deep, high = min(float(planes.min()), -1e-3), max(float(planes.max()), 1e-3)
-    for panel, plane, (across, up, fixed) in zip(figure.subplots(1, 3), planes, _AXES, strict=True):
+    for number, (panel, plane) in enumerate(zip(figure.subplots(1, 3), planes, strict=True)):
+        across, up, fixed = _AXES[number]
         extent = (lower[across], upper[across], lower[up], upper[up])
         if mapper is None:
             norm = TwoSlopeNorm(0.0, deep, high)
@@ -51,8 +79,9 @@ def save_slices(
         else:
             grey = np.asarray(mapper(plane))
             shown = panel.imshow(grey, cmap="gray", vmin=0, vmax=128, extent=extent, origin="lower")
-        if (plane <= 0).any() and (plane > 0).any():
-            panel.contour(plane, levels=[0.0], extent=extent, colors="tab:orange", linewidths=1.2)
+        for of, colour in outlines:
+            if (of[number] <= 0).any() and (of[number] > 0).any():
+                panel.contour(of[number], levels=[0.0], extent=extent, colors=[colour], linewidths=1.2)
         panel.set_title(f"{'xyz'[fixed]} = {middle[fixed]:.1f}", fontsize=10)
         panel.set(xlabel="xyz"[across], ylabel="xyz"[up], aspect="equal")
         panel.tick_params(labelsize=8)

@@ -162,23 +162,18 @@ def _view(
         displacement = vocabulary.displacement(choice.displacement)
         change = lambda part: displaced(part, displacement, grid)  # noqa: E731
         caption.append(f"displacement {displacement.name}: {displacement.formula}")
-    whole = sampled(change(shape), grid, choice.resolution, title)
+    whole = sampled(changed(shape, change), grid, choice.resolution, title)
     if not isinstance(shape, Parts):
         return View(name, title, [Thing(whole, colour)], caption, mapper=mapper)
-    legend = {f"{name}.{part}": colour_of(i) for i, part in enumerate(shape.names)}
-    found = [
-        (Samples.of(region, Region(*whole.region), choice.resolution, said), legend[said])
-        for (_, region), said in zip(shown_parts(shape, change), legend, strict=True)
-    ]
-    things = [Thing(samples, of) for samples, of in found if samples is not None]
+    parts = whole.parts()
+    legend = {f"{name}.{part}": colour_of(shape.names.index(part)) for part in parts}
+    things = [Thing(samples, of) for samples, of in zip(parts.values(), legend.values(), strict=True)]
     return View(name, title, things, caption, legend, mapper=mapper, whole=whole)
 
 
-def shown_parts(shape: Shape, change: Change) -> list[tuple[str, Shape]]:
-    """What the parts of a shape show, by name, after each was changed; the shape under no name, if it has none."""
-    if not isinstance(shape, Parts):
-        return [("", change(shape))]
-    return list(zip(shape.names, Parts(tuple(map(change, shape.shapes)), shape.names).regions, strict=True))
+def changed(shape: Shape, change: Change) -> Shape:
+    """A shape after a change of it, or of each of its parts."""
+    return Parts(tuple(map(change, shape.shapes)), shape.names) if isinstance(shape, Parts) else change(shape)
 
 
 def drawn(family: Family, seed: int, grid: fd.Grid) -> Shape:
@@ -242,13 +237,15 @@ def _scene(path: Path, choice: Choice) -> View:
     image, label = next(fd.render_scenes([scene], vocabulary))
     things, legend, region = [], {}, Region(*map(np.asarray, scene.grid.box))
     for i, o in enumerate(scene.objects):
-        for place, (part, shape) in enumerate(_objects(scene, o, vocabulary)):
+        shape = _placed(scene, o, vocabulary)
+        samples = Samples.of(shape, region, choice.resolution, f"{o.class_name} (object {i})")
+        # An object may lie beyond the grid. Compiling a program for each of many structures would take minutes, and
+        # show no more than what is linear between samples does.
+        for part, shown in (samples.parts() if samples else {}).items():
+            place = shape.names.index(part) if isinstance(shape, Parts) else 0
             said = f"{o.class_name}.{part}" if part else o.class_name
-            samples = Samples.of(shape, region, choice.resolution, f"{said} (object {i})")
-            if samples is not None:  # an object may lie beyond the grid
-                legend[said] = colour_of(_number(o, vocabulary) + place)
-                # Compiling a program for each of many structures would take minutes, and show no more than voxels do.
-                things.append(Thing(samples.interpolated(), legend[said]))
+            legend[said] = colour_of(_number(o, vocabulary) + place)
+            things.append(Thing(shown, legend[said]))
     if not things:
         raise FdifError(f"{path}, scene {number}: no object reaches into the grid")
     names = {
@@ -262,8 +259,8 @@ def _scene(path: Path, choice: Choice) -> View:
     return View(f"{path.stem}_{number}", title, things, legend=legend, volume=volume, spacing=spacing)
 
 
-def _objects(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> list[tuple[str, Shape]]:
-    """What an object's parts show in the scene's coordinates, by name; as `shown_parts`."""
+def _placed(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> Shape:
+    """An object's shape in the scene's coordinates."""
     inverse = jnp.asarray(o.inverse_transform, jnp.float32)[:3]
 
     def there(part: Shape) -> Shape:
@@ -272,7 +269,7 @@ def _objects(scene: fd.Scene, o: fd.SceneObject, vocabulary: Vocabulary) -> list
             return moved
         return displaced(moved, vocabulary.displacement(o.displacement), scene.grid)
 
-    return shown_parts(unions.build(vocabulary, o.class_name, o.params), there)
+    return changed(unions.build(vocabulary, o.class_name, o.params), there)
 
 
 def _number(o: fd.SceneObject, vocabulary: Vocabulary) -> int:

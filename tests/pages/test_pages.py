@@ -71,6 +71,24 @@ def test_author(capsys):
     assert set(np.unique(image)) <= {0, 128} and image.any()  # the page's mapper has two values
 
 
+@pytest.mark.slow("a page of many commands, each with programs of its own")
+def test_tutorial(capsys):
+    """Its families are short, check without a mistake, and are ten classes that a network is trained on."""
+    page = (DOCS / "tutorial.md").read_text()
+    files = {file: code for _, file, code in blocks(page) if file}
+    assert len(files) == 5 and max(code.count("\n") for code in files.values()) <= 25
+    small = {
+        "--members 4": "--members 2 --size 64 --resolution 24",
+        "fdif check kidney.py": "\n".join(f"fdif check {file} --members 4 --grid 24 24 24" for file in files),
+        "--num-samples 8": "--num-samples 2 --grid 16 16 16 --min-objects 1 --max-objects 2",
+        "--preset quick": f"--preset quick --grid 16 16 16 --min-objects 1 --max-objects 2 {UNVALIDATED}",
+    }
+    run_here("tutorial.md", small, capsys)
+    assert load_run("runs/organs").document.network["out_channels"] == 11
+    for file in files:
+        assert Path("check", file).with_suffix(".png").is_file()
+
+
 @pytest.mark.slow("every line of a long page")
 def test_algebra():
     """Every line of code makes a shape, or an image, and has a picture that was made of it."""
