@@ -1,7 +1,8 @@
-"""Measure on this machine: the renderer, a step of pre-training and what objectives add to it, the networks beside
-their PyTorch originals, a GPU; and what faults made on purpose do.
+"""Measure on this machine: shapes, the renderer, a step of pre-training and what objectives add to it, the networks
+beside their PyTorch originals, a GPU; and what faults made on purpose do.
 
 Example:
+    fdif bench shapes
     fdif bench render
     fdif bench training --preset quick
     fdif bench objectives
@@ -16,11 +17,12 @@ from typing import Annotated, Any, Union
 import tyro
 
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.benchmarks import networks, objectives, render, training
+from fdif_jax.scripts.benchmarks import networks, objectives, render, shapes, training
 from fdif_jax.scripts.benchmarks.gpu import programme
 from fdif_jax.scripts.benchmarks.reliability import programme as reliability
 
 _MEASURED = {
+    "shapes": shapes,
     "render": render,
     "training": training,
     "objectives": objectives,

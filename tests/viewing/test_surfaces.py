@@ -8,10 +8,12 @@ import trimesh
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.errors import FdifError
+from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import Samples, write_mesh
-from fdif_jax.viewing.tracing import Region
+from fdif_jax.viewing.tracing import Region, trace
+from fdif_jax.viewing.view_pictures import cut_open
 
-RED = (1.0, 0.0, 0.0)
+RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 AROUND = Region(np.full(3, -40, np.float32), np.full(3, 40, np.float32))
 
 
@@ -68,9 +70,30 @@ def test_coarser_and_interpolated_samples_are_the_same_shape():
     assert off.max() < 0.5 and np.sort(off)[-2] < 0.15  # a ridge, in the middle, is rounded
 
 
+def test_parts_show_what_is_left_of_them_and_are_cut_open():
+    ball, core = shapes.sphere(14.0), fd.translate(shapes.sphere(6.0), (0.0, 3.0, 0.0))
+    whole = samples(fd.parts(rim=ball, lost=shapes.sphere(2.0), core=core))
+    parts = whole.parts()
+    assert list(parts) == ["rim", "core"]  # one that others hide is not shown
+    volumes = [parts[name].mesh(RED).volume for name in parts]
+    balls = [4 / 3 * np.pi * radius**3 for radius in (14, 6)]
+    np.testing.assert_allclose(volumes, [balls[0] - balls[1], balls[1]], rtol=0.03)
+    # The eye of azimuth 0 is at -y: it looks on the plane through the core's middle, y = 3.
+    camera = Camera((0.0, 0.0, 0.0), 20.0, 0.0, 0.0)
+    cut = cut_open([(parts["rim"], RED), (parts["core"], BLUE)], camera)
+    np.testing.assert_allclose([solid.box.lower[1] for solid in cut], 3, atol=0.3)
+    seen = trace(cut, camera, 80, floor=False).colours.astype(int)
+    red, blue = seen[..., 0] > 1.5 * seen[..., 2], seen[..., 2] > 1.5 * seen[..., 0]
+    pixel = (40 / 80) ** 2
+    assert red.sum() * pixel == pytest.approx(np.pi * (14**2 - 3**2 - 6**2), rel=0.05)
+    assert blue.sum() * pixel == pytest.approx(np.pi * 6**2, rel=0.08)
+    (only,) = samples(ball).parts().values()
+    assert only.mesh(RED).volume == pytest.approx(balls[0], rel=0.03)
+
+
 def test_slices_are_of_the_distance():
     found = samples(fd.translate(shapes.box(3.0, 6.0, 9.0), (10.0, -5.0, 2.0)), resolution=48)
-    middle, planes = found.slices(41)
+    middle, planes = found.middle, found.slices(41, found.middle)
     np.testing.assert_allclose(middle, [10, -5, 2], atol=0.3)
     (left, front, low), (right, back, high) = found.region
     x, y, z = (np.linspace(a, b, 41) for a, b in ((left, right), (front, back), (low, high)))
