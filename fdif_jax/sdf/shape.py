@@ -287,7 +287,7 @@ def intersection(*shapes: Any, smooth: Smooth = None) -> Any:
 @profile_method
 @method
 def difference(*shapes: Any, smooth: Smooth = None) -> Any:
-    """What is inside the first shape and outside all others; arguments as for `union`. A bound."""
+    """What is inside the first shape and outside the `union` of all others; arguments as for it. A bound."""
     return _joined("difference", "difference", shapes, smooth)
 
 
@@ -328,6 +328,8 @@ def _joined(of: str, kind: str, shapes: tuple, smooth: Smooth) -> Any:
 
     if kind == "union" and len(parts) > 2:
         return (ManyFlat if flat else Many)(*seams.grouped(parts), smooth)
+    if kind == "difference" and len(parts) > 2:
+        return pair(parts[0], _joined(of, "union", tuple(parts[1:]), smooth))
     return functools.reduce(pair, parts)
 
 

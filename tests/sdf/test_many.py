@@ -142,6 +142,23 @@ def test_a_sharp_union_is_that_of_two_by_two():
     np.testing.assert_array_equal(whole, chain)
 
 
+@pytest.mark.parametrize("kind", ["sharp", "smooth"])
+def test_many_are_cut_off_in_any_order_in_a_loop(kind):
+    head, *cut = parts()
+    whole = as_arrays(fd.difference(head, *cut, smooth=BLENDS[kind]))
+    assert [seams.depth(stack) for stack in whole.second.stacks] == [4, 7]
+    first, *others = distances(AT)
+    if kind == "sharp":
+        reference = np.maximum(first, -np.min(others, axis=0))
+    else:
+        reference = -smooth_least(np.stack([-first, smooth_least(np.stack(others), K)]), K)
+    np.testing.assert_allclose(whole(AT), reference, atol=1e-5)
+    assert (reference < 0).any()
+    again = as_arrays(fd.difference(head, cut[::-1], smooth=BLENDS[kind]))
+    np.testing.assert_allclose(again(AT), whole(AT), atol=2e-6)
+    assert np.shape(fd.difference(*map(shapes.circle, (9.0, 1.0, 2.0, 3.0)))(AT[:, 0], AT[:, 1])) == (400,)
+
+
 def joined(d, k):
     """Of distances ``(n, points)``."""
     picked = tuple(lambda *d, i=i: d[i] for i in range(len(d)))
