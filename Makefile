@@ -15,7 +15,8 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 test-all: $(VENV)/.installed-all
-	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
+	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/shapes/test_fixtures.py tests/scenes/test_compiler.py
 
 # The imports are those of the package as it is when installed, put together by links.
 lint: $(VENV)/.installed-dev

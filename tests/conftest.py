@@ -15,7 +15,7 @@ from tests.helpers.paths import COMPILED, FIXTURES
 from tests.helpers.studies import calls  # noqa: F401
 
 # Tests compile far longer than they compute: of LLVM's passes few, and none of the fusions that take most of
-# the time. `make test-all` sets XLA_FLAGS to nothing, and so has the programs that users have.
+# the time. Where XLA_FLAGS is set, if to nothing, it stays: `make test-all` tries formulas and scenes so, as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false")
 # Compiled programs are the same from run to run, and in the processes that tests start.
 for setting, value in (

@@ -8,7 +8,6 @@ import pytest
 
 def quick_of(values: Iterable[Any], quick: Iterable[Any], why: str) -> list[Any]:
     """Parameters of a test, of which `make test` runs ``quick`` alone; the reason ``why`` is told of the others."""
-    chosen = list(quick)
-    return [
-        value if value in chosen else pytest.param(value, marks=pytest.mark.slow(why)) for value in values
-    ]
+    every, chosen = list(values), list(quick)
+    assert all(value in every for value in chosen), f"{chosen} are not among {every}"
+    return [value if value in chosen else pytest.param(value, marks=pytest.mark.slow(why)) for value in every]

@@ -190,18 +190,9 @@ SIZES = {
 
 
 FLAT = models.unetr.UNETR.flat_input_weights
-NAMES = [
-    pytest.param(
-        name,
-        marks=pytest.mark.slow("large programs; two networks are beside them")
-        if name not in ("resenc_unet", "primus")
-        else (),
-    )
-    for name in SIZES
-]
 
 
-@pytest.mark.parametrize("name", quick_of(NAMES, ["resenc_unet"], "a network more"))
+@pytest.mark.parametrize("name", quick_of(SIZES, ["resenc_unet"], "a network more"))
 def test_copies_of_an_image_in_n_channels_give_what_one_gave(name):
     size, grid = SIZES[name]
     name = name.split()[0]
@@ -217,7 +208,9 @@ def test_copies_of_an_image_in_n_channels_give_what_one_gave(name):
     np.testing.assert_allclose(call(many, np.repeat(image, 4, axis=-1)), want, atol=2e-5 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", quick_of(SIZES, ["resenc_unet", "primus"], "large programs; two networks are beside them")
+)
 def test_a_head_is_all_that_other_classes_change(name):
     size, _ = SIZES[name]
     name = name.split()[0]
