@@ -28,6 +28,7 @@ NEAREST = 4  # parts that a seam is made of at a point; more than meet anywhere 
 LOOPED = 4  # parts of one structure that are worth a loop
 _UNROLLED, _PASS = 4, 64  # of them in a pass of it, where the seam is sharp and where it is not
 _POINTS = 2**16  # of a loop that keeps the distances of all parts of a pass
+_SHORT = 4000  # operations of all parts together that are not worth one where there are more points
 
 
 class Blend:
@@ -119,10 +120,38 @@ def joined(singles: tuple, stacks: tuple, at: tuple, smooth: Smooth) -> Distance
 
 
 def _joined(singles: tuple, stacks: tuple, at: tuple, smooth: Smooth) -> Distance:
-    size = jnp.broadcast_shapes(*map(jnp.shape, jax.tree.leaves(at)))
+    size = _size(at)
     if smooth is None or not stacks or math.prod(size) <= _POINTS:
         return _at(singles, stacks, at, smooth, size)
-    # Some planes at a time, as the distances of more are beyond a cache. What does not vary among them stays small.
+    # Parts that are short programs are one for all points, unless it is differentiated.
+    operations = sum(depth(stack) * _operations(stack, at) for stack in stacks)
+    return (_unrolled if operations <= _SHORT else _in_planes)(singles, stacks, at, smooth)
+
+
+def _size(at: tuple) -> tuple[int, ...]:
+    return jnp.broadcast_shapes(*map(jnp.shape, jax.tree.leaves(at)))
+
+
+def _operations(stack: Any, at: tuple) -> int:
+    """How many operations the program of one part of a stack has."""
+    traced = jax.make_jaxpr(lambda stack, at: _numbered(0, stack, at, _size(at)))(stack, at)
+    return len(str(traced).splitlines())
+
+
+@jax.custom_jvp
+def _unrolled(singles: tuple, stacks: tuple, at: tuple, smooth: Smooth) -> Distance:
+    parts = [jax.tree.map(lambda leaf, i=i: leaf[i], stack) for stack in stacks for i in range(depth(stack))]
+    return _at((*singles, *parts), (), at, smooth, _size(at))
+
+
+@_unrolled.defjvp
+def _unrolled_jvp(primals: tuple, tangents: tuple) -> tuple[Distance, Distance]:
+    return jax.jvp(_in_planes, primals, tangents)
+
+
+def _in_planes(singles: tuple, stacks: tuple, at: tuple, smooth: Smooth) -> Distance:
+    """Some planes at a time, as the distances of more are beyond a cache. What does not vary among them stays small."""
+    size = _size(at)
     given, structure = jax.tree.flatten(at)
     given = [jnp.reshape(c, (1,) * (len(size) - jnp.ndim(c)) + jnp.shape(c)) for c in given]
 

@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import fdif_jax as fd
 from fdif_jax import models
@@ -38,7 +39,8 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
     assert [line["step"] for line in lines] == [2, 4] and set(lines[1]["dice"]) == {"sphere"}
     model = models.create(**opened.network)
     opened.restore(model)
-    assert model(jnp.zeros((1, 16, 16, 16, 1))).shape == (1, 16, 16, 16, 2)
+    logits = nnx.eval_shape(lambda model, x: model(x), model, jnp.zeros((1, 16, 16, 16, 1)))
+    assert logits.shape == (1, 16, 16, 16, 2)
 
     before = opened.history
     _run(tmp_path / "run", ema=0.9, accumulate=2)  # finished: nothing is trained again

@@ -30,6 +30,7 @@ from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, r
 from fdif_jax.datasets.sources import RenderedSource, labelled
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.errors import FdifError
+from tests.helpers.slow import quick_of
 
 GRID = (6, 7, 8)
 TASKS = {"class": ("ball", "cube")}
@@ -226,10 +227,11 @@ write_dataset(sys.argv[1], slow, {PLAN}, workers=int(sys.argv[2]), batch_size=2)
 """
 
 
-def test_kill_9_at_any_moment_changes_no_byte(tmp_path, finished):
+@pytest.mark.parametrize("most", quick_of([3, 8], [3], "processes more"))
+def test_kill_9_at_any_moment_changes_no_byte(tmp_path, finished, most):
     rng = random.Random(0)
     out, kills = tmp_path / "out", 0
-    for _ in range(8):
+    for _ in range(most):
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(out), str(rng.choice([1, 2]))], stdout=subprocess.PIPE
         )

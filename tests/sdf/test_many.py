@@ -19,6 +19,7 @@ from fdif_jax.sdf import seams
 from fdif_jax.sdf.sampled import Library, Sampled
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.shapes.formulas import formula_of
+from tests.helpers.slow import quick_of
 
 AT = np.random.default_rng(0).uniform(-9, 9, (400, 3)).astype(np.float32)
 SIZES = np.random.default_rng(1).uniform(-4, 4, (7, 3))
@@ -111,7 +112,7 @@ def test_a_union_of_many_is_as_numpy_has_it_in_any_order_with_finite_gradients(k
     np.testing.assert_allclose(measured(turned, jnp.asarray(AT))[0], d, atol=2e-6)
 
 
-@pytest.mark.parametrize("number", [5, 70])
+@pytest.mark.parametrize("number", quick_of([5, 70], [5], "a program of two passes"))
 def test_each_part_of_a_loop_has_the_slope_of_its_weight(number):
     centres = np.random.default_rng(3).uniform(-9, 9, (number, 3))
     away = AT[None].astype(np.float64) - centres[:, None]
@@ -130,6 +131,16 @@ def test_each_part_of_a_loop_has_the_slope_of_its_weight(number):
     towards = np.random.default_rng(4).standard_normal(centres.shape)
     forward = jax.jit(lambda at, towards: jax.jvp(total, (at,), (towards,)))(at, jnp.float32(towards))[1]
     np.testing.assert_allclose(forward, (slopes * towards).sum(), atol=2e-3)
+
+
+def test_at_many_points_it_is_the_same_with_the_same_slopes():
+    whole, times = as_arrays(fd.union(*parts(), smooth=K)), 170
+    assert len(AT) <= seams._POINTS < times * len(AT)
+    few, (shape_slopes, _) = measured(whole, jnp.asarray(AT))
+    many, (all_slopes, _) = measured(whole, jnp.tile(AT, (times, 1)))
+    np.testing.assert_allclose(many, np.tile(few, times), atol=2e-6)
+    for one, every in zip(*map(jax.tree.leaves, (shape_slopes, all_slopes)), strict=True):
+        np.testing.assert_allclose(every / times, one, rtol=1e-3, atol=1e-3)
 
 
 def test_groups_may_come_in_any_order_and_seams_be_blends():
