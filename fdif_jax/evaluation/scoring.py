@@ -10,6 +10,7 @@ from fdif_jax.sdf.masks import dice_of, extent
 
 MEASURES = ("dice", "nsd", "hd95")
 LEVEL, RESAMPLES = 0.95, 10_000  # of a bootstrap
+_AT_ONCE = 10_000_000  # values that are drawn, of several resamples
 
 
 def score_case(
@@ -77,11 +78,15 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     values = values[~np.isnan(values)]
+    if not values.size:
+        return middle(values)
     rng = np.random.default_rng(0)
+    rows = max(1, _AT_ONCE // values.size)
     means = [
-        values[rng.integers(0, values.size, values.size)].mean() for _ in range(RESAMPLES * bool(values.size))
+        values[rng.integers(0, values.size, (min(rows, RESAMPLES - done), values.size))].mean(axis=1)
+        for done in range(0, RESAMPLES, rows)
     ]
-    return middle(np.array(means))
+    return middle(np.concatenate(means))
 
 
 def middle(means: np.ndarray) -> tuple[float, float]:
