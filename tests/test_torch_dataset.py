@@ -111,7 +111,7 @@ def test_only_a_few_batches_are_drawn_ahead():
         assert drawn == list(range(2 * (step + 2)))
 
 
-@pytest.mark.parametrize("batch_size", quick_of([1, 3], [3], "a program more"))
+@pytest.mark.parametrize("batch_size", quick_of([1, 3], [], "a program each; files come in tests/batches"))
 def test_batches_are_the_programs_samples(program, batch_size):
     """Bit by bit, whatever the size of a batch."""
     dataset = VolumeDataset(program, seed=5, batch_size=batch_size, length=5, start=2)
@@ -291,6 +291,7 @@ def test_a_missing_pytorch_is_named(monkeypatch):
         import fdif_jax.torch  # noqa: F401
 
 
+@pytest.mark.slow("a process of its own")
 def test_the_engine_and_the_commands_start_without_pytorch():
     code = "import sys, fdif_jax.scripts.bench; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})

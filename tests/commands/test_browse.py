@@ -177,6 +177,7 @@ def test_a_broken_case_is_told_on_the_page_and_the_others_still_show(tmp_path, b
         one.page.close()
 
 
+@pytest.mark.slow("a page more")
 def test_ignored_voxels_have_no_colour(tmp_path, browser):
     folder = write(tmp_path / "shapes", MonaiLayout(compress="none"), count=2)
     label = sample(0)[1].astype(np.int16)
@@ -197,6 +198,7 @@ def test_ignored_voxels_have_no_colour(tmp_path, browser):
         one.page.close()
 
 
+@pytest.mark.slow("a page more")
 def test_channels_and_label_maps_are_chosen(tmp_path, browser):
     tasks = {"class": NAMES, "object": ("object",)}
     folder = (

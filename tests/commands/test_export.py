@@ -197,6 +197,7 @@ def test_nnunets_primus_trainers_build_our_primus(preset):
     assert {name: shape for name, shape in ours.items() if name != "mask_token"} == theirs
 
 
+@pytest.mark.slow("networks more; transfer is in tests/weights")
 def test_networks_are_written_for_other_images_and_classes(runs, tmp_path, capsys):
     folder, saved = runs
     options = ("--to", "nnunet", "--in-channels", 3, "--out-channels", 2)

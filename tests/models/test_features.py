@@ -26,7 +26,7 @@ SIZES = {
         (8, 8, 16),
     ),
 }
-NETWORKS = quick_of(SIZES, ["resenc_unet", "primus"], "a large program; two networks are beside it")
+NETWORKS = quick_of(SIZES, ["resenc_unet"], "a large program; another network is beside it")
 
 
 def network(name):

@@ -119,7 +119,7 @@ def test_merging_is_monais(kind):
     np.testing.assert_allclose(ours(jnp.asarray(x)), theirs(torch.from_numpy(x)).detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize("together", quick_of([1, 4, 100], [4], "a program more"))
+@pytest.mark.parametrize("together", quick_of([1, 4, 100], [], "a network each"))
 def test_windows_taken_together_are_attended_to_alike(together, monkeypatch):
     size = swin.SwinUNETRConfig(1, 1, 12, window_size=(2, 3, 2))
     attend = swin.WindowAttention(6, 2, size, dtype="float32", rngs=nnx.Rngs(0))

@@ -60,7 +60,7 @@ def render(key, painted):
 
 @pytest.mark.parametrize(
     "name",
-    quick_of(tissue._ARTEFACTS, ["noise"], "a program more"),
+    quick_of(tissue._ARTEFACTS, [], "a program of many volumes; each knob alone is in test_look"),
 )
 def test_an_artefact_changes_the_fraction_of_volumes_that_it_is_asked_for(name):
     strengths = {"blur": 1.0, "resolution": 2.0, "gamma": 0.7}

@@ -118,6 +118,7 @@ def test_smaller_objects_and_later_equals_win():
     assert centre[12] == 3 and centre[12 + 6] == 4 and centre[12 + 8] == 2 and centre[12 + 10] == 0
 
 
+@pytest.mark.slow("a program of 300 classes; types of label maps are in tests/datasets")
 def test_labels_beyond_255_are_uint16():
     # As many classes by names of few structures.
     recipe = fd.load_recipe("fdif").replace(

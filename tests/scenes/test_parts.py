@@ -152,6 +152,7 @@ def test_a_bad_document_is_one_line(change, says, program, tmp_path):
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow("two programs more; branch-free scenes are in test_branch_free")
 def test_without_branches_it_is_the_same_and_distances_are_to_what_shows(program):
     table = program.draw(fd.sample_key(0, 1))._replace(displacement=jnp.zeros(8, jnp.int32))
     one = jax.jit(lambda t: (r := program.renderer.render(t), program.renderer.distances(t, r.volumes)))(
