@@ -155,6 +155,7 @@ def test_the_page_shows_cases_with_their_labels(dataset, browser):
         page.close()
 
 
+@pytest.mark.slow("a page more")
 def test_a_broken_case_is_told_on_the_page_and_the_others_still_show(tmp_path, browser):
     folder = write(tmp_path / "shapes", MonaiLayout(compress="none"))
     image, label = (folder / f"data/{kind}/batch_0000" for kind in ("image", "label"))
@@ -302,6 +303,7 @@ def test_only_this_address_of_this_machine_listens(dataset):
 # ------------------------------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow("a process of its own; pages are served in this one")
 def test_the_command_serves_until_ctrl_c(dataset):
     command = [sys.executable, "-m", "fdif_jax.scripts.browse", str(dataset), "--port", "0", "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

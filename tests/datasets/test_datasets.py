@@ -227,7 +227,7 @@ write_dataset(sys.argv[1], slow, {PLAN}, workers=int(sys.argv[2]), batch_size=2)
 """
 
 
-@pytest.mark.parametrize("most", quick_of([3, 8], [3], "processes more"))
+@pytest.mark.parametrize("most", quick_of([2, 8], [2], "processes more"))
 def test_kill_9_at_any_moment_changes_no_byte(tmp_path, finished, most):
     rng = random.Random(0)
     out, kills = tmp_path / "out", 0

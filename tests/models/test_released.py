@@ -55,6 +55,7 @@ assert "jax" not in sys.modules and not any(name.startswith("fdif") for name in 
 """
 
 
+@pytest.mark.slow("processes")
 def test_the_lines_that_are_printed_load_a_file_strictly_without_jax(tmp_path, capsys):
     """In a process of its own; logits are those of the network here."""
     pytest.importorskip("torch")

@@ -46,7 +46,9 @@ def test_weights_of_either_side_give_the_same_network(options):
     twins.assert_twins(create(**options), GRID)
 
 
-@pytest.mark.parametrize("proj_type", quick_of(vit.PROJECTIONS, ["perceptron"], "a network more"))
+@pytest.mark.parametrize(
+    "proj_type", quick_of(vit.PROJECTIONS, [], "a network each; Primus' are in test_primus")
+)
 def test_initial_weights_are_distributed_as_monais(proj_type):
     model = create(proj_type=proj_type, qkv_bias=True, hidden_size=48, grid=48)
     twins.assert_same_distributions(model, twins.twin(model))

@@ -61,6 +61,7 @@ def test_anatomy_random_learns_twelve_classes_of_all_organs():
     assert "kidney" in anatomix.class_names and "kidney_left" not in anatomix.class_names
 
 
+@pytest.mark.slow("a program more")
 def test_scenes_and_documents_use_the_grouped_ids(tmp_path):
     recipe = fd.Recipe(
         grid=(12, 12, 12), primitives=("sphere", "torus", "cone"), min_objects=5, max_objects=5,

@@ -133,6 +133,7 @@ def test_each_part_of_a_loop_has_the_slope_of_its_weight(number):
     np.testing.assert_allclose(forward, (slopes * towards).sum(), atol=2e-3)
 
 
+@pytest.mark.slow("a program of all parts, and of their slopes")
 def test_at_many_points_it_is_the_same_with_the_same_slopes():
     whole, times = as_arrays(fd.union(*parts(), smooth=K)), 170
     assert len(AT) <= seams._POINTS < times * len(AT)

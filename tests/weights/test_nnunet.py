@@ -39,6 +39,7 @@ def test_nnunet_plans_and_verifies_the_dataset(tmp_path):
     assert [p.parent.name for p in plans] == ["Dataset901_Small", "Dataset902_Small_Val"]
 
 
+@pytest.mark.slow("nnU-Net's network; twins are in tests/models")
 def test_nnunet_loads_our_weights_into_its_own_network(tmp_path, capsys):
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
