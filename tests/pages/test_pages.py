@@ -13,6 +13,7 @@ import pytest
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.anatomy.bank import Bank
+from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs import suited
 from fdif_jax.training.runs import load_run
@@ -84,7 +85,8 @@ def test_tutorial(capsys):
         "--preset quick": f"--preset quick --grid 16 16 16 --min-objects 1 --max-objects 2 {UNVALIDATED}",
     }
     run_here("tutorial.md", small, capsys)
-    assert load_run("runs/organs").document.network["out_channels"] == 11
+    assert load_run("runs/organs").document.network["out_channels"] == 1 + 10 * 3  # of three mappers each
+    assert len(load_dataset("organs").tasks[0].class_names) == 10
     for file in files:
         assert Path("check", file).with_suffix(".png").is_file()
 
