@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from fdif_jax.scripts.jobs.view_targets import Choice, View, views_of
 from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.tracing import trace
-from fdif_jax.viewing.view_pictures import cut_open
 from fdif_jax.viewing.viz import save_figure
 
 MEMBERS, SEED, PIXELS = 2, 0, 260
@@ -24,8 +23,7 @@ MEMBERS, SEED, PIXELS = 2, 0, 260
 def picture(view: View) -> np.ndarray:
     """A member, lit."""
     camera = Camera.around(np.concatenate([samples.outline for samples, _ in view.things]))
-    whole = [samples.solid(colour) for samples, colour in view.things]
-    return trace(cut_open(view.things, camera) if view.whole else whole, camera, PIXELS, floor=False).colours
+    return trace(view.solids(camera), camera, PIXELS, floor=False).colours
 
 
 def main(page: str, path: str) -> None:

@@ -33,7 +33,7 @@ from fdif_jax.viewing import viz
 from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import check_mesh_name, page_of, write_mesh
 from fdif_jax.viewing.tracing import Colour, trace
-from fdif_jax.viewing.view_pictures import cut_open, encode, save_sheet, save_slices
+from fdif_jax.viewing.view_pictures import encode, save_sheet, save_slices
 
 POLL = 0.3  # seconds between looks at a watched file
 SHEET_COLUMNS = 4
@@ -128,9 +128,7 @@ def _camera(config: Config, points: np.ndarray) -> Camera:
 
 def _picture(config: Config, view: View, size: int) -> np.ndarray:
     camera = _camera(config, np.concatenate([thing.samples.outline for thing in view.things]))
-    if view.whole is not None:
-        return trace(cut_open(view.things, camera), camera, size).colours
-    return trace([thing.samples.solid(thing.colour) for thing in view.things], camera, size).colours
+    return trace(view.solids(camera), camera, size).colours
 
 
 def _meshes(things: Sequence[Thing]) -> list[tuple[str, trimesh.Trimesh]]:

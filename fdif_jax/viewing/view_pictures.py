@@ -38,14 +38,12 @@ def cut_open(parts: Sequence[tuple[Samples, Colour]], camera: Camera) -> list[So
     """Parts of one object, to be traced, cut through the middle of the last: what lies before it is left out."""
     towards = camera.axes[2]
     axis = int(np.argmax(abs(towards)))
-    plane = parts[-1][0].middle[axis]
+    plane, behind = parts[-1][0].middle[axis], np.minimum if towards[axis] > 0 else np.maximum
     solids = []
     for samples, colour in parts:
         solid = samples.solid(colour)
         ends = np.array(solid.box, np.float32)
-        ends[:, axis] = (
-            np.minimum(ends[:, axis], plane) if towards[axis] > 0 else np.maximum(ends[:, axis], plane)
-        )
+        ends[:, axis] = behind(ends[:, axis], plane)
         if ends[0, axis] < ends[1, axis]:
             solids.append(dataclasses.replace(solid, box=Region(*ends)))
     return solids

@@ -34,6 +34,7 @@ from rich.table import Table
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.scripts.benchmarks.parts import busy, seconds_of_call
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least, shown
 from fdif_jax.training.network import count_parameters, functional
@@ -104,11 +105,10 @@ def run(config: Config) -> None:
         if name not in models.NETWORKS:
             raise unknown("network", name, models.NETWORKS)
     console, rows = Console(width=118), []
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores / 2:
+    if why := busy():
         console.print(
-            f"This machine is busy (load {load:.1f} on {cores} cores), which slows PyTorch's threads, for they wait "
-            "for each other, more than ours: do not trust ratios of the CPU."
+            f"{why}, which slows PyTorch's threads, for they wait for each other, more than ours: do not trust ratios "
+            "of the CPU."
         )
     devices = _apart(_devices, config)
     try:
@@ -180,17 +180,11 @@ def _measure(case: Case) -> dict[str, Any]:
     }
     for what in ("forward", "backward"):
         pair = getattr(ours, what), getattr(theirs, what)
-        seconds = [[_seconds(call) for call in pair] for _ in range(case.runs + 1)][1:]
+        seconds = [[seconds_of_call(call) for call in pair] for _ in range(case.runs + 1)][1:]
         mine, original = map(statistics.median, zip(*seconds, strict=True))
         row[what] = {"ours": mine, "theirs": original, "ratio": mine / original, "seconds": seconds}
     used = torch_or_error().cuda.max_memory_allocated() / 1e9 if case.device == "gpu" else None
     return row | {"torch_peak_gb": used}
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _ours(model: nnx.Module, images: np.ndarray) -> tuple[Timed, dict[str, float]]:

@@ -14,7 +14,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from rich.console import Console
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.errors import FdifError
+from fdif_jax.scripts.benchmarks.parts import busy, seconds_of_call
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least
 
@@ -84,10 +84,9 @@ def run(config: Config) -> None:
     """Measure shape by shape, in turns; print a table."""
     check_least(config, resolution=8, runs=1)
     peers = theirs(_library(config.sdf)) if config.sdf else {}
-    console, load, cores = Console(width=118, highlight=False), os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores / 2:
-        print(f"This machine is busy (load {load:.1f} on {cores} cores): do not trust what follows.")
-    rows = []
+    console, rows = Console(width=118, highlight=False), []
+    if why := busy():
+        print(f"{why}: do not trust what follows.")
     for name, shape in ours().items():
         with console.status(name):
             rows.append({"shape": name, **_measured(shape, peers.get(name), config)})
@@ -122,7 +121,7 @@ def _measured(shape: fd.Shape, peer: Any, config: Config) -> dict[str, Any]:
         calls["their voxels"] = lambda: _in_threads(peer, axis.astype(float))
         calls["their mesh"] = lambda: peer.generate(samples=config.resolution**3, verbose=False)
     first = {name: call() for name, call in calls.items()}
-    seconds = [{name: _seconds(call) for name, call in calls.items()} for _ in range(config.runs)]
+    seconds = [{name: seconds_of_call(call) for name, call in calls.items()} for _ in range(config.runs)]
     row: dict[str, Any] = {name: statistics.median(turn[name] for turn in seconds) for name in calls}
     row["watertight"], row["triangles"] = bool(first["mesh"].is_watertight), len(first["mesh"].faces)
     if peer is not None:
@@ -143,12 +142,6 @@ def _in_threads(peer: Any, axis: np.ndarray) -> np.ndarray:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(piece, itertools.product(starts, repeat=3)))
     return values
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _table(rows: Sequence[dict[str, Any]], config: Config) -> Any:

@@ -23,9 +23,10 @@ from fdif_jax.sdf.shape import Point, Shape, as_shape
 from fdif_jax.shapes.files import KEY
 from fdif_jax.shapes.shape_names import find_family, find_vocabulary
 from fdif_jax.shapes.user_files import vocabulary_of
+from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import Samples
-from fdif_jax.viewing.tracing import Colour, Region
-from fdif_jax.viewing.view_pictures import colour_of
+from fdif_jax.viewing.tracing import Colour, Region, Solid
+from fdif_jax.viewing.view_pictures import colour_of, cut_open
 from fdif_jax.vocabulary import unions
 from fdif_jax.vocabulary.user_files import defined_in, describe
 from fdif_jax.vocabulary.vocabulary import NONE, Displacement, Family, Mapper, Vocabulary
@@ -59,6 +60,12 @@ class View:
     spacing: Sequence[float] = fd.Grid.spacing  # of that volume, along its axes
     mapper: Mapper | None = None  # shown in slices instead of the distance
     whole: Samples | None = None  # what slices show where the things are its parts
+
+    def solids(self, camera: Camera) -> list[Solid]:
+        """The things, to be traced; those that are parts, cut open."""
+        if self.whole is not None:
+            return cut_open(self.things, camera)
+        return [samples.solid(colour) for samples, colour in self.things]
 
 
 @dataclass(frozen=True, kw_only=True)
