@@ -110,6 +110,12 @@ def same(network: Mapping[str, Any]) -> Card | None:
     return next((card for card in map(card_of, names()) if _shapes(card.network) == shapes), None)
 
 
+def smallest(kind: str) -> Card | None:
+    """The card of the smallest released network of a kind, as ``unetr``; None if there is none."""
+    cards = [card for card in map(card_of, names()) if card.network["name"] == kind]
+    return min(cards, key=parameters_of, default=None)
+
+
 def nearest(network: Mapping[str, Any]) -> str | None:
     """In words, which released weights are nearest to a network and what it would take of them; None without any of
     its kind.

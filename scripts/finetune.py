@@ -131,7 +131,7 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
                 validate_every=config.val_every if ready.validated_on else 0,
                 checkpoint_every=config.checkpoint_every,
                 keep_every=config.keep_every,
-                patience=config.patience,
+                patience=config.patience or 0,
                 report=bar.show,
             )
         judged: Any = opened.weights("best") if config.patience else devices.gather(trained)

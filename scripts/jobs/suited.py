@@ -1,4 +1,4 @@
-"""What `fdif finetune` chooses where nothing is said: weights to begin with, network, learning rate, steps, patch."""
+"""What `fdif finetune` chooses where nothing is said: initial weights, network, rate, steps, patch, patience."""
 
 import dataclasses
 
@@ -19,6 +19,8 @@ _STEPS = {"cpu": (100, 600, 1000), "other": (250, 1000, 20_000)}
 CPU_VOXELS = 48**3
 """The most voxels of a patch on a CPU, where none is given."""
 
+_VALIDATIONS, _PATIENCE = 20, 5  # of a run that may stop early, and how many without a better Dice stop it
+
 
 def suited(config: FinetuningOptions) -> FinetuningOptions:
     """The options with what was left open chosen; prints what, with the reasons.
@@ -32,7 +34,7 @@ def suited(config: FinetuningOptions) -> FinetuningOptions:
         chosen = dataclasses.replace(chosen, lr=rate)
     if not chosen.steps:
         chosen = dataclasses.replace(chosen, steps=_steps(config))
-    return chosen
+    return dataclasses.replace(chosen, **_stopping(config, chosen.steps))
 
 
 def voxel_budget() -> int:
@@ -42,29 +44,34 @@ def voxel_budget() -> int:
 
 def _beginning(config: FinetuningOptions) -> tuple[FinetuningOptions, released.Card | None]:
     """The options with initial weights and a network, and the card of that network if it is a released one."""
-    is_named = config.network != NetworkOptions.network or config.size or config.plans
     if config.init not in (AUTO, SCRATCH):
         return config, released.card_of(config.init) if config.init in released.names() else None
-    if not is_named:
-        card = released.card_of(USUAL)
-        if config.init == AUTO:
-            print(f"released weights {card.name}: no network is asked for; --init scratch begins without")
-            return dataclasses.replace(config, init=card.name), card
-        print(f"network of {card.name}: none is asked for")
+    card, why = _card(config)
+    if config.init == AUTO and card is None:
+        print(f"from scratch: {why}")
+        return dataclasses.replace(config, init=SCRATCH), None
+    if config.init == AUTO and card is not None:
+        print(f"released weights {card.name}: {why}; --init scratch begins without")
+        network = {"init": card.name, "network": card.network["name"], "size": (), "plans": None}
+        return dataclasses.replace(config, **network), card
+    if card and not (config.size or config.plans):
+        print(f"network of {card.name}: {why}")
         return dataclasses.replace(config, network=card.network["name"], size=_size(card)), card
-    asked = network_of(config, in_channels=1, grid=UNKNOWN_GRID, out_channels=2)
-    card = released.same(asked)
-    if config.init == SCRATCH:
-        return config, card
-    if card:
-        print(f"released weights {card.name}: of the network that is asked for")
-        return dataclasses.replace(
-            config, init=card.name, network=card.network["name"], size=(), plans=None
-        ), card
-    print(
-        f"from scratch: of the network that is asked for nothing is released; {released.nearest(asked) or ''}"
-    )
-    return dataclasses.replace(config, init=SCRATCH), None
+    return config, card
+
+
+def _card(config: FinetuningOptions) -> tuple[released.Card | None, str]:
+    """The released weights of the network that is asked for, and in words why these, or why none."""
+    if config.size or config.plans:
+        asked = network_of(config, in_channels=1, grid=UNKNOWN_GRID, out_channels=2)
+        if card := released.same(asked):
+            return card, "of the network that is asked for"
+        return None, f"of the network that is asked for nothing is released; {released.nearest(asked) or ''}"
+    if config.network == NetworkOptions.network:
+        return released.card_of(USUAL), "no network is asked for"
+    if card := released.smallest(config.network):
+        return card, f"of {config.network}, whose size is not asked for"
+    return None, f"of {config.network} nothing is released"
 
 
 def _size(card: released.Card) -> tuple[str, ...]:
@@ -82,3 +89,21 @@ def _steps(config: FinetuningOptions) -> int:
     told = f"{each} for each of {cases} training cases, at least {least:,} and at most {most:,}"
     print(f"{steps:,} steps: {told}" + " on a CPU" * (where == "cpu"))
     return steps
+
+
+def _stopping(config: FinetuningOptions, steps: int) -> dict[str, int]:
+    """When a run stops early: where neither steps nor patience are said, and what validates it was held out for that.
+
+    Cases that a list has for validation are to judge the result, so they stop nothing.
+    """
+    if config.patience is not None:
+        return {}
+    held_out = config.val_from == "validation" and not config.folds and not list_cases(config.dataset)[1]
+    if config.steps or not config.val_every or not held_out:
+        return {"patience": 0}
+    is_said = config.val_every != FinetuningOptions.val_every
+    every = config.val_every if is_said else max(steps // _VALIDATIONS, 1)
+    print(
+        f"stops after {_PATIENCE} validations, {every} steps apart, without a better Dice; the best is kept"
+    )
+    return {"patience": _PATIENCE, "val_every": every}

@@ -50,8 +50,9 @@ class FinetuningOptions(TrainingOptions):
     layer_decay: float = 1.0
     """Learning rate of an encoder's level as a fraction of the next deeper one's, e.g. 0.75; the decoder has all of
     it."""
-    patience: int = 0
-    """Stop after so many validations in a row without a better Dice, and keep the best weights; 0 for never."""
+    patience: int | None = None
+    """Stop after so many validations in a row without a better Dice, and keep the best weights; 0 for never. If not
+    given it is 5 where --steps is not given and training cases are held out to validate, and else 0."""
     spacing: tuple[float, float, float] | None = None
     """Millimetres to resample to, left-right, back-front, down-up; the training cases' median if not given."""
     patch: tuple[int, int, int] | None = None

@@ -101,6 +101,7 @@ def coloured(pixels):
     return np.count_nonzero(pixels.max(-1) - pixels.min(-1) > 30)
 
 
+@pytest.mark.slow("a browser and four servers")
 def test_the_page_shows_cases_with_their_labels(dataset, browser):
     with served(dataset) as port:
         one = Page(browser, port)

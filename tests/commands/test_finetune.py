@@ -73,6 +73,7 @@ def _config(dataset, out, init="scratch", **changes):
     return finetune.Config(dataset=dataset, out=out, init=str(init), **small | changes)
 
 
+@pytest.mark.slow("a training, its evaluation twice, and a prediction")
 def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pretrained, tmp_path, capsys):
     out = tmp_path / "run"
     config = _config(dataset, out, pretrained, save_predictions=True, cases=2, layer_decay=0.5)

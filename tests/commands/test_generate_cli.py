@@ -66,6 +66,7 @@ def dataset(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow("two programs more")
 def test_instances_are_written_beside_labels_and_finished_later(tmp_path, dataset):
     out = tmp_path / "set"
     options = [*SMALL, "--instances", "--num-samples", "2", "--seed", "9", "--out", str(out)]

@@ -19,6 +19,7 @@ from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights import state_dicts
 from fdif_jax.weights.files import read_checkpoint
+from tests.helpers.slow import quick_of
 
 torch = pytest.importorskip("torch")
 twins = pytest.importorskip("tests.helpers.twins")
@@ -190,7 +191,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", quick_of(FILES, ["bare", "nnunet", "compiled"], "a form more"))
 def test_every_kind_of_file_comes_back_bit_for_bit(kind, state, tmp_path, capsys):
     torch.save(FILES[kind](state), tmp_path / "file.pth")
     run = imported(tmp_path / "file.pth", "--out", tmp_path / "run")
@@ -401,7 +402,9 @@ def test_incomplete_files_need_to_be_meant(state, tmp_path, capsys):
     assert all(name.startswith("decoder.stages.0") for name in load_run(run).document.left_fresh)
 
 
-@pytest.mark.parametrize("form", ["monai", "safetensors", "nnunet", "nnssl"])
+@pytest.mark.parametrize(
+    "form", quick_of(["monai", "safetensors", "nnunet", "nnssl"], ["safetensors", "nnssl"], "a form more")
+)
 def test_what_export_writes_comes_back(form, state, tmp_path):
     torch.save(state, tmp_path / "w.pth")
     first = imported(tmp_path / "w.pth", "--out", tmp_path / "first")

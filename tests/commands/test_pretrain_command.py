@@ -26,7 +26,7 @@ def _run(out, **changes):
 
 
 def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
-    _run(tmp_path / "run", ema=0.9, accumulate=2)
+    _run(tmp_path / "run", ema=0.9)
     printed = capsys.readouterr().out
     assert "1 class;" in printed and "fdif export" in printed
     opened = load_run(tmp_path / "run")
@@ -43,7 +43,7 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
     assert logits.shape == (1, 16, 16, 16, 2)
 
     before = opened.history
-    _run(tmp_path / "run", ema=0.9, accumulate=2)  # finished: nothing is trained again
+    _run(tmp_path / "run", ema=0.9)  # finished: nothing is trained again
     assert load_run(tmp_path / "run").history == before
     for change, message in (
         ({"steps": 8}, r"training\.steps is 4 there and 8 here"),
@@ -51,7 +51,7 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
         ({"size": ("features=[4,16]",)}, r"network\.features"),
     ):
         with pytest.raises(FdifError, match=message):
-            _run(tmp_path / "run", **{"ema": 0.9, "accumulate": 2} | change)
+            _run(tmp_path / "run", **{"ema": 0.9} | change)
     for change in ({"grid": (17, 16, 16)}, {"val_samples": 0}, {"steps": 0}, {"checkpoint_every": -1}):
         with pytest.raises(FdifError):
             _run(tmp_path / "other", **change)

@@ -207,7 +207,12 @@ def test_a_run_is_exported_as_encoder_and_head_which_a_twin_loads(classified, tm
     np.testing.assert_array_equal(more["classification_head.weight"], want["classification_head.weight"])
 
 
-@pytest.mark.parametrize("options", [("--out-channels", "3"), ("--to", "nnunet"), ("--to", "nnssl")])
+@pytest.mark.parametrize(
+    "options",
+    quick_of(
+        [("--out-channels", "3"), ("--to", "nnunet"), ("--to", "nnssl")], [("--to", "nnssl")], "a form more"
+    ),
+)
 def test_a_run_is_exported_as_a_segmentation_network_with_that_encoder(classified, tmp_path, capsys, options):
     folder, model = classified
     contents = export(folder, tmp_path / "weights.pth", *options)

@@ -12,8 +12,17 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.models import conv, layers
 from fdif_jax.models.resenc_unet import PRESETS, ResEncConfig
+from tests.helpers.slow import quick_of
 
 SMALL = {"features": (4, 6, 8), "blocks": (1, 2, 1)}
+CONVOLUTIONS = [  # grid, kernel, strides
+    ((6, 5, 4), (3, 3, 3), (1, 1, 1)),
+    ((6, 8, 4), (3, 3, 3), (2, 2, 2)),
+    ((5, 8, 7), (1, 3, 5), (1, 2, 3)),
+    ((7, 5, 6), (3, 1, 3), (3, 1, 2)),
+    ((3, 4, 5), (1, 1, 1), (1, 1, 1)),
+    ((1, 4, 5), (3, 3, 3), (1, 2, 1)),
+]
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -32,18 +41,9 @@ def torch_layer(layer, x: np.ndarray, cotangent: np.ndarray):
 @pytest.mark.parametrize(
     "form", [conv.conv_direct, conv.conv_folded, conv.conv_spread, conv.conv_gathered, conv.conv3d]
 )
-@pytest.mark.parametrize(
-    "grid, kernel, strides",
-    [
-        ((6, 5, 4), (3, 3, 3), (1, 1, 1)),
-        ((6, 8, 4), (3, 3, 3), (2, 2, 2)),
-        ((5, 8, 7), (1, 3, 5), (1, 2, 3)),
-        ((7, 5, 6), (3, 1, 3), (3, 1, 2)),
-        ((3, 4, 5), (1, 1, 1), (1, 1, 1)),
-        ((1, 4, 5), (3, 3, 3), (1, 2, 1)),
-    ],
-)
-def test_convolution_is_pytorchs(form, grid, kernel, strides):
+@pytest.mark.parametrize("layer", quick_of(CONVOLUTIONS, CONVOLUTIONS[1:3], "programs more"))
+def test_convolution_is_pytorchs(form, layer):
+    grid, kernel, strides = layer
     torch = pytest.importorskip("torch")
     x, weight = normal(2, *grid, 3), normal(*kernel, 3, 5, seed=1)
     y, vjp = jax.vjp(lambda x, weight: form(x, weight, strides), x, weight)

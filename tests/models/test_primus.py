@@ -13,6 +13,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.models import eva, layers
 from fdif_jax.models.primus import PRESETS, Primus
 from fdif_jax.weights import state_dicts
+from tests.helpers.slow import quick_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("dynamic_network_architectures")
@@ -86,7 +87,7 @@ def test_initial_weights_are_distributed_as_the_original_draws_them():
     twins.assert_same_distributions(model, twins.twin(model))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", quick_of(PRESETS, ["tiny", "M"], "large networks, though abstract"))
 def test_presets_have_the_originals_names_and_shapes(preset):
     model = nnx.eval_shape(lambda: models.create("primus", in_channels=1, out_channels=2, preset=preset))
     twins.assert_same_shapes(model)

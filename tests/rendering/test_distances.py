@@ -94,6 +94,7 @@ def test_distances_are_voxels_whatever_the_unit_of_a_shape(solid):
     np.testing.assert_allclose(same, distances, atol=1e-3)
 
 
+@pytest.mark.slow("three programs of crowded scenes")
 def test_all_renderers_give_the_same_distances():
     """Displaced, more objects than a word has bits, a grid that tiles do not divide."""
     recipe = fd.load_recipe("fdif").replace(

@@ -191,7 +191,7 @@ def test_draws_cover_counts_classes_and_factors_uniformly():
 
 
 @pytest.mark.parametrize("vocabulary", [shapes.published, shapes.exact], ids=["published", "exact"])
-@pytest.mark.parametrize("number", quick_of(range(1, 110, 6), range(1, 110, 24), "a program more"))
+@pytest.mark.parametrize("number", quick_of(range(1, 110, 6), (25, 73), "a program more"))
 def test_drawn_parameters_lie_in_and_fill_their_ranges(vocabulary, number):
     family, grid = vocabulary.families[number - 1], fd.Grid(96, 96, 96)
     keys = jax.random.split(jax.random.key(number), 200)

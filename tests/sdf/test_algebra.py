@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.sdf.affine import rotation
+from tests.helpers.slow import quick_of
 
 sizes = st.floats(1.0, 20.0)
 offsets = st.tuples(*[st.floats(-15, 15)] * 3)
@@ -173,6 +174,9 @@ def test_a_star_has_its_tips_and_symmetry():
     np.testing.assert_allclose(star(*points), star(*turned), atol=1e-4)
 
 
+QUICK = ("smooth", "many", "difference", "twist", "extrude", "displace")
+
+
 def build_all():
     ball = shapes.sphere(6.0)
     cube = shapes.box(5.0, 6.0, 7.0)
@@ -198,7 +202,7 @@ def build_all():
     }
 
 
-@pytest.mark.parametrize("name", build_all())
+@pytest.mark.parametrize("name", quick_of(build_all(), QUICK, "a program more"))
 def test_every_shape_works_on_points_grids_jit_vmap_and_grad(name):
     shape, grid = build_all()[name], fd.Grid(6, 8, 10)
     on_grid = jax.jit(lambda s, p: s(p))(shape, grid.points())
@@ -216,7 +220,7 @@ def test_every_shape_works_on_points_grids_jit_vmap_and_grad(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("name", build_all())
+@pytest.mark.parametrize("name", quick_of(build_all(), QUICK, "a program more"))
 def test_bounds_are_conservative(name):
     shape, p = build_all()[name], fd.Grid(48, 48, 48).points()
     for margin in (0.0, 2.0):

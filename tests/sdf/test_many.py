@@ -98,7 +98,7 @@ def as_arrays(shape):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), shape)
 
 
-@pytest.mark.parametrize("kind", ["sharp", "smooth"])
+@pytest.mark.parametrize("kind", quick_of(["sharp", "smooth"], ["smooth"], "two programs more"))
 def test_a_union_of_many_is_as_numpy_has_it_in_any_order_with_finite_gradients(kind):
     whole = as_arrays(fd.union(*parts(), smooth=BLENDS[kind]))
     assert [seams.depth(stack) for stack in whole.stacks] == [4, 7] and len(whole.singles) == 1

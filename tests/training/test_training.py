@@ -57,9 +57,8 @@ def uninterrupted(tmp_path_factory):
     return path, _fit(path)
 
 
-@pytest.mark.parametrize(
-    "accumulate", [pytest.param(1, marks=pytest.mark.slow("a program more, of fewer parts")), 2]
-)
+@pytest.mark.slow("two programs of a step; what it learns is below")
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_is_adamw_on_the_loss_of_its_batch(tmp_path, accumulate):
     network = functional(Net())
     start, apply = network.weights, network.apply
