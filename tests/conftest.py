@@ -57,8 +57,8 @@ def fixtures() -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Compiled programs of one room are of little use to the next, and are gigabytes in the end."""
-    if nextitem is None or nextitem.path.parent != item.path.parent:
+    """Compiled programs of one room or slow test are of little use to the next, and are gigabytes in the end."""
+    if nextitem is None or nextitem.path.parent != item.path.parent or item.get_closest_marker("slow"):
         jax.clear_caches()
 
 
