@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 DEMO ?= demo
 
+# Where it is set every process compiles every module again, and tests start many.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all lint docs docs-pictures gpu clean
 
 demo: $(VENV)/.installed
