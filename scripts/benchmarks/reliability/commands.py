@@ -164,13 +164,18 @@ def contents(out: Path, *, measured: bool = True) -> dict[str, str]:
     for path in files:
         inner = "result" if path == out else path.relative_to(out).as_posix()
         if not any(part.startswith(_LEFT_OUT) for part in Path(inner).parts):
-            if path.suffix == ".jsonl" and not measured:
+            if is_measured(inner) and not measured:
                 continue
             found[inner] = _digest(_readers.get(path.suffix, Path.read_bytes)(path))
     for document in sorted(out.rglob("run.json")) if out.is_dir() else []:
         for name, array in load_run(document.parent).weights().items():
             found[f"{document.parent.relative_to(out).as_posix()}: {name}"] = _digest(array.tobytes())
     return found
+
+
+def is_measured(name: str) -> bool:
+    """Whether a file of a run tells what was measured and when, to which a stop adds: numbers, or their curve."""
+    return Path(name).suffix == ".jsonl" or Path(name).name == "curve.png"
 
 
 def difference(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdif_jax.scripts.benchmarks.reliability.commands import WRITING, Commands, contents, difference, end
+from fdif_jax.scripts.benchmarks.reliability.commands import (
+    WRITING,
+    Commands,
+    contents,
+    difference,
+    end,
+    is_measured,
+)
 
 _EARLIEST = 0.2  # of a command's time: before it, Python is still importing
 
@@ -53,7 +60,7 @@ def _send(group: int, by: signal.Signals) -> None:
 
 def _comparable(whole: Any, by: signal.Signals) -> dict[str, str]:
     """What is to be the same: a stop adds a line to what is measured, a kill does not."""
-    return {name: digest for name, digest in whole.items() if by == signal.SIGKILL or ".jsonl" not in name}
+    return {name: digest for name, digest in whole.items() if by == signal.SIGKILL or not is_measured(name)}
 
 
 def _compare(out: Path, expected: dict[str, str], by: signal.Signals) -> list[str]:
