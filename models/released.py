@@ -112,8 +112,11 @@ def same(network: Mapping[str, Any]) -> Card | None:
 
 def smallest(kind: str) -> Card | None:
     """The card of the smallest released network of a kind, as ``unetr``; None if there is none."""
-    cards = [card for card in map(card_of, names()) if card.network["name"] == kind]
-    return min(cards, key=parameters_of, default=None)
+    return min(_of_kind(kind), key=parameters_of, default=None)
+
+
+def _of_kind(kind: str) -> list[Card]:
+    return [card for card in map(card_of, names()) if card.network["name"] == kind]
 
 
 def nearest(network: Mapping[str, Any]) -> str | None:
@@ -121,7 +124,7 @@ def nearest(network: Mapping[str, Any]) -> str | None:
     its kind.
     """
     wanted = _shapes(network)
-    cards = [card for card in map(card_of, names()) if card.network["name"] == network["name"]]
+    cards = _of_kind(network["name"])
     if not cards:
         return None
 

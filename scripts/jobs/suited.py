@@ -47,17 +47,17 @@ def _beginning(config: FinetuningOptions) -> tuple[FinetuningOptions, released.C
     if config.init not in (AUTO, SCRATCH):
         return config, released.card_of(config.init) if config.init in released.names() else None
     card, why = _card(config)
-    if config.init == AUTO and card is None:
-        print(f"from scratch: {why}")
-        return dataclasses.replace(config, init=SCRATCH), None
-    if config.init == AUTO and card is not None:
-        print(f"released weights {card.name}: {why}; --init scratch begins without")
-        network = {"init": card.name, "network": card.network["name"], "size": (), "plans": None}
-        return dataclasses.replace(config, **network), card
-    if card and not (config.size or config.plans):
+    if config.init == SCRATCH:
+        if card is None or config.size or config.plans:
+            return config, card
         print(f"network of {card.name}: {why}")
         return dataclasses.replace(config, network=card.network["name"], size=_size(card)), card
-    return config, card
+    if card is None:
+        print(f"from scratch: {why}")
+        return dataclasses.replace(config, init=SCRATCH), None
+    print(f"released weights {card.name}: {why}; --init scratch begins without")
+    network = {"init": card.name, "network": card.network["name"], "size": (), "plans": None}
+    return dataclasses.replace(config, **network), card
 
 
 def _card(config: FinetuningOptions) -> tuple[released.Card | None, str]:

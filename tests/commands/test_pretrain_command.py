@@ -62,6 +62,7 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
 def test_several_label_maps_are_learnt_by_one_head(tmp_path, capsys):
     maps = {"multi_task": True, "no_mapper_as_augmentation": True, "no_displacement_as_augmentation": True}
     maps |= {"sdf_mappers": ("inverse_cube", "floor_width_0.5"), "displacement_functions": ("ridge",)}
+    maps |= {"accumulate": 2}
     _run(tmp_path / "run", **maps)
     assert "voxels, displacement 2 classes, mapper 2 classes;" in capsys.readouterr().out
     opened = load_run(tmp_path / "run")

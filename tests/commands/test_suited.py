@@ -65,7 +65,7 @@ def test_a_network_from_scratch_is_the_released_one_of_its_kind(name):
 
 
 def listed(folder: Path, *names: str) -> Path:
-    """A dataset whose list names these files as training cases and as validation cases."""
+    """A folder of two lists of these training cases: ``held`` has no validation cases, ``validated`` has one."""
     cases = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in names]
     source = json.loads((OPEN.dataset / "dataset.json").read_text())
     for kept, chosen in (("held", []), ("validated", cases[:1])):

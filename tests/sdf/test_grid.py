@@ -64,9 +64,23 @@ def test_members_are_sized_for_whole_millimetres():
     assert seen == [(42, 42, 43)]
 
 
+BOXES = given(SPACINGS, st.tuples(*[st.floats(-3.1, 3.1)] * 3), st.tuples(*[st.floats(-20, 20)] * 3))
+
+
 @settings(deadline=None, max_examples=6)
-@given(SPACINGS, st.tuples(*[st.floats(-3.1, 3.1)] * 3), st.tuples(*[st.floats(-20, 20)] * 3))
+@BOXES
 def test_the_voxels_of_a_box_are_all_within_its_index_range(spacing, angles, shift):
+    check_box(spacing, angles, shift)
+
+
+@pytest.mark.slow("more of the examples above")
+@settings(deadline=None, max_examples=30)
+@BOXES
+def test_the_voxels_of_many_boxes_are_all_within_their_index_ranges(spacing, angles, shift):
+    check_box(spacing, angles, shift)
+
+
+def check_box(spacing, angles, shift):
     grid, half = fd.Grid(9, 12, 15, spacing=spacing), jnp.asarray([9.0, 4.0, 2.0])
     matrix = jnp.concatenate([turned(jnp.asarray(angles)), jnp.asarray(shift)[:, None]], axis=1)
     first, last = grid.index_range(*fd.Box.around(*half).mapped(matrix))

@@ -157,25 +157,18 @@ def lines_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(_BARS)]
 
 
-def contents(out: Path, *, measured: bool = True) -> dict[str, str]:
-    """Digests of what a command made, by name: files, and of runs the weights and, if wanted, what was measured."""
+def contents(out: Path) -> dict[str, str]:
+    """Digests of what a command made, by name: files, and of runs the weights."""
     files = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
     found = {}
     for path in files:
         inner = "result" if path == out else path.relative_to(out).as_posix()
         if not any(part.startswith(_LEFT_OUT) for part in Path(inner).parts):
-            if is_measured(inner) and not measured:
-                continue
             found[inner] = _digest(_readers.get(path.suffix, Path.read_bytes)(path))
     for document in sorted(out.rglob("run.json")) if out.is_dir() else []:
         for name, array in load_run(document.parent).weights().items():
             found[f"{document.parent.relative_to(out).as_posix()}: {name}"] = _digest(array.tobytes())
     return found
-
-
-def is_measured(name: str) -> bool:
-    """Whether a file of a run tells what was measured and when, to which a stop adds: numbers, or their curve."""
-    return Path(name).suffix == ".jsonl" or Path(name).name == "curve.png"
 
 
 def difference(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:

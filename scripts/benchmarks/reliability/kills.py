@@ -10,14 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdif_jax.scripts.benchmarks.reliability.commands import (
-    WRITING,
-    Commands,
-    contents,
-    difference,
-    end,
-    is_measured,
-)
+from fdif_jax.scripts.benchmarks.reliability.commands import WRITING, Commands, contents, difference, end
 
 _EARLIEST = 0.2  # of a command's time: before it, Python is still importing
 
@@ -58,13 +51,15 @@ def _send(group: int, by: signal.Signals) -> None:
         os.killpg(group, by)
 
 
-def _comparable(whole: Any, by: signal.Signals) -> dict[str, str]:
-    """What is to be the same: a stop adds a line to what is measured, a kill does not."""
-    return {name: digest for name, digest in whole.items() if by == signal.SIGKILL or not is_measured(name)}
+def _comparable(made: dict[str, str], by: signal.Signals) -> dict[str, str]:
+    """What is to be the same. A stop, other than a kill, adds a line to what is measured, and a point to its curve."""
+    if by == signal.SIGKILL:
+        return made
+    return {name: digest for name, digest in made.items() if not name.endswith((".jsonl", "curve.png"))}
 
 
 def _compare(out: Path, expected: dict[str, str], by: signal.Signals) -> list[str]:
-    differing = difference(contents(out, measured=by == signal.SIGKILL), expected)
+    differing = difference(_comparable(contents(out), by), expected)
     if not differing:
         shutil.rmtree(out, ignore_errors=True)
     return [f"{out.name}: {name} differs" for name in differing]
