@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from fdif_jax.datasets.classification import classes_of, images
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.metrics import surface_dice
+from fdif_jax.evaluation.metrics import compare
 from fdif_jax.evaluation.scoring import mean_defined, where_labelled
 from fdif_jax.keys import RESERVED_SEEDS, sample_key
 from fdif_jax.objectives.losses import dice_per_class
@@ -195,7 +195,7 @@ class Evaluator:
         """Of one volume: Dice and surface Dice of every class, or whether its own class was recognised."""
         maps = zip(judged["prediction"], judged["label"], self._num_classes, strict=True)
         if self._maps:
-            nsd = [surface_dice(*where_labelled(p, label), number) for p, label, number in maps]
+            nsd = [compare(*where_labelled(p, label), number, ["nsd"])[:, 0] for p, label, number in maps]
             return {"dice": judged["dice"].astype(np.float64), "nsd": np.concatenate(nsd)}
         hits = [np.where(np.arange(number) == label, p == label, np.nan) for p, label, number in maps]
         return {"accuracy": np.concatenate(hits)}

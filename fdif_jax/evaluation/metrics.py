@@ -1,257 +1,202 @@
-"""How far apart the surfaces of two label maps are: surface Dice (NSD) and the 95th percentile Hausdorff distance.
+"""What two label maps are compared by: overlap, volumes, and how far apart surfaces are; a table of functions.
 
-A surface is either of two things. By ``"area"`` it is made of elements between the voxel centres, each of some area:
-Nikolov et al. 2021, arXiv 1809.04430, section "Surface Dice"; the Medical Segmentation Decathlon scores so. An element
-lies at every corner where voxels meet of which some are of the class and some are not; its area is that of the
-triangles that marching cubes (Lorensen and Cline 1987) puts between these eight voxels. By ``"voxels"`` it is the
-voxels of the class that have a face neighbour of another label, one like another: on anisotropic voxels that weighs
-the surface by where it lies, not by how much of it there is. What lies beyond the volume is background.
-
-All classes' surfaces are found in one pass, and distances are looked up between their points alone. So the cost
-follows the surfaces, not the number of classes, nor how far a class is scattered: the first predictions of a network
-that has learnt nothing are noise, where boxes around the classes would be the whole volume.
+Every measure is a function of what was counted and found of one class, `Compared`. So what several need is found once,
+and what nobody asks for is not.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from fdif_jax.errors import FdifError
+from fdif_jax.evaluation.surfaces import Side, Surface, surfaces_apart
+from fdif_jax.sdf.masks import dice_of
 
-Surface = Literal["area", "voxels"]
+Measure = Literal["dice", "sensitivity", "precision", "volume", "relative_volume", "nsd", "hd95", "assd"]
 _QUANTILE = 0.95  # of HD95
+_ML = 1000  # mm³
 
 
-def surface_dice(
+class Compared(NamedTuple):
+    """A class in two label maps.
+
+    Attributes:
+        both, ours, theirs: voxels of it in both maps at once, in the prediction, and in the label.
+        voxel: the volume of a voxel, in cubes of the spacing's unit.
+        sides: its surfaces in the prediction and in the label; None where no measure needs them.
+        tolerance, surface: see `compare`.
+    """
+
+    both: int
+    ours: int
+    theirs: int
+    voxel: float
+    sides: tuple[Side, Side] | None
+    tolerance: float
+    surface: Surface
+
+
+def compare(
     prediction: np.ndarray,
     label: np.ndarray,
     num_classes: int,
+    measures: Sequence[Measure],
     *,
     tolerance: float = 1.0,
     spacing: Sequence[float] | None = None,
     surface: Surface = "area",
 ) -> np.ndarray:
-    """Normalised surface distance (NSD) of every foreground class: the part of both surfaces that lies within
-    ``tolerance`` of the other one (Nikolov et al. 2021, arXiv 1809.04430).
-
-    The value of MONAI's ``compute_surface_dice``, by area with ``use_subvoxels=True``: NaN for a class in neither, 0
-    for one in only one of the two.
+    """Measures of every foreground class, a column each, see `MEASURES`; NaN where one is undefined.
 
     Args:
         prediction: class ids ``(D, H, W)``.
         label: class ids, the same grid.
         num_classes: C, background included; other ids count as background.
-        tolerance: in the units of ``spacing``.
-        spacing: of voxels along each axis; 1 if not given.
+        measures: names in `MEASURES`.
+        tolerance: of ``nsd``, in the units of ``spacing``.
+        spacing: of voxels along each axis, mm where volumes are to be ml; 1 if not given.
         surface: what a part of the surface is measured by, its area or its voxels.
 
     Returns:
-        float64 ``(C - 1,)``.
+        float64 ``(C - 1, len(measures))``.
 
     Raises:
         FdifError: the volumes or their spacing do not agree, or the tolerance is negative.
     """
-    _check_tolerance(tolerance)
-    return np.array(
-        [
-            _share_within(pair, _apart(pair, tolerance), tolerance)
-            for pair in _surfaces(prediction, label, num_classes, spacing, surface)
-        ]
-    )
+    steps = np.ones(3) if spacing is None else np.asarray(spacing, np.float64)
+    _check(prediction, label, steps, tolerance)
+    near = SURFACES.isdisjoint(
+        set(measures) - {"nsd"}
+    )  # then it is only asked whether distances are within tolerance
+    limit = tolerance if near else np.inf
+    sides: Iterator[tuple[Side, Side] | None] = itertools.repeat(None, num_classes - 1)
+    if not SURFACES.isdisjoint(measures):
+        sides = surfaces_apart(prediction, label, num_classes, steps, surface, limit)
+    table = np.empty((num_classes - 1, len(measures)))
+    counts = zip(*voxel_counts(prediction, label, num_classes), strict=True)
+    for row, pair, (both, ours, theirs) in zip(table, sides, counts, strict=True):
+        voxels = int(both), int(ours), int(theirs)
+        compared = Compared(*voxels, float(steps.prod()), pair, tolerance, surface)
+        row[:] = [MEASURES[name](compared) for name in measures]
+    return table
 
 
-def hausdorff95(
-    prediction: np.ndarray,
-    label: np.ndarray,
-    num_classes: int,
-    *,
-    spacing: Sequence[float] | None = None,
-    surface: Surface = "area",
-) -> np.ndarray:
-    """95th percentile Hausdorff distance (HD95) of every foreground class: of the two directions the larger one.
-
-    By area it is the least distance within which 95 % of a surface's area lies, DeepMind's
-    ``compute_robust_hausdorff``; by voxels the percentile is interpolated, MONAI's
-    ``compute_hausdorff_distance(percentile=95)``. NaN for a class that is not in both. Arguments and errors are as of
-    `surface_dice`; gives float64 ``(C - 1,)``, in the units of ``spacing``.
-    """
-    return np.array(
-        [
-            _farthest(pair, _apart(pair), surface)
-            for pair in _surfaces(prediction, label, num_classes, spacing, surface)
-        ]
-    )
-
-
-def surface_scores(
-    prediction: np.ndarray,
-    label: np.ndarray,
-    num_classes: int,
-    *,
-    tolerance: float = 1.0,
-    spacing: Sequence[float] | None = None,
-    surface: Surface = "area",
-) -> tuple[np.ndarray, np.ndarray]:
-    """`surface_dice` and `hausdorff95`, of surfaces that are found, and whose distances are looked up, once."""
-    _check_tolerance(tolerance)
-    scores = []
-    for pair in _surfaces(prediction, label, num_classes, spacing, surface):
-        apart = _apart(pair)
-        scores.append((_share_within(pair, apart, tolerance), _farthest(pair, apart, surface)))
-    dice, farthest = np.array(scores).reshape(-1, 2).T
-    return dice, farthest
-
-
-def _check_tolerance(tolerance: float) -> None:
+def _check(prediction: np.ndarray, label: np.ndarray, steps: np.ndarray, tolerance: float) -> None:
     if not 0 <= tolerance < np.inf:
         raise FdifError(f"the tolerance of a surface distance must be 0 or more, not {tolerance:g}")
-
-
-class _Elements(NamedTuple):
-    """Parts of surfaces: where they are ``(n, 3)``, in the units of the spacing, and their areas ``(n,)``."""
-
-    points: np.ndarray
-    areas: np.ndarray
-
-
-_Pair = tuple[_Elements, _Elements]
-"""A class's surface in the prediction and in the label."""
-
-
-def _apart(pair: _Pair, limit: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
-    """How far each element of either surface is from the other surface, as `_nearest` gives it."""
-    ours, theirs = (side.points for side in pair)
-    return _nearest(ours, theirs, limit), _nearest(theirs, ours, limit)
-
-
-def _share_within(pair: _Pair, apart: Sequence[np.ndarray], tolerance: float) -> float:
-    """The part of both surfaces that is within the tolerance; NaN if there is none of either."""
-    whole = sum(side.areas.sum() for side in pair)
-    within = (side.areas[d <= np.float32(tolerance)].sum() for side, d in zip(pair, apart, strict=True))
-    return sum(within) / whole if whole else np.nan
-
-
-def _farthest(pair: _Pair, apart: Sequence[np.ndarray], surface: Surface) -> float:
-    """The larger 95th percentile of both directions; NaN if one surface is empty."""
-    if not all(map(len, apart)):
-        return np.nan
-    percentile = _by_area if surface == "area" else _interpolated
-    return max(percentile(d, side.areas) for side, d in zip(pair, apart, strict=True))
-
-
-def _by_area(distances: np.ndarray, areas: np.ndarray) -> float:
-    # In DeepMind's order, so that a share of just 95 % rounds as theirs does.
-    order = np.lexsort((areas, distances))
-    share = np.cumsum(areas[order]) / areas.sum()
-    return float(distances[order[np.searchsorted(share, _QUANTILE)]])
-
-
-def _interpolated(distances: np.ndarray, _: np.ndarray) -> float:
-    return float(np.quantile(distances, _QUANTILE))
-
-
-def _surfaces(
-    prediction: np.ndarray,
-    label: np.ndarray,
-    num_classes: int,
-    spacing: Sequence[float] | None,
-    surface: Surface,
-) -> Iterator[_Pair]:
-    """Per foreground class its surface in the prediction and in the label."""
-    steps = np.ones(3) if spacing is None else np.asarray(spacing, np.float64)
-    if (
-        prediction.ndim != 3
-        or prediction.shape != label.shape
-        or steps.shape != (3,)
-        or not (steps > 0).all()
-    ):
+    one_shape = prediction.ndim == 3 and prediction.shape == label.shape
+    if not one_shape or steps.shape != (3,) or not (steps > 0).all():
         raise FdifError(
             f"prediction {prediction.shape} and label {label.shape} must be of one shape of 3 axes, "
             f"and their spacing 3 positive numbers, not {steps.tolist()}"
         )
-    find = _between if surface == "area" else _outermost
-    sides = []
-    for volume in (prediction, label):
-        ids, elements = find(volume, num_classes, steps)
-        order = np.argsort(ids, kind="stable")
-        starts = np.searchsorted(ids[order], np.arange(1, num_classes + 1))
-        sides.append([np.split(part[order], starts)[1:-1] for part in elements])
-    for ours, theirs in zip(*(zip(*side, strict=True) for side in sides), strict=True):
-        yield _Elements(*ours), _Elements(*theirs)
 
 
-def _between(labels: np.ndarray, num_classes: int, steps: np.ndarray) -> tuple[np.ndarray, _Elements]:
-    """Elements between the voxels, and the class ``(n,)`` of each; two classes that touch have one each."""
-    padded = np.pad(labels, 1)
-    eight = np.array([*itertools.product((0, 1), repeat=3)])
-    octants = [
-        padded[tuple(slice(first, first + n + 1) for first, n in zip(corner, labels.shape, strict=True))]
-        for corner in eight.tolist()
-    ]
-    mixed = np.zeros(octants[0].shape, bool)
-    for octant in octants[1:]:
-        mixed |= octant != octants[0]
-    corners = np.argwhere(mixed)
-    first, further = (np.ravel_multi_index(at.T, padded.shape) for at in (corners, eight))
-    around = padded.ravel()[np.add.outer(first, further)]
-    table, found = _areas(steps), []
-    for number, ids in enumerate(around.T):
-        same = around == ids[:, None]
-        # A class is found at the first of the voxels that are of it.
-        new = (ids > 0) & (ids < num_classes) & ~same[:, :number].any(axis=1)
-        found.append((ids[new], corners[new], table[np.packbits(same[new], axis=1)[:, 0]]))
-    ids, corners, areas = map(np.concatenate, zip(*found, strict=True))
-    return ids, _Elements(corners * steps, areas)
+def voxel_counts(
+    prediction: np.ndarray, label: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Voxels ``(C - 1,)`` of every foreground class in both maps at once, in the prediction, and in the label.
 
-
-def _areas(steps: np.ndarray) -> np.ndarray:
-    """Area ``(256,)`` of the surface between eight voxels, by which are inside: the first has the highest bit."""
-    return np.linalg.norm(_triangles() * (steps.prod() / steps), axis=-1).sum(axis=-1)
-
-
-@cache
-def _triangles() -> np.ndarray:
-    """Of every one of the 256 cases of marching cubes its triangles' normals, as long as their areas, ``(256, 4, 3)``.
-
-    More than four voxels inside make the surface of those outside, so that an object and a hole in one are alike.
+    Memory does not grow with the classes.
     """
-    from skimage.measure import marching_cubes  # half a second, which only those pay who compare surfaces
-
-    normals = np.zeros((256, 4, 3))
-    for code in range(1, 255):
-        inside = np.unpackbits(np.array([code], np.uint8)).reshape(2, 2, 2)
-        if inside.sum() > 4:
-            inside = 1 - inside
-        points, faces, *_ = marching_cubes(inside.astype(np.float32), 0.5, method="lorensen")
-        a, b, c = points[faces].astype(np.float64).swapaxes(0, 1)
-        normals[code, : len(faces)] = np.cross(b - a, c - a) / 2
-    return normals
+    both, ours, theirs = (
+        np.bincount(ids.ravel(), minlength=num_classes)[1:num_classes]
+        for ids in (label[prediction == label], prediction, label)
+    )
+    return both, ours, theirs
 
 
-def _outermost(labels: np.ndarray, num_classes: int, steps: np.ndarray) -> tuple[np.ndarray, _Elements]:
-    """Centres of the voxels at surfaces, each of area 1, and their classes ``(n,)``."""
-    surface = np.zeros(labels.shape, bool)
-    for axis in range(labels.ndim):
-        ids, on = np.moveaxis(labels, axis, 0), np.moveaxis(surface, axis, 0)  # views
-        differs = ids[1:] != ids[:-1]
-        on[1:] |= differs
-        on[:-1] |= differs
-        on[[0, -1]] = True
-    surface &= (labels > 0) & (labels < num_classes)
-    ids = labels[surface]
-    return ids, _Elements(np.argwhere(surface) * steps, np.ones(len(ids)))
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else np.nan
 
 
-def _nearest(points: np.ndarray, others: np.ndarray, limit: float = np.inf) -> np.ndarray:
-    """Distance ``(n,)`` of each point to the nearest other; what exceeds the limit may be infinite.
+def _dice(c: Compared) -> float:
+    return float(dice_of(np.float64(c.both), c.ours, c.theirs))
 
-    In float32, so that steps of 0.1 make a distance of 0.3.
+
+def _sensitivity(c: Compared) -> float:
+    return _ratio(c.both, c.theirs)
+
+
+def _precision(c: Compared) -> float:
+    return _ratio(c.both, c.ours)
+
+
+def _volume(c: Compared) -> float:
+    return (c.ours - c.theirs) * c.voxel / _ML if c.ours or c.theirs else np.nan
+
+
+def _relative_volume(c: Compared) -> float:
+    return _ratio(c.ours - c.theirs, c.theirs)
+
+
+def _nsd(c: Compared) -> float:
+    """Normalised surface distance: Nikolov et al. 2021, arXiv 1809.04430. The value of MONAI's
+    ``compute_surface_dice``, by area with ``use_subvoxels=True``: 0 for a class in only one of the two.
     """
-    if not len(points) or not len(others):
-        return np.full(len(points), np.inf, np.float32)
-    bound = limit * (1 + 1e-6) + 1e-6  # the tree's own limit is exclusive
-    return KDTree(others).query(points, distance_upper_bound=bound)[0].astype(np.float32)
+    sides = _sides(c)
+    within = sum(side.areas[side.apart <= np.float32(c.tolerance)].sum() for side in sides)
+    return float(_ratio(within, sum(side.areas.sum() for side in sides)))
+
+
+def _hd95(c: Compared) -> float:
+    """95th percentile Hausdorff distance. By area it is the least distance within which 95 % of a surface's area lies,
+    DeepMind's ``compute_robust_hausdorff``; by voxels the percentile is interpolated, MONAI's
+    ``compute_hausdorff_distance(percentile=95)``.
+    """
+    percentile = _by_area if c.surface == "area" else _interpolated
+    return max(map(percentile, _sides(c))) if c.ours and c.theirs else np.nan
+
+
+def _assd(c: Compared) -> float:
+    """Average symmetric surface distance (Heimann et al. 2009, IEEE TMI 28(8)), of both surfaces' elements by area; by
+    voxels MONAI's ``compute_average_surface_distance(symmetric=True)``.
+    """
+    if not (c.ours and c.theirs):
+        return np.nan
+    areas, apart = (np.concatenate(part) for part in zip(*_sides(c), strict=True))
+    return float(np.average(apart.astype(np.float64), weights=areas))
+
+
+def _sides(c: Compared) -> tuple[Side, Side]:
+    assert c.sides is not None  # `compare` finds them for these measures
+    return c.sides
+
+
+def _by_area(side: Side) -> float:
+    # In DeepMind's order, so that a share of just 95 % rounds as theirs does.
+    order = np.lexsort((side.areas, side.apart))
+    share = np.cumsum(side.areas[order]) / side.areas.sum()
+    return float(side.apart[order[np.searchsorted(share, _QUANTILE)]])
+
+
+def _interpolated(side: Side) -> float:
+    return float(np.quantile(side.apart, _QUANTILE))
+
+
+MEASURES: Mapping[Measure, Callable[[Compared], float]] = {
+    "dice": _dice,
+    "sensitivity": _sensitivity,
+    "precision": _precision,
+    "volume": _volume,
+    "relative_volume": _relative_volume,
+    "nsd": _nsd,
+    "hd95": _hd95,
+    "assd": _assd,
+}
+"""By name, with P the voxels of a class in the prediction, L those in the label:
+
+* ``dice``: 2 |P ∩ L| / (|P| + |L|); ``sensitivity``: |P ∩ L| / |L|; ``precision``: |P ∩ L| / |P|.
+* ``volume``: |P| - |L| in ml; ``relative_volume``: (|P| - |L|) / |L|.
+* ``nsd``: the part of both surfaces that lies within the tolerance of the other one.
+* ``hd95``: the larger 95th percentile, of the two directions, of the distance to the other surface.
+* ``assd``: the mean distance to the other surface, over both.
+
+A class in neither map has none of them. In only one, Dice and NSD are 0; what divides by nothing, and distances, are
+undefined.
+"""
+
+SURFACES: frozenset[Measure] = frozenset(("nsd", "hd95", "assd"))
+"""Measures of surfaces, which take longer."""

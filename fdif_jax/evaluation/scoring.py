@@ -1,14 +1,15 @@
-"""Scores of predicted label maps: Dice, surface Dice and HD95 of a case, and how sure the mean of many cases is."""
+"""Scores of predicted label maps: measures of a case, and how sure the mean of many cases is."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.metrics import Surface, surface_scores
+from fdif_jax.evaluation.metrics import Measure, compare, voxel_counts
+from fdif_jax.evaluation.surfaces import Surface
 from fdif_jax.sdf.masks import dice_of, extent
 
-MEASURES = ("dice", "nsd", "hd95")
 LEVEL, RESAMPLES = 0.95, 10_000  # of a bootstrap
 _AT_ONCE = 10_000_000  # values that are drawn, of several resamples
 
@@ -19,14 +20,16 @@ def score_case(
     classes: Sequence[int],
     *,
     spacing: Sequence[float],
+    measures: Sequence[Measure] = ("dice", "nsd", "hd95"),
     tolerance: float = 1.0,
     surface: Surface = "area",
+    regions: Sequence[Sequence[int]] = (),
 ) -> np.ndarray:
-    """`MEASURES` of ``classes``, increasing ids above 0, float64 ``(len(classes), 3)``; other ids are background.
+    """Measures of ``classes``, increasing ids above 0, and of ``regions``, unions of some ids, which may overlap.
 
-    Dice and surface Dice are NaN for a class in neither map and 0 for one in only one of them; HD95 is NaN for both.
-    What is below 0 in ``label`` is left out of the comparison; else arguments and errors are as of `surface_dice`, in
-    mm. How large an id is costs nothing.
+    Gives float64 ``(len(classes) + len(regions), len(measures))``; other ids are background. What is below 0 in
+    ``label`` is left out of the comparison; else arguments, errors, and what is undefined are as of `metrics.compare`,
+    in mm. How large an id is costs nothing.
     """
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
@@ -34,12 +37,33 @@ def score_case(
     # A voxel of room on each side, so that every surface is where it was.
     first, stop = extent((prediction > 0) | (label > 0))
     box = tuple(map(slice, np.maximum(first - 1, 0), stop + 1))
-    prediction, label = (_places(ids[box], classes) for ids in (prediction, label))
-    number = len(classes) + 1
-    surfaces = surface_scores(
-        prediction, label, number, tolerance=tolerance, spacing=spacing, surface=surface
-    )
-    return np.stack((dice(prediction, label, number), *surfaces), axis=1)
+    prediction, label = prediction[box], label[box]
+
+    def measured(ours: np.ndarray, theirs: np.ndarray, number: int) -> np.ndarray:
+        return compare(ours, theirs, number, measures, tolerance=tolerance, spacing=spacing, surface=surface)
+
+    places = [_places(ids, classes) for ids in (prediction, label)]
+    tables = [measured(places[0], places[1], len(classes) + 1)]
+    for ids in regions:
+        masks = [np.isin(labels, ids).astype(np.uint8) for labels in (prediction, label)]
+        tables.append(measured(masks[0], masks[1], 2))
+    return np.concatenate(tables)
+
+
+def worst_place(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> tuple[int, int, int]:
+    """The voxel deepest within what is wrong: of those whose labels differ, the farthest (mm) from one that is right.
+
+    What is below 0 in ``label`` counts as right. Where all is right it is the middle of the foreground.
+    """
+    prediction, label = where_labelled(prediction, label)
+    wrong = prediction != label
+    first, stop = extent(wrong)
+    if not stop.any():
+        d, h, w = (int(i) for i in np.add(*extent(label > 0)) // 2)
+        return d, h, w
+    depth = ndimage.distance_transform_edt(np.pad(wrong[tuple(map(slice, first, stop))], 1), tuple(spacing))
+    d, h, w = (int(i) for i in np.unravel_index(depth.argmax(), depth.shape) + first - 1)
+    return d, h, w
 
 
 def _places(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
@@ -56,12 +80,8 @@ def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarra
 
 
 def dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
-    """`objectives.losses.dice_per_class` on the host, by counting, so that memory does not grow with the classes."""
-    both, ours, theirs = (
-        np.bincount(ids.ravel(), minlength=num_classes)[1:num_classes]
-        for ids in (label[prediction == label], prediction, label)
-    )
-    return dice_of(both, ours, theirs)
+    """`objectives.losses.dice_per_class` on the host, by counting."""
+    return dice_of(*voxel_counts(prediction, label, num_classes))
 
 
 def mean_defined(values: np.ndarray, axis: int = 0) -> np.ndarray:

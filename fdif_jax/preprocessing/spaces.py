@@ -91,9 +91,9 @@ class Crop:
         first, second, third = (slice(start, stop) for start, stop in box)
         return cls(Space((d, h, w), arrays["affine"]), (first, second, third))
 
-    def uncrop(self, labels: np.ndarray) -> np.ndarray:
-        """Class ids ``(D, H, W)`` on the box → on the file's grid, background around it, in their dtype."""
-        whole = np.zeros(self.source.canonical.shape, labels.dtype)
+    def uncrop(self, labels: np.ndarray, around: float = 0) -> np.ndarray:
+        """Class ids ``(D, H, W)`` on the box → on the file's grid, background ``around`` it, in their dtype."""
+        whole = np.full(self.source.canonical.shape, around, labels.dtype)
         whole[self.box] = labels
         return np.ascontiguousarray(self.source.from_canonical(whole))
 

@@ -5,12 +5,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import (
+    compute_average_surface_distance,
+    compute_confusion_matrix_metric,
+    compute_hausdorff_distance,
+    compute_surface_dice,
+    get_confusion_matrix,
+)
 from monai.metrics.utils import create_table_neighbour_code_to_surface_area, get_mask_edges
 from scipy import ndimage
 
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.metrics import hausdorff95, surface_dice
+from fdif_jax.evaluation.metrics import compare
 from tests.helpers.label_maps import label_maps, one_hot
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
@@ -29,22 +35,39 @@ random_maps = given(
 )
 
 
-def robust_hausdorff(ours, theirs, spacing):
-    """DeepMind's: of the elements that MONAI finds, by their distance, the first to complete 95 % of the area."""
+def surface_dice(*maps, **options):
+    return compare(*maps, ["nsd"], **options)[:, 0]
+
+
+def hausdorff95(*maps, **options):
+    return compare(*maps, ["hd95"], **options)[:, 0]
+
+
+def assd(*maps, **options):
+    return compare(*maps, ["assd"], **options)[:, 0]
+
+
+def by_area(ours, theirs, spacing):
+    """DeepMind's robust Hausdorff distance: of the elements that MONAI finds, by their distance, the first to complete
+    95 % of the area; and the mean distance of all elements by area.
+    """
     if not (ours.any() and theirs.any()):
-        return np.nan
+        return np.nan, np.nan
     masks = (torch.from_numpy(mask) for mask in (ours, theirs))
     edges, others, areas, further = (part.numpy() for part in get_mask_edges(*masks, spacing=spacing))
-    greatest = 0.0
+    greatest, every = 0.0, []
     for one, other, area in ((edges, others, areas), (others, edges, further)):
         away = ndimage.distance_transform_edt(~other, sampling=spacing)[one]
         rows = np.array(sorted(zip(away, area[one].astype(float), strict=True)))
+        every.append(rows)
         share = np.cumsum(rows[:, 1]) / rows[:, 1].sum()
         # A share of 95 % itself is a matter of rounding.
-        if (np.abs(share - 0.95) < 1e-6).any():
-            return None
-        greatest = max(greatest, rows[np.searchsorted(share, 0.95), 0])
-    return greatest
+        rounding = (np.abs(share - 0.95) < 1e-6).any()
+        greatest = (
+            None if rounding or greatest is None else max(greatest, rows[np.searchsorted(share, 0.95), 0])
+        )
+    away, area = np.concatenate(every).T
+    return greatest, (away * area).sum() / area.sum()
 
 
 @random_maps
@@ -55,10 +78,11 @@ def test_by_area_they_are_monais_with_subvoxels_and_deepminds(seed, shape, spaci
     wanted = compute_surface_dice(*pair, limits, spacing=spacing, use_subvoxels=True)[0]
     ours = surface_dice(prediction, label, num_classes, tolerance=tolerance, spacing=spacing)
     np.testing.assert_allclose(ours, wanted, atol=1e-5)
-    found = hausdorff95(prediction, label, num_classes, spacing=spacing)
-    for number, distance in enumerate(found, start=1):
-        wanted = robust_hausdorff(prediction == number, label == number, spacing)
-        assert wanted is None or distance == pytest.approx(wanted, rel=1e-5, nan_ok=True)
+    found = compare(prediction, label, num_classes, ["hd95", "assd"], spacing=spacing)
+    for number, (distance, mean) in enumerate(found, start=1):
+        farthest, wanted = by_area(prediction == number, label == number, spacing)
+        assert farthest is None or distance == pytest.approx(farthest, rel=1e-5, nan_ok=True)
+        assert mean == pytest.approx(wanted, rel=1e-5, nan_ok=True)
 
 
 @random_maps
@@ -71,6 +95,30 @@ def test_by_voxels_they_are_monais_without(seed, shape, spacing, tolerance, num_
     np.testing.assert_array_equal(ours.astype(np.float32), wanted)
     wanted = compute_hausdorff_distance(*pair, percentile=95, spacing=spacing)[0]
     np.testing.assert_allclose(hausdorff95(prediction, label, num_classes, **given), wanted, rtol=1e-5)
+    wanted = compute_average_surface_distance(*pair, symmetric=True, spacing=spacing)[0].numpy()
+    wanted[~np.isfinite(wanted)] = np.nan  # of a class in only one map it is infinite there
+    np.testing.assert_allclose(assd(prediction, label, num_classes, **given), wanted, rtol=1e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1), num_classes=st.integers(2, 7), spacing=SPACINGS)
+def test_overlap_and_volumes_are_monais(seed, num_classes, spacing):
+    maps = label_maps(seed, (9, 10, 8), num_classes)
+    names = ["sensitivity", "precision", "volume", "relative_volume", "dice"]
+    found = compare(*maps, num_classes, names, spacing=spacing)
+    pair = [one_hot(ids, num_classes) for ids in maps]
+    counts = get_confusion_matrix(*pair, include_background=False)[0].double()
+    for column, name in enumerate(("sensitivity", "precision", "f1 score")):
+        wanted = compute_confusion_matrix_metric(name, counts).numpy()
+        np.testing.assert_allclose(found[:, column if column < 2 else 4], wanted, rtol=1e-6)
+    ours, theirs = (
+        (maps[i] == np.arange(1, num_classes).reshape(-1, 1, 1, 1)).sum((1, 2, 3)) for i in (0, 1)
+    )
+    nowhere = ours + theirs == 0
+    ml = np.where(nowhere, np.nan, np.subtract(ours, theirs, dtype=float) * np.prod(spacing) / 1000)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(theirs > 0, ours / theirs - 1, np.nan)
+    np.testing.assert_allclose(found[:, 2], ml, rtol=1e-9)
+    np.testing.assert_allclose(found[:, 3], relative, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0)])
@@ -134,6 +182,9 @@ def test_a_class_in_neither_and_in_one_only():
     np.testing.assert_array_equal(surface_dice(prediction, label, 3), [np.nan, 0])
     np.testing.assert_array_equal(surface_dice(label, prediction, 3), [np.nan, 0])
     np.testing.assert_array_equal(hausdorff95(prediction, label, 3), [np.nan, np.nan])
+    np.testing.assert_array_equal(assd(prediction, label, 3), [np.nan, np.nan])
+    rates = compare(prediction, label, 3, ["sensitivity", "precision", "relative_volume", "volume"])
+    np.testing.assert_array_equal(rates, [[np.nan] * 4, [np.nan, 0, np.nan, 0.008]])
 
 
 def test_ids_that_are_no_class_do_not_count():
