@@ -11,13 +11,22 @@ networks, over mirrorings, and over the windows that a voxel is in.
 A scan whose prediction is in --out already is left out, so that the same command goes on where it stopped. A file there
 that is on another grid than its scan is another scan's of the same name, and an error.
 
+--save-probabilities adds NAME.npz in nnU-Net's form: `probabilities`, float32 (classes, z, y, x). --save-uncertainty
+adds uncertainty/NAME.nii.gz, from 0 to 1, and a line a case to uncertainty.csv: its mean over the predicted foreground,
+and over the voxels at borders between labels. Of K classes and probabilities p_m of network m it is the networks'
+mutual information, (H(mean of p_m) - mean of H(p_m)) / ln K, H(p) = -sum p ln p; of a single network its entropy
+H(p) / ln K.
+
 Example:
     fdif predict --model runs/tuned --input imagesTs --out predictions
     fdif predict --model runs/a runs/b --input imagesTs --out predictions --mirror-axes 0 1 2 --which best
+    fdif predict --model runs/folds --input imagesTs --out predictions --save-probabilities --save-uncertainty
 """
 
 import contextlib
+import csv
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,8 +49,14 @@ from fdif_jax.inference.prediction import (
     load_ensemble,
     predict_case,
 )
-from fdif_jax.inference.sliding_window import TiledNetwork
-from fdif_jax.io.files import make_folder, write_atomic
+from fdif_jax.inference.probabilities import (
+    mean_uncertainty,
+    measure_of,
+    predict_closely,
+    write_probabilities,
+)
+from fdif_jax.inference.sliding_window import Progress, TiledNetwork
+from fdif_jax.io.files import make_folder, reading, write_atomic, write_csv
 from fdif_jax.preprocessing.preparation import Prepared, prepare
 from fdif_jax.preprocessing.scans import read_image
 from fdif_jax.scripts import cli
@@ -70,6 +85,10 @@ class Config:
     """Axes (0 left-right, 1 back-front, 2 down-up) to average mirrored predictions over; the run's if not given."""
     tile_batch: int = 2
     """Windows that the network sees at a time."""
+    save_probabilities: Flag = False
+    """Write the probabilities of all classes, too: NAME.npz, as nnU-Net does."""
+    save_uncertainty: Flag = False
+    """Write where the networks disagree, too (of one network, its entropy): a map and a number a case."""
     overwrite: Flag = False
     """Predict scans again whose prediction is there."""
     skip_bad: Flag = False
@@ -82,7 +101,8 @@ def run(config: Config) -> None:
     cases = find_cases(config.input, len(ensemble.conventions.channel_names), config.out)
     if config.out.resolve() == cases[0].images[0].parent.resolve():
         raise FdifError(f"--out {config.out}: holds the scans; give another folder")
-    kept = [case for case in cases if case.out.exists() and not config.overwrite]
+    extras = _Extras(config)
+    kept = [case for case in cases if case.out.exists() and extras.has(case) and not config.overwrite]
     there = {case.id for case in kept}
     missing = [case for case in cases if case.id not in there]
     for case in kept:
@@ -93,12 +113,62 @@ def run(config: Config) -> None:
             )
     if kept:
         print(f"{config.out}: {len(kept)} of {len(cases)} are there already; --overwrite predicts them again")
-    skipped = _predict(ensemble, missing, config) if missing else 0
+    skipped = _predict(ensemble, missing, config, extras) if missing else 0
     if skipped:
         print(f"skipped {skipped} of {len(missing)} cases", file=sys.stderr)
     if skipped == len(cases):
         raise FdifError(f"{config.input}: no case could be predicted")
     print(f"{config.out}: {len(missing) - skipped} label maps written")
+
+
+class _Extras:
+    """What is written of a case beside its labels: their files, and the lines of ``uncertainty.csv`` so far."""
+
+    def __init__(self, config: Config) -> None:
+        self._config, self._table = config, config.out / "uncertainty.csv"
+        self._rows: dict[str, list[str]] = {}
+        if config.save_uncertainty and self._table.is_file():
+            with reading(self._table, "cannot be read as CSV"):
+                rows = csv.reader(self._table.read_text("utf-8").splitlines()[1:])
+                self._rows = {row[0]: row for row in rows if len(row) == len(_UNCERTAIN)}
+
+    def _files(self, case: ToPredict) -> tuple[Path, Path]:
+        out = self._config.out
+        return out / f"{case.id}.npz", out / "uncertainty" / f"{case.id}.nii.gz"
+
+    def has(self, case: ToPredict) -> bool:
+        """Whether all of it that is asked for is there."""
+        probabilities, uncertainty = self._files(case)
+        listed = case.id in self._rows and uncertainty.exists()
+        return (probabilities.exists() or not self._config.save_probabilities) and (
+            listed or not self._config.save_uncertainty
+        )
+
+    def predict(
+        self, network: TiledNetwork, case: ToPredict, prepared: Prepared, show: Progress
+    ) -> np.ndarray:
+        """The labels of a case; writes what is asked for beside them."""
+        config, (archive, map_) = self._config, self._files(case)
+        if not (config.save_probabilities or config.save_uncertainty):
+            return predict_case(network, prepared, show)
+        with tempfile.TemporaryFile(dir=config.out) as file:
+            scratch = file if config.save_probabilities else None
+            found = predict_closely(
+                network, prepared, scratch, uncertainty=config.save_uncertainty, progress=show
+            )
+            if scratch is not None:
+                write_probabilities(archive, scratch, prepared.way.crop, network.num_classes)
+        if found.uncertainty is not None:
+            make_folder(map_.parent)
+            write_atomic(map_, encode_like(case.images[0], found.uncertainty))
+            means = mean_uncertainty(found.uncertainty, found.labels)
+            told = ["" if np.isnan(mean) else f"{mean:.6g}" for mean in means]
+            self._rows[case.id] = [case.id, measure_of(network.members), *told]
+            write_csv(self._table, [_UNCERTAIN, *map(self._rows.__getitem__, sorted(self._rows))])
+        return found.labels
+
+
+_UNCERTAIN = ["case", "measure", "foreground", "border"]  # columns of uncertainty.csv
 
 
 def _lies_on(prediction: Path, scan: Path) -> bool:
@@ -141,7 +211,7 @@ def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
     return network
 
 
-def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config) -> int:
+def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config, extras: _Extras) -> int:
     """Predict and write; how many were skipped."""
     network, skipped = _tiled(ensemble, config), 0
     make_folder(config.out)
@@ -155,7 +225,7 @@ def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config) -> 
         for number, (case, coming) in enumerate(zip(cases, read, strict=True)):
             bar.update(task, measured=case.id)
             try:
-                labels = predict_case(network, coming.result(), partial(show, number, case.id))
+                labels = extras.predict(network, case, coming.result(), partial(show, number, case.id))
                 write_atomic(case.out, encode_like(case.images[0], labels))
             except FdifError as error:
                 if not config.skip_bad:

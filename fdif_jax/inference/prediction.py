@@ -187,37 +187,52 @@ def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress |
     way = prepared.way
     if way.keeps_grid:
         return way.labels_back(network.labels(prepared.image, progress))
-    depth, height, width = way.content
-    planes = (
+    planes = planes_of(network, prepared, progress)
+    return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape))
+
+
+def planes_of(
+    network: TiledNetwork, prepared: Prepared, progress: Progress | None = None, *, apart: bool = False
+) -> Iterator[np.ndarray]:
+    """Logits ``(H, W, K)`` of plane after plane of a case as it was resampled; ``apart`` is of `TiledNetwork.slabs`."""
+    depth, height, width = prepared.way.content
+    return (
         logits[height, width].copy()  # a slab is gone when the next one comes
-        for start, slab in network.slabs(prepared.image, progress)
+        for start, slab in network.slabs(prepared.image, progress, apart=apart)
         for number, logits in enumerate(slab, start)
         if depth.start <= number < depth.stop
     )
-    return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape))
 
 
 def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: GridShape) -> np.ndarray:
     """What `labels_of_scores` gives on a grid of another shape for scores ``(D, H, W, C)`` that come plane by plane."""
+    result: np.ndarray | None = None
+    for plane, scores in enumerate(interpolated(planes, depth, shape[0])):
+        if result is None:
+            result = np.empty(shape, np.min_scalar_type(scores.shape[2] - 1))
+        result[plane] = labels_of_scores(scores[None], (1, *shape[1:]))[0]
+    assert result is not None  # no grid is empty
+    return result
+
+
+def interpolated(planes: Iterable[np.ndarray], depth: int, wanted: int) -> Iterator[np.ndarray]:
+    """``wanted`` planes over the same extent as ``depth`` of them, which come one after another: linear between two."""
     coming = iter(planes)
     before = after = next(coming)
     number = 0  # of the plane that comes after
-    result = np.empty(shape, np.min_scalar_type(after.shape[2] - 1))
-    for plane, middle in enumerate((np.arange(shape[0]) + 0.5) * depth / shape[0] - 0.5):
+    for middle in (np.arange(wanted) + 0.5) * depth / wanted - 0.5:
         place = min(max(middle, 0), depth - 1)  # beyond the outermost planes are these
         while number < place:
             before, after, number = after, next(coming), number + 1
         share = np.float32(number - place)
-        scores = after if share == 0 else share * before + (1 - share) * after
-        result[plane] = labels_of_scores(scores[None], (1, *shape[1:]))[0]
+        yield after if share == 0 else share * before + (1 - share) * after
     for _ in coming:  # planes that nothing is between, so that what makes them comes to its end
         pass
-    return result
 
 
 def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
-    """The bytes of a ``.nii.gz`` file of a label map, unsigned ``(D, H, W)``, with the header of the image that it is
-    of.
+    """The bytes of a ``.nii.gz`` file of a label map, unsigned ``(D, H, W)``, or of float32 values, with the header of
+    the image that it is of.
 
     Affine, codes, units, and texts stay as they are; what describes intensities (slope, window, intent) does not.
     Blosc2 has no header.

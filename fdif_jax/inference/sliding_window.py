@@ -148,10 +148,18 @@ class TiledNetwork:
                 result[number] = plane.argmax(-1)
         return result
 
-    def slabs(self, image: np.ndarray, progress: Progress | None = None) -> Iterator[Slab]:
+    @property
+    def members(self) -> int:
+        """M, how many networks there are."""
+        return len(self._members)
+
+    def slabs(
+        self, image: np.ndarray, progress: Progress | None = None, *, apart: bool = False
+    ) -> Iterator[Slab]:
         """Averaged logits from the first plane to the last, each slab when its tiles are done; see `logits`.
 
-        ``progress`` is called after every batch of tiles.
+        ``progress`` is called after every batch of tiles. With ``apart`` networks are not averaged: their logits come
+        one after another, ``(d, H, W, M K)``, and the sums take M times the memory.
         A slab is there until the next one is asked for, which goes to the same memory.
         """
         if any(n < p for n, p in zip(image.shape[:3], self.patch, strict=True)):
@@ -161,10 +169,11 @@ class TiledNetwork:
                 f"an image of {image.shape[3]} channels, but the network takes {self.in_channels}"
             )
         edge = self.patch[0]
-        sums = np.zeros((edge, *image.shape[1:3], self.num_classes), np.float32)
+        width = self.num_classes * (self.members if apart else 1)
+        sums = np.zeros((edge, *image.shape[1:3], width), np.float32)
         weights = np.zeros((edge, *image.shape[1:3], 1), np.float32)
         first = 0  # the plane that the sums begin with
-        for start, tiles in groupby(self._judged(image, progress), key=lambda tile: int(tile[0][0])):
+        for start, tiles in groupby(self._judged(image, progress, apart), key=lambda tile: int(tile[0][0])):
             done = start - first
             if done:
                 sums[:done] /= weights[:done]
@@ -181,25 +190,28 @@ class TiledNetwork:
         yield Slab(first, sums)  # the last tiles end with the volume
 
     def _judged(
-        self, image: np.ndarray, progress: Progress | None
+        self, image: np.ndarray, progress: Progress | None, apart: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Every tile's corner and its weighted logits, in order; the device is at the next batch meanwhile."""
         depth, height, width = image.shape[:3]
         corners = tile_starts((depth, height, width), self.patch, self.overlap)
         batches, done = np.split(corners, range(self.tile_batch, len(corners), self.tile_batch)), 0
-        for batch, scores in zip(batches, ahead(self._call(image, batch) for batch in batches), strict=True):
+        for batch, scores in zip(batches, ahead(self._call(image, b, apart) for b in batches), strict=True):
             yield from zip(batch, np.asarray(scores), strict=False)  # the last batch may be filled up
             done += len(batch)
             if progress is not None:
                 progress(done, len(corners))
 
-    def _call(self, image: np.ndarray, corners: np.ndarray) -> jax.Array:
+    def _call(self, image: np.ndarray, corners: np.ndarray, apart: bool) -> jax.Array:
         tiles = np.zeros((self.tile_batch, *self.patch, image.shape[3]), np.float32)
         for tile, corner in zip(tiles, corners, strict=False):
             tile[...] = image[tuple(slice(c, c + p) for c, p in zip(corner, self.patch, strict=True))]
-        there, total = jax.device_put(tiles), self._nothing
-        share = 1 / (len(self._members) * len(self._flips))
-        for weights in self._members:
-            for flips in self._flips:
-                total = self._add(total, weights, there, flips, share)
-        return total
+        there = jax.device_put(tiles)
+        groups = [(member,) for member in self._members] if apart else [self._members]
+        totals = [self._nothing] * len(groups)
+        for number, group in enumerate(groups):
+            share = 1 / (len(group) * len(self._flips))
+            for weights in group:
+                for flips in self._flips:
+                    totals[number] = self._add(totals[number], weights, there, flips, share)
+        return jnp.concatenate(totals, -1) if apart else totals[0]

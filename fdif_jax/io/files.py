@@ -91,22 +91,29 @@ def reading(path: str | os.PathLike, fault: str) -> Iterator[None]:
         raise FdifError(f"{path}: {fault} ({why})") from error
 
 
-def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
-    """Write ``data`` to ``path`` so that the name holds either what it held before or all of ``data``.
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file in the block, under the name that it gives, so that ``path`` is either as it was before or whole.
 
-    A hidden ``*.part`` file in the same folder takes the bytes first; it is removed when writing fails, and
-    the OSError names ``path``.
+    That is a hidden ``*.part`` file in the same folder; it is removed when writing fails, and the OSError names
+    ``path``.
     """
     path = Path(path)
     part = path.with_name(f".{path.name[:_SHOWN]}.{uuid.uuid4().hex[:8]}.part")
     try:
-        part.write_bytes(data)
+        yield part
         os.replace(part, path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
+
+
+def write_atomic(path: str | os.PathLike, data: bytes | memoryview) -> None:
+    """Write ``data`` to ``path`` as a `whole_file`."""
+    with whole_file(path) as part:
+        part.write_bytes(data)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

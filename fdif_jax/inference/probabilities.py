@@ -1,0 +1,134 @@
+"""Probabilities of a prediction's classes, and how far the networks of an ensemble agree.
+
+A label is the class of the highest mean logit, a probability the softmax of the mean logits. Uncertainty is from 0 to
+1:
+
+* of several networks, the mutual information of class and network (Smith and Gal 2018, arXiv 1803.08533),
+  (H(mean of p_m) - mean of H(p_m)) / ln K, with p_m the softmax of network m's logits and H(p) = -Σ p ln p over K
+  classes: it is 0 where all say the same, however sure they are;
+* of one network, which has nobody to disagree with, the entropy of its probabilities, H(p) / ln K.
+
+Planes come one after another, as in `prediction`: all classes of a whole scan are on disk, never in memory.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from fdif_jax.evaluation.surfaces import borders
+from fdif_jax.inference.prediction import interpolated, planes_of
+from fdif_jax.inference.sliding_window import Progress, TiledNetwork
+from fdif_jax.io.files import whole_file
+from fdif_jax.preprocessing.preparation import Prepared
+from fdif_jax.preprocessing.spaces import Crop, GridShape, resample
+
+KEY = "probabilities"  # of the archive, as nnU-Net calls it
+
+
+class Predicted(NamedTuple):
+    """A prediction on the grid of its scan's file.
+
+    Attributes:
+        labels: class ids, unsigned ``(D, H, W)``.
+        uncertainty: float32 ``(D, H, W)``, from 0 to 1, 0 outside of what was cropped; None where it was not asked for.
+    """
+
+    labels: np.ndarray
+    uncertainty: np.ndarray | None
+
+
+def measure_of(networks: int) -> str:
+    """What uncertainty is called, of so many networks."""
+    return "mutual information" if networks > 1 else "entropy"
+
+
+def predict_closely(
+    network: TiledNetwork,
+    prepared: Prepared,
+    scratch: BinaryIO | None = None,
+    *,
+    uncertainty: bool = False,
+    progress: Progress | None = None,
+) -> Predicted:
+    """The labels of `predict_case`, with probabilities and uncertainty as they are asked for.
+
+    The labels are those of the highest probability; where two are equal in float32, the first. A ``scratch`` file takes
+    the probabilities, float32 ``(D, K, H, W)`` of the crop, for `write_probabilities`.
+    """
+    way, classes = prepared.way, network.num_classes
+    labels = np.empty(way.crop.shape, np.min_scalar_type(classes - 1))
+    uncertain = np.empty(way.crop.shape if uncertainty else (0, 0, 0), np.float32)
+    for number, logits in enumerate(_on_the_grid(network, prepared, progress, apart=uncertainty)):
+        members = logits.reshape(*logits.shape[:2], -1, classes)
+        probabilities = softmax(members.mean(2))
+        labels[number] = probabilities.argmax(-1)
+        if uncertainty:
+            uncertain[number] = uncertainty_of(softmax(members))
+        if scratch is not None:
+            scratch.write(np.moveaxis(probabilities, -1, 0).tobytes())
+    return Predicted(way.crop.uncrop(labels), way.crop.uncrop(uncertain) if uncertainty else None)
+
+
+def _on_the_grid(
+    network: TiledNetwork, prepared: Prepared, progress: Progress | None, apart: bool
+) -> Iterator[np.ndarray]:
+    """Logits ``(H, W, C)`` of plane after plane of the crop of the file's grid."""
+    way = prepared.way
+    planes = planes_of(network, prepared, progress, apart=apart)
+    for scores in planes if way.keeps_grid else interpolated(planes, way.resampled[0], way.crop.shape[0]):
+        flat: GridShape = (1, *way.crop.shape[1:])
+        channels = np.moveaxis(scores, -1, 0)
+        yield np.stack([resample(channel[None], flat, order=1)[0] for channel in channels], axis=-1)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, float32."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True), dtype=np.float32)
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def uncertainty_of(members: np.ndarray) -> np.ndarray:
+    """Uncertainty ``(...)``, float32, of M networks' probabilities ``(..., M, K)``; see above."""
+
+    def entropy(p: np.ndarray) -> np.ndarray:
+        return -(p * np.log(np.maximum(p, np.finfo(np.float32).tiny))).sum(-1)
+
+    whole = entropy(members.mean(-2))
+    own = entropy(members).mean(-1) if members.shape[-2] > 1 else 0
+    return np.clip((whole - own) / np.log(members.shape[-1]), 0, 1).astype(np.float32)
+
+
+def mean_uncertainty(uncertainty: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean uncertainty over the predicted foreground, and over the voxels on both sides of borders between labels.
+
+    NaN where there is none.
+    """
+    places = labels > 0, borders(labels)
+    inside, border = (float(uncertainty[where].mean()) if where.any() else np.nan for where in places)
+    return inside, border
+
+
+def write_probabilities(path: Path, scratch: BinaryIO, crop: Crop, classes: int) -> None:
+    """Write what `predict_closely` left in ``scratch`` as nnU-Net does: an ``.npz`` file, ``probabilities``, float32
+    ``(K, z, y, x)``, the axes of SimpleITK's array of the scan; outside of the crop all is background.
+
+    A class at a time is in memory, 8 bytes a voxel.
+    """
+    scratch.flush()
+    depth, height, width = crop.shape
+    planes = np.memmap(scratch, np.float32, "r", shape=(depth, classes, height, width))  # type: ignore[call-overload]
+    z, y, x = crop.source.shape[::-1]
+    header = {"descr": "<f4", "fortran_order": False, "shape": (classes, z, y, x)}
+    with (
+        whole_file(path) as part,
+        zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(f"{KEY}.npy", "w", force_zip64=True) as entry,
+    ):
+        np.lib.format.write_array_header_1_0(entry, header)
+        for number in range(classes):
+            whole = crop.uncrop(planes[:, number], around=float(number == 0))
+            for plane in whole.T:
+                entry.write(plane.tobytes())
