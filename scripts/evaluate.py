@@ -1,49 +1,61 @@
-"""Score predicted label maps against true ones: Dice, surface Dice (NSD) and HD95 of every case and class.
+"""Score predicted label maps against true ones: overlap, volumes, distances of surfaces, calibration; and a report.
 
 PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii or .b2nd); a prediction is compared with the label map of
 the same name, on the same grid. LABELS may also be a dataset's JSON list: then predictions have the names of its
 cases, as `fdif finetune --save-predictions` writes them. --out gets a line a case and class; a value that is undefined
-is left empty: all of a class that is in neither map, and the distance where it is in only one of them. The table has
-means over cases with 95 % bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
+is left empty: all of a class that is in neither map, and what a measure cannot say of one that is in only one of them.
+Means over cases with 95 % bootstrap intervals are printed, and written with every case's to NAME_summary.json beside
+--out; pictures of the worst cases go to the folder NAME_worst. --report writes a page of all this: one HTML file that
+opens anywhere and loads nothing, with distributions, outlines of the worst cases and a table to sort.
 
-NSD and HD95 weigh surfaces by their area, as the Medical Segmentation Decathlon does; with --surface voxels they count
-the voxels at the surfaces instead, as MONAI does unless told otherwise.
+--measures (P, L: voxels of a class in the prediction, in the label): dice, sensitivity |P & L| / |L|, precision
+|P & L| / |P|, volume |P| - |L| in ml, relative_volume (|P| - |L|) / |L|; nsd (surface Dice), hd95 and assd (average
+symmetric surface distance), which take longest; ece (expected calibration error) and brier where NAME.npz lies beside a
+prediction, as `fdif predict --save-probabilities` and nnU-Net write it. --surface area, the default, weighs surfaces by
+their area, as the Medical Segmentation Decathlon does; voxels counts the voxels at the surfaces, as MONAI does unless
+told otherwise.
 
 Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
 for in LABELS and the folder above it; without one a class is every label that any map holds. Voxels labelled -1 are
-never compared.
+never compared. --regions scores unions of labels beside the classes.
 
 Example:
-    fdif evaluate predictions Task04_Hippocampus/labelsTr --out scores.csv
-    fdif evaluate runs/tuned/predictions patients/dataset.json --out scores.csv
+    fdif evaluate predictions Task04_Hippocampus/labelsTr --out scores.csv --report report.html
+    fdif evaluate runs/tuned/predictions patients/dataset.json --out scores.csv --measures dice volume
+    fdif evaluate predictions labelsTs --out scores.csv --regions whole=[1,2,3] core=[2,3]
     fdif evaluate predictions labelsTs --images imagesTs --tolerance 2 --out scores.csv --skip-bad
 """
 
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 import tyro
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from fdif_jax.datasets.conventions import Conventions, any_label, checked_label
 from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, list_cases, load_conventions, read_volume
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.metrics import Surface
-from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
-from fdif_jax.io.files import check_out, make_folder, write_csv
+from fdif_jax.evaluation.calibration import BINS, brier_score, calibration_error, reliability
+from fdif_jax.evaluation.metrics import MEASURES
+from fdif_jax.evaluation.scoring import score_case, worst_place
+from fdif_jax.evaluation.surfaces import Surface
+from fdif_jax.inference.probabilities import KEY
+from fdif_jax.io.files import check_out, make_folder, reading, write_csv, write_json
+from fdif_jax.io.npz import read_npz
 from fdif_jax.preprocessing.scans import check_same_grid, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
-from fdif_jax.scripts.console.tables import table_of
+from fdif_jax.scripts.jobs.score_page import Worst, write_page
+from fdif_jax.scripts.jobs.score_tables import CALIBRATION, COLUMNS, Score, Scores
 from fdif_jax.scripts.options.recipe import Flag
-from fdif_jax.scripts.options.settings import check_least
+from fdif_jax.scripts.options.settings import check_least, parse_settings
 from fdif_jax.viewing import viz
 from fdif_jax.weights.state_dicts import some
 
@@ -58,6 +70,12 @@ class Config:
     """Folder of true ones, or a dataset's JSON list; those without a prediction are not scored."""
     out: Path
     """CSV file to write."""
+    report: Path | None = None
+    """HTML file to write a report to."""
+    measures: tuple[Score, ...] | None = None
+    """What to score, Dice always; all if not given, ece and brier where there are probabilities."""
+    regions: tuple[str, ...] = ()
+    """Unions of labels to score, too, as whole=[1,2,3]."""
     dataset: Path | None = None
     """The dataset's JSON list or folder; if not given, the list in LABELS or above it, if there is one."""
     images: Path | None = None
@@ -65,7 +83,7 @@ class Config:
     tolerance: float = 1.0
     """Millimetres that two surfaces may be apart and still agree, in NSD."""
     surface: Surface = "area"
-    """What NSD and HD95 weigh of a surface: its area, or its voxels, one like another."""
+    """What distances weigh of a surface: its area, or its voxels, one like another."""
     worst: int = 3
     """Pictures of how many cases, by mean Dice."""
     skip_bad: Flag = False
@@ -79,6 +97,7 @@ class _Pair(NamedTuple):
     prediction: Path
     label: Path
     image: Path | None
+    probabilities: Path | None
 
 
 class _Maps(NamedTuple):
@@ -90,8 +109,15 @@ class _Maps(NamedTuple):
     classes: list[int]
 
 
-_Scored = tuple[_Pair, dict[int, np.ndarray]]
-"""A case and its `MEASURES` ``(3,)`` of every class by its id."""
+_Key = int | str  # a class by its id, a region by its name
+_Regions = Mapping[str, Sequence[int]]  # label ids by name
+
+
+class _Scored(NamedTuple):
+    """The scores of a case: its measures of every class and region, and what `reliability` counted of each."""
+
+    values: dict[_Key, np.ndarray]
+    bins: dict[_Key, np.ndarray]
 
 
 def run(config: Config) -> None:
@@ -100,18 +126,58 @@ def run(config: Config) -> None:
         raise FdifError(f"--tolerance must be 0 or more millimetres, not {config.tolerance:g}")
     check_least(config, "{} or more", worst=0)
     check_out(config.out)
+    if config.report is not None:
+        check_out(config.report)
     conventions = _conventions(config)
+    regions = _regions(config, conventions)
     pairs = _pairs(config)
-    scored = _scored(pairs, conventions, config)
-    classes = sorted(set().union(*(scores for _, scores in scored))) or [1]
-    names = conventions.class_names if conventions else tuple(map(str, classes))
-    absent = np.full(len(MEASURES), np.nan)
-    table = np.array([[scores.get(number, absent) for number in classes] for _, scores in scored])
+    measures = _measures(pairs, config)
+    score = partial(_score, conventions=conventions, regions=regions, measures=measures, config=config)
+    scored = list(each_good(pairs, score, "comparing", skip_bad=config.skip_bad))
+    scores = _together(scored, conventions, regions, measures, config)
     make_folder(config.out.parent)
-    write_csv(config.out, _rows(scored, names, table))
-    Console(width=118, highlight=False).print(_summary(names, table, config))
-    pictures = _draw_worst(scored, table, conventions, config)
-    print(f"{config.out}: {len(scored)} cases" + (f"; worst cases in {pictures}" if pictures else ""))
+    write_csv(config.out, scores.rows())
+    write_json(config.out.with_name(f"{config.out.stem}_summary.json"), scores.document())
+    console = Console(width=118, highlight=False)
+    for table in scores.tables():
+        console.print(table)
+    order = scores.worst(config.worst)
+    worst = list(_draw(order, [pair for pair, _ in scored], scores, conventions, config))
+    if config.report is not None:
+        make_folder(config.report.parent)
+        write_page(config.report, scores, worst, f"{config.predictions.name} against {config.labels.name}")
+    print(f"{config.out}: {len(scored)} cases" + (f"; worst cases in {_folder(config)}" if order else ""))
+    if config.report is not None:
+        print(f"{config.report}: open it in a browser")
+
+
+def _measures(pairs: Sequence["_Pair"], config: Config) -> list[Score]:
+    """What is scored, in the order in which it is shown."""
+    probable = any(pair.probabilities for pair in pairs)
+    asked = config.measures
+    if asked is None:
+        return [name for name in COLUMNS if probable or name not in CALIBRATION]
+    if not probable and not set(CALIBRATION).isdisjoint(asked):
+        raise FdifError(
+            f"{config.predictions}: holds no NAME.npz of probabilities, which --measures {asked[0]} is of; "
+            "`fdif predict --save-probabilities` writes them"
+        )
+    return [name for name in COLUMNS if name == "dice" or name in asked]
+
+
+def _regions(config: Config, conventions: Conventions | None) -> _Regions:
+    """The unions of labels that are scored beside the classes."""
+    regions = parse_settings("regions", config.regions, "whole=[1,2,3]")
+    last = len(conventions.class_names) if conventions else np.inf
+    for name, ids in regions.items():
+        if not (isinstance(ids, list) and ids and all(type(i) is int and 0 < i <= last for i in ids)):
+            known = f"1 to {last}" if conventions else "1, 2, …"
+            raise FdifError(
+                f"--regions {name}: must be a list of labels ({known}), as {name}=[1,2], not {ids}"
+            )
+        if conventions and name in conventions.class_names:
+            raise FdifError(f"--regions {name}: is the name of a class; give another")
+    return regions
 
 
 def _conventions(config: Config) -> Conventions | None:
@@ -147,7 +213,8 @@ def _pairs(config: Config) -> list[_Pair]:
         image = images.get(f"{name}_0000", images.get(name))
         if image is None and config.images:
             image = config.images / f"{name}.nii.gz"
-        pairs.append(_Pair(name, path, label, image))
+        archive = config.predictions / f"{name}.npz"
+        pairs.append(_Pair(name, path, label, image, archive if archive.is_file() else None))
     return pairs
 
 
@@ -165,20 +232,82 @@ def _listed(
         print(f"skipped: {strange}", file=sys.stderr)
 
 
-def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:
-    def score(pair: _Pair) -> dict[int, np.ndarray]:
-        prediction, label, space, classes = _read(pair, conventions)
-        scores = score_case(
-            prediction,
-            label,
-            classes,
-            spacing=space.spacing,
-            tolerance=config.tolerance,
-            surface=config.surface,
-        )
-        return dict(zip(classes, scores, strict=True))
+def _score(
+    pair: _Pair,
+    *,
+    conventions: Conventions | None,
+    regions: _Regions,
+    measures: Sequence[Score],
+    config: Config,
+) -> _Scored:
+    """The scores of one case."""
+    prediction, label, space, classes = _read(pair, conventions)
+    table = score_case(
+        prediction,
+        label,
+        classes,
+        spacing=space.spacing,
+        measures=[name for name in MEASURES if name in measures],
+        tolerance=config.tolerance,
+        surface=config.surface,
+        regions=list(regions.values()),
+    )
+    groups: dict[_Key, Sequence[int]] = {number: [number] for number in classes} | dict(regions)
+    bins = {}
+    if not set(CALIBRATION).isdisjoint(measures):
+        bins = dict.fromkeys(groups, np.zeros((BINS, 4)))
+        if pair.probabilities is not None:
+            given, judged = _probabilities(pair, space, conventions, max(classes, default=0)), label >= 0
+            for key, ids in groups.items():
+                probability, truth, guess = (
+                    given[list(ids)].sum(0),
+                    np.isin(label, ids),
+                    np.isin(prediction, ids),
+                )
+                bins[key] = reliability(probability, truth, guess, judged, space.spacing)
+    further = [of for name, of in (("ece", calibration_error), ("brier", brier_score)) if name in measures]
+    rows = zip(groups, table, strict=True)
+    return _Scored({key: np.array([*row, *(of(bins[key]) for of in further)]) for key, row in rows}, bins)
 
-    return list(each_good(pairs, score, "comparing", skip_bad=config.skip_bad))
+
+def _probabilities(pair: _Pair, space: Space, conventions: Conventions | None, most: int) -> np.ndarray:
+    """Probabilities ``(K, D, H, W)`` of background and classes on the label map's grid."""
+    path = pair.probabilities
+    assert path is not None
+    with reading(path, "is no archive of probabilities"), open(path, "rb") as file:
+        found = read_npz(path, file).get(KEY)
+    least = 1 + (len(conventions.class_names) if conventions else most)
+    wanted = f"floats ({least}, {', '.join(map(str, space.shape[::-1]))}), (classes, z, y, x)"
+    if found is None:
+        raise FdifError(f"{path}: has no {KEY}, {wanted}")
+    fits = found.ndim == 4 and found.shape[:0:-1] == tuple(space.shape) and len(found) >= least
+    if not fits or found.dtype.kind != "f":
+        raise FdifError(f"{path}: {KEY} must be {wanted}, not {found.dtype} {found.shape}")
+    if not (found.min() >= 0 and found.max() <= 1 + 1e-3):
+        raise FdifError(f"{path}: {KEY} must be from 0 to 1, not {found.min():g} to {found.max():g}")
+    return found.transpose(0, 3, 2, 1)
+
+
+def _together(
+    scored: Sequence[tuple[_Pair, _Scored]],
+    conventions: Conventions | None,
+    regions: _Regions,
+    measures: Sequence[Score],
+    config: Config,
+) -> Scores:
+    """The scores of all cases; where there is no list, of every label that some case has."""
+    ids = sorted({key for _, found in scored for key in found.values if isinstance(key, int)}) or [1]
+    keys: list[_Key] = [*ids, *regions]
+    names = conventions.class_names if conventions else tuple(map(str, ids))
+    colours = viz.class_colours([*ids, *(ids[-1] + number for number, _ in enumerate(regions, start=1))])
+    absent, nothing = np.full(len(measures), np.nan), np.zeros((BINS, 4))
+    values = np.array([[found.values.get(key, absent) for key in keys] for _, found in scored])
+    bins = None
+    if any(found.bins for _, found in scored):
+        bins = sum(np.array([found.bins.get(key, nothing) for key in keys]) for _, found in scored)
+    cases = [pair.id for pair, _ in scored]
+    classes, distances = (*names, *regions), (config.tolerance, config.surface)
+    return Scores(cases, classes, len(regions), measures, values, bins, colours, *distances)
 
 
 def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
@@ -196,66 +325,54 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
     return _Maps(np.maximum(prediction, 0), label, space, classes)
 
 
-def _rows(scored: Sequence[_Scored], names: Sequence[str], table: np.ndarray) -> Iterator[Sequence[str]]:
-    yield "case", "class", "dice", "nsd", "hd95_mm"
-    for (pair, _), rows in zip(scored, table, strict=True):
-        for name, values in zip(names, rows, strict=True):
-            yield pair.id, name, *("" if np.isnan(v) else f"{v:.6g}" for v in values)
+def _folder(config: Config) -> Path:
+    """Where pictures of the worst cases are."""
+    return config.out.with_name(f"{config.out.stem}_worst")
 
 
-def _summary(names: Sequence[str], table: np.ndarray, config: Config) -> Table:
-    """Means over cases with their intervals, a row a class, and of each case's mean over its classes."""
-    headings = ("class", "cases", "Dice", f"NSD {config.tolerance:g} mm", "HD95 mm", "no HD95")
-    title = f"{len(table)} cases, mean [95 % interval], surfaces by {config.surface}"
-    shown = table_of(headings, (), title=title, box=box.SIMPLE_HEAD)
-    rows = [*zip(names, table.swapaxes(0, 1), strict=True), ("mean", mean_defined(table, axis=1))]
-    for name, values in rows:
-        scores, _, distances = values.T
-        present = ~np.isnan(scores)
-        cells = [_with_interval(column, digits) for column, digits in zip(values.T, (4, 4, 2), strict=True)]
-        undefined = int((present & np.isnan(distances)).sum())
-        shown.add_row(name, str(int(present.sum())), *cells, str(undefined or ""))
-    return shown
-
-
-def _with_interval(values: np.ndarray, digits: int) -> str:
-    mean, (low, high) = mean_defined(values), bootstrap_interval(values)
-    return "-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _draw_worst(
-    scored: Sequence[_Scored], table: np.ndarray, conventions: Conventions | None, config: Config
-) -> Path | None:
-    """Pictures of the cases with the least mean Dice, worst first; the folder they are in."""
-    means = mean_defined(table[..., 0], axis=1)
-    order = [number for number in np.argsort(means) if not np.isnan(means[number])][: config.worst]
-    if not order:
-        return None
-    folder = config.out.with_name(f"{config.out.stem}_worst")
-    make_folder(folder)
+def _draw(
+    order: Sequence[int],
+    pairs: Sequence[_Pair],
+    scores: Scores,
+    conventions: Conventions | None,
+    config: Config,
+) -> Iterator[Worst]:
+    """Draw these cases into the folder of the worst; gives what a report shows of them, if there is to be one."""
+    if order:
+        make_folder(_folder(config))
+    names = conventions.class_names if conventions else ()
     for rank, number in enumerate(order, start=1):
-        pair, _ = scored[number]
-        title = f"{pair.id}: mean Dice {means[number]:.3f}"
+        pair = pairs[number]
         try:
-            _draw(pair, conventions, folder / f"{rank}.png", title)
+            image, label, prediction, space = _canonical(pair, conventions)
         except FdifError as error:
             if not config.skip_bad:
                 raise
             print(f"no picture: {error}", file=sys.stderr)
-    return folder
+            continue
+        path, title = (
+            _folder(config) / f"{rank}.png",
+            f"{pair.id}: mean Dice {scores.per_case[number, 0]:.3f}",
+        )
+        viz.save_slices(image, label, path, names, prediction, title, space.spacing)
+        if config.report is not None:
+            place = worst_place(prediction, label, space.spacing)
+            drawn = viz.outlines(image, label, prediction, place, scores.colours, space.spacing)
+            yield Worst(number, drawn, nib.affines.apply_affine(space.affine, place).tolist())
 
 
-def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) -> None:
-    """Image, label map and prediction in three planes; on black where there is no image."""
+def _canonical(
+    pair: _Pair, conventions: Conventions | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Space]:
+    """Image, label map and prediction with canonical axes, and their space; black where there is no image."""
     prediction, label, space, _ = _read(pair, conventions)
     image = np.zeros(label.shape, np.uint8)
     if pair.image is not None:
         volume = read_volume(pair.image, allow_4d=True)
         check_same_grid(pair.image, space_of(pair.image, volume), pair.label, space)
         image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
-    image, label, prediction = map(space.to_canonical, (image, label, prediction))
-    names = conventions.class_names if conventions else ()
-    viz.save_slices(image, label, path, names, prediction, title, space.canonical.spacing)
+    turned = [space.to_canonical(array) for array in (image, label, prediction)]
+    return turned[0], turned[1], turned[2], space.canonical
 
 
 if __name__ == "__main__":

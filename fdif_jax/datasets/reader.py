@@ -251,7 +251,8 @@ def find_volumes(folder: Path) -> dict[str, str]:
     """Names, in order, and suffixes, as they are written, of the volumes in a folder.
 
     A link whose file is not there is one of them: that is told when it is read. What lies beside volumes is named by a
-    remark, but for hidden files. FdifError if there is no such folder, or two volumes differ in their suffixes only.
+    remark, but for hidden files and a volume's probabilities (``.npz``). FdifError if there is no such folder, or two
+    volumes differ in their suffixes only.
     """
     if not folder.is_dir():
         raise FdifError(f"{folder}: no such folder")
@@ -267,6 +268,7 @@ def find_volumes(folder: Path) -> dict[str, str]:
             raise FdifError(f"{folder / file}: there is {name}{found[name]}, too; leave one of them out")
         found[name] = suffix
     if found:
+        others = [file for file in others if not (file.endswith(".npz") and file[:-4] in found)]
         remark_left_out(folder, others, f"no volumes ({', '.join(VOLUME_SUFFIXES)})")
     return found
 

@@ -14,15 +14,18 @@ from matplotlib.patches import Patch
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
+from fdif_jax.sdf.masks import extent
 
 _LEGEND_ENTRIES = 14
 _LEGEND_COLUMNS = 4
 _OPACITY = 0.55
+_ROOM = 8.0  # mm around what is labelled, in pictures of outlines
+_PLANES = ("sagittal", "coronal", "axial")  # across each canonical axis
 _STRIPE = 2  # voxels, of the hatching where voxels are ignored
 # Strong tones first, then light ones; grey (14, 15) would not show on a grey image.
 _TONES = (*range(0, 14, 2), 16, 18, *range(1, 14, 2), 17, 19)
 _COLOURS = [matplotlib.colormaps["tab20"](i)[:3] for i in _TONES]
-_Colour = tuple[float, float, float]
+Colour = tuple[float, float, float]
 
 
 def save_slices(
@@ -69,7 +72,7 @@ def save_slices(
         [volume.take(cut, axis).astype(int) for axis, cut in enumerate(cuts)] for volume in overlays.values()
     ]
     present = sorted(set().union(*(np.unique(plane).tolist() for row in planes for plane in row)))
-    colours = _colours([label for label in present if label > 0])
+    colours = class_colours([label for label in present if label > 0])
     for axis, cut in enumerate(cuts):
         grey = (image.take(cut, axis).astype(np.float32) - low) / (high - low)
         up, across = (spacing[other] for other in range(3) if other != axis)
@@ -83,12 +86,64 @@ def save_slices(
     save_figure(figure, path)
 
 
+def outlines(
+    image: np.ndarray,
+    label: np.ndarray,
+    prediction: np.ndarray,
+    place: Sequence[int],
+    colours: Mapping[int, Colour],
+    spacing: Sequence[float],
+) -> bytes:
+    """A PNG of the three planes through a place, cut to what is labelled and around it: the image, and over it the
+    outlines of the label (solid) and of the prediction (dashed), a colour a class. A cross is at the place.
+
+    Args:
+        image: ``(D, H, W)`` with canonical axes: to the right, the front, and up.
+        label, prediction: integers ``(D, H, W)``; what has no colour is not drawn.
+        place: indices of a voxel.
+        colours: of class ids.
+        spacing: millimetres between voxels along each axis.
+    """
+    first, stop = extent((label > 0) | (prediction > 0))
+    room = np.ceil(np.maximum(0.2 * (stop - first), _ROOM / np.asarray(spacing))).astype(int)
+    first = np.maximum(np.minimum(first, place) - room, 0)
+    box = tuple(map(slice, first, np.maximum(stop, np.add(place, 1)) + room))
+    image, label, prediction = image[box].astype(np.float32), label[box], prediction[box]
+    at = np.subtract(place, first)
+    low, high = np.percentile(image, [0.5, 99.5])
+    figure = Figure(figsize=(9.6, 3.5), dpi=110, layout="constrained", facecolor="black")
+    for axis, panel in enumerate(figure.subplots(1, 3)):
+        across, up = (other for other in range(3) if other != axis)
+        grey = np.clip((image.take(at[axis], axis).T - low) / max(high - low, 1e-6), 0, 1)
+        _show(panel, np.repeat(grey[..., None], 3, axis=2), spacing[up] / spacing[across])
+        for volume, style in ((label, "solid"), (prediction, (0, (2, 1.5)))):
+            plane = volume.take(at[axis], axis).T
+            for number, colour in colours.items():
+                # Amid zeros, so that an outline closes at the edge of the picture, too.
+                mask = np.pad(plane == number, 1).astype(np.float32)
+                if mask.any():
+                    ends = np.arange(mask.shape[1]) - 1, np.arange(mask.shape[0]) - 1
+                    width = 2.2 if style == "solid" else 1.4
+                    colour = colour if style == "solid" else _pale(colour)
+                    panel.contour(*ends, mask, [0.5], colors=[colour], linewidths=width, linestyles=[style])
+        panel.plot(at[across], at[up], "+", color="white", markersize=11, markeredgewidth=1)
+        panel.set_title(_PLANES[axis], fontsize=9, color="white")
+        panel.set(anchor="N", xlim=(-0.5, grey.shape[1] - 0.5), ylim=(-0.5, grey.shape[0] - 0.5))
+        panel.spines[:].set_visible(False)
+    return png_of(figure)
+
+
+def _pale(colour: Colour) -> Colour:
+    red, green, blue = (0.35 * part + 0.65 for part in colour)
+    return red, green, blue
+
+
 def _most_labelled(label: np.ndarray, axis: int) -> int:
     counts = np.count_nonzero(label > 0, axis=tuple({0, 1, 2} - {axis}))
     return int(counts.argmax()) if counts.any() else label.shape[axis] // 2
 
 
-def _colours(labels: list[int]) -> dict[int, _Colour]:
+def class_colours(labels: Sequence[int]) -> dict[int, Colour]:
     """A colour for each label: by its id where the palette suffices, else by its rank among those shown."""
     by_id = not labels or max(labels) <= len(_COLOURS)
     return {
@@ -96,7 +151,7 @@ def _colours(labels: list[int]) -> dict[int, _Colour]:
     }
 
 
-def _tinted(grey: np.ndarray, plane: np.ndarray, colours: dict[int, _Colour]) -> np.ndarray:
+def _tinted(grey: np.ndarray, plane: np.ndarray, colours: dict[int, Colour]) -> np.ndarray:
     """RGB ``(rows, columns, 3)``: the grey picture with each label's colour over it, hatched below 0."""
     picture = np.repeat(grey[..., None], 3, axis=2)
     for label, colour in colours.items():
@@ -112,7 +167,7 @@ def _show(panel: Axes, picture: np.ndarray, aspect: float) -> None:
 
 
 def _add_legend(
-    figure: Figure, colours: dict[int, _Colour], class_names: Sequence[str] | Mapping[int, str], hatched: bool
+    figure: Figure, colours: dict[int, Colour], class_names: Sequence[str] | Mapping[int, str], hatched: bool
 ) -> None:
     names = class_names if isinstance(class_names, Mapping) else dict(enumerate(class_names, start=1))
     handles = [Patch(color=colour, label=names.get(i, f"class {i}")) for i, colour in colours.items()]
@@ -173,9 +228,14 @@ def save_panels(panels: Mapping[str, Mapping[str, Curve]], path: str | os.PathLi
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure as a PNG that is the same every time; ``path`` is complete or not there."""
+    write_atomic(path, png_of(figure))
+
+
+def png_of(figure: Figure) -> bytes:
+    """The bytes of a figure as a PNG, the same every time."""
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
-    write_atomic(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def plain_axes(axes: Axes) -> None:
