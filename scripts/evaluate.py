@@ -22,7 +22,7 @@ never compared. --regions scores unions of labels beside the classes.
 Example:
     fdif evaluate predictions Task04_Hippocampus/labelsTr --out scores.csv --report report.html
     fdif evaluate runs/tuned/predictions patients/dataset.json --out scores.csv --measures dice volume
-    fdif evaluate predictions labelsTs --out scores.csv --regions whole=[1,2,3] core=[2,3]
+    fdif evaluate predictions labelsTs --out scores.csv --regions "whole=[1,2,3]" "core=[2,3]"
     fdif evaluate predictions labelsTs --images imagesTs --tolerance 2 --out scores.csv --skip-bad
 """
 
@@ -350,10 +350,8 @@ def _draw(
                 raise
             print(f"no picture: {error}", file=sys.stderr)
             continue
-        path, title = (
-            _folder(config) / f"{rank}.png",
-            f"{pair.id}: mean Dice {scores.per_case[number, 0]:.3f}",
-        )
+        title = f"{pair.id}: mean Dice {scores.per_case[number, 0]:.3f}"
+        path = _folder(config) / f"{rank}.png"
         viz.save_slices(image, label, path, names, prediction, title, space.spacing)
         if config.report is not None:
             place = worst_place(prediction, label, space.spacing)

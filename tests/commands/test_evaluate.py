@@ -1,4 +1,4 @@
-"""`fdif evaluate`: equal to MONAI on random label maps, honest about what is undefined, and about bad files."""
+"""`fdif evaluate`: equal to MONAI on random label maps, honest about what is undefined, and bad files; a report."""
 
 import csv
 import dataclasses
@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
 from fdif_jax.errors import FdifError
-from fdif_jax.evaluation.scoring import bootstrap_interval, score_case
+from fdif_jax.evaluation import metrics
+from fdif_jax.evaluation.scoring import bootstrap_interval, score_case, worst_place
 from fdif_jax.scripts import cli, evaluate
 from tests.helpers.label_maps import label_maps, one_hot
+from tests.helpers.tabs import open_page
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
 SPACING = (1.5, 0.7, 2.0)
@@ -311,3 +313,196 @@ def test_nothing_scored_is_an_error_of_the_command(folders, capsys):
     with pytest.raises(SystemExit) as left:
         cli.run("evaluate", [*arguments, "--skip-bad"])
     assert left.value.code == 2 and "none of" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------- measures, regions, probabilities, report
+
+
+def test_what_is_not_asked_for_is_not_computed_and_dice_always_is(folders, monkeypatch, capsys):
+    root, maps = folders
+    monkeypatch.setattr(metrics, "surfaces_apart", lambda *_: pytest.fail("no surface is asked for"))
+    evaluate.run(config_of(root, measures=("volume", "sensitivity"), worst=0))
+    rows = rows_of(root)
+    assert list(rows[0]) == ["case", "class", "dice", "sensitivity", "volume_difference_ml"]
+    prediction, label = maps["case_1"]
+    volume = (np.sum(prediction == 2) - np.sum(label == 2)) * np.prod(SPACING) / 1000
+    assert float(rows[4]["volume_difference_ml"]) == pytest.approx(volume, rel=1e-4)
+    printed = capsys.readouterr().out
+    assert "sensitivity" in printed and "HD95" not in printed
+
+
+def test_regions_are_unions_of_labels_and_count_in_no_mean(folders):
+    root, maps = folders
+    evaluate.run(config_of(root, regions=("whole=[1,2,3]", "core=[2,3]"), worst=0))
+    rows = {(r["case"], r["class"]): r for r in rows_of(root)}
+    assert [name for case, name in rows if case == "case_1"] == ["a", "b", "c", "whole", "core"]
+    for case, (prediction, label) in maps.items():
+        for name, lowest in (("whole", 1), ("core", 2)):
+            masks = (prediction >= lowest).astype(int), (label >= lowest).astype(int)
+            wanted = score_case(*masks, [1], spacing=SPACING)[0]
+            found = [float(rows[case, name][field]) for field in ("dice", "nsd", "hd95_mm")]
+            np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    summary = json.loads((root / "out/scores_summary.json").read_text())
+    means = [np.nanmean([float(rows[case, name]["dice"] or "nan") for name in "abc"]) for case in maps]
+    assert [summary["per_case"][case]["dice"] for case in maps] == pytest.approx(means, rel=1e-4)
+    told = summary["classes"]["mean"]["dice"]
+    assert (
+        told["mean"] == pytest.approx(np.mean(means), rel=1e-4) and told["low"] < told["mean"] < told["high"]
+    )
+    assert told["cases"] == summary["cases"] == 3 and set(summary["classes"]) == {
+        *"abc",
+        "whole",
+        "core",
+        "mean",
+    }
+
+
+def save_probabilities(root, case, label, *, certain=1.0):
+    """In nnU-Net's form: of the labels that are true, so certain."""
+    array = np.stack([np.where(label == number, certain, (1 - certain) / 3) for number in range(4)])
+    array = array.transpose(0, 3, 2, 1).astype(np.float32)
+    np.savez_compressed(root / f"predictions/{case}.npz", probabilities=array)
+
+
+def test_probabilities_beside_predictions_are_scored(folders, capsys):
+    root, maps = folders
+    save_probabilities(root, "case_0", maps["case_0"][1])
+    save_probabilities(root, "case_1", maps["case_1"][1], certain=0.7)
+    evaluate.run(config_of(root, regions=("core=[2,3]",), worst=0, report=root / "out/report.html"))
+    rows = {(r["case"], r["class"]): (r["ece"], r["brier"]) for r in rows_of(root)}
+    for name in ("a", "b", "c", "core"):
+        assert rows["case_2", name] == ("", "")  # it has none
+        if rows["case_0", name] != ("", ""):  # where it is
+            assert rows["case_0", name] == ("0", "0")
+    # Of a class 0.7 and 0.1, of two together 0.8 and 0.2: as far from the truth either way.
+    ece, brier = map(float, rows["case_1", "core"])
+    assert ece == pytest.approx(0.2, rel=1e-3) and brier == pytest.approx(0.04, rel=1e-3)
+    page = (root / "out/report.html").read_text()
+    assert 'id="calibration"' in page and "voxels, 0.800 said, 1.000 are" in page
+    evaluate.run(config_of(root, measures=("brier",), worst=0))
+    assert list(rows_of(root)[0]) == ["case", "class", "dice", "brier"]
+    assert "left out" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (
+            {"softmax": np.zeros(3)},
+            r"case_1\.npz: has no probabilities, floats \(4, 10, 11, 12\), \(classes, z, y, x\)",
+        ),
+        (
+            {"probabilities": np.zeros((4, 12, 11, 10))},
+            r"must be floats \(4, 10, 11, 12\).*not float64 \(4, 12, 11, 10\)",
+        ),
+        ({"probabilities": np.zeros((3, 10, 11, 12))}, r"not float64 \(3, 10, 11, 12\)"),
+        ({"probabilities": np.zeros((4, 10, 11, 12), int)}, "not int64"),
+        ({"probabilities": np.full((4, 10, 11, 12), 2.0)}, "must be from 0 to 1, not 2 to 2"),
+        ({"probabilities": np.full((4, 10, 11, 12), np.nan)}, "must be from 0 to 1, not nan to nan"),
+        (b"PK nothing", r"case_1\.npz: is no archive of probabilities"),
+    ],
+)
+def test_other_archives_are_named(folders, array, message):
+    root, _ = folders
+    path = root / "predictions/case_1.npz"
+    path.write_bytes(array) if isinstance(array, bytes) else np.savez(path, **array)
+    with pytest.raises(FdifError, match=message):
+        evaluate.run(config_of(root, measures=("ece",), worst=0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"measures": ("dice", "ece")}, r"predictions: holds no NAME\.npz of probabilities"),
+        ({"regions": ("whole",)}, r"--regions whole: must be name=value, as whole=\[1,2,3\]"),
+        (
+            {"regions": ("whole=[1,4]",)},
+            r"--regions whole: must be a list of labels \(1 to 3\), as whole=\[1,2\]",
+        ),
+        ({"regions": ("whole=[]",)}, "must be a list of labels"),
+        ({"regions": ("b=[1,2]",)}, "--regions b: is the name of a class"),
+        ({"report": "predictions"}, "predictions: is a folder; give the name of a file"),
+    ],
+)
+def test_impossible_measures_and_regions_are_refused(folders, changes, message):
+    root, _ = folders
+    if "report" in changes:
+        changes = {"report": root / changes["report"]}
+    with pytest.raises(FdifError, match=message):
+        evaluate.run(config_of(root, **changes))
+    assert not (root / "out").exists()
+
+
+def test_the_worst_place_is_the_middle_of_what_is_wrong():
+    label, prediction = np.zeros((2, 20, 20, 20), np.uint8)
+    label[2:4, 2:18, 2:18] = 1  # a sheet that is missed, and a thicker ball of another class
+    prediction[10:17, 9:16, 8:15] = 2
+    assert worst_place(prediction, label, (1, 1, 1)) == (13, 12, 11)
+    assert worst_place(prediction, label, (1, 1, 0.2))[0] in (2, 3)  # in mm it is the sheet that is thicker
+    label[8:18, 8:18, 8:18] = -1  # which nobody compares
+    assert worst_place(prediction, label, (1, 1, 1))[0] in (2, 3)
+    assert worst_place(np.maximum(label, 0), label, (1, 1, 1)) == (3, 10, 10)
+
+
+NASTY = "<img src=x onerror=alert(1)>"
+
+
+def test_the_report_is_one_file_whose_texts_are_no_markup(folders):
+    root, _ = folders
+    labels = {"background": 0, "a": 1, "b": 2, NASTY: 3, "ignore": 4}
+    (root / "data/dataset.json").write_text(json.dumps({"labels": labels}))
+    for path in [*root.glob("*/case_2.nii.gz"), *root.glob("data/*/case_2*")]:
+        path.rename(path.with_name(path.name.replace("case_2", "case_2&amp;<u>")))
+    evaluate.run(config_of(root, images=root / "data/imagesTr", report=root / "out/report.html", worst=1))
+    page = (root / "out/report.html").read_text()
+    assert (
+        NASTY not in page
+        and "<u>" not in page
+        and "&lt;img src=x" in page
+        and "case_2&amp;amp;&lt;u&gt;" in page
+    )
+    assert "http" not in page.replace("http-equiv", "") and page.count("data:image/png;base64,") == 1
+    assert 'id="calibration"' not in page  # there are no probabilities
+    assert {path.name for path in (root / "out").iterdir()} == {
+        "scores.csv",
+        "scores_summary.json",
+        "scores_worst",
+        "report.html",
+    }
+
+
+@pytest.mark.slow("a browser")
+def test_the_report_in_a_browser(folders, browser):
+    root, maps = folders
+    labels = {"background": 0, "a": 1, "b": 2, NASTY: 3, "ignore": 4}
+    (root / "data/dataset.json").write_text(json.dumps({"labels": labels}))
+    save_probabilities(root, "case_1", maps["case_1"][1], certain=0.7)
+    evaluate.run(config_of(root, images=root / "data/imagesTr", report=root / "report.html"))
+    tab, said = open_page(browser, root / "report.html", 1200, 900)
+    assert tab.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 500)") == [True] * 3
+    sections = ["summary", "distributions", "calibration", "worst", "every"]
+    assert tab.evaluate("[...document.querySelectorAll('section')].map(s => s.id)") == sections
+    assert tab.locator("#summary tbody tr").count() == 4 and tab.locator("#distributions svg").count() == 10
+    assert tab.locator("#distributions svg").first.locator("circle").count() == sum(
+        bool(r["dice"]) for r in rows_of(root)
+    )
+    cells = "[...document.querySelectorAll('#cases tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    summary = json.loads((root / "out/scores_summary.json").read_text())["per_case"]
+    dice = {case: f"{row['dice']:.4f}" for case, row in summary.items()}
+    assert [line[:2] for line in tab.evaluate(cells)] == [[case, dice[case]] for case in maps]
+    tab.click("#cases th:nth-child(2) button")
+    assert [line[0] for line in tab.evaluate(cells)] == sorted(maps, key=lambda case: summary[case]["dice"])
+    assert tab.get_attribute("#cases th:nth-child(2)", "aria-sort") == "ascending"
+    tab.click("#cases th:nth-child(2) button")
+    assert [line[0] for line in tab.evaluate(cells)] == sorted(maps, key=lambda case: -summary[case]["dice"])
+    tab.click("text=ECE >> nth=-1")
+    assert tab.evaluate(cells)[0][0] == "case_1"  # what is undefined comes last
+    tab.select_option("#class", label=NASTY)
+    wanted = {r["case"]: r["dice"] for r in rows_of(root) if r["class"] == NASTY}
+    found = {line[0]: line[1] for line in tab.evaluate(cells)}
+    assert found == {case: f"{float(d):.4f}" if d else "–" for case, d in wanted.items()}
+    tab.fill("#search", "CASE_2")
+    assert [line[0] for line in tab.evaluate(cells)] == ["case_2"] and tab.inner_text("#count") == "1 of 3"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1200
+    assert not said
+    tab.close()

@@ -369,6 +369,49 @@ def test_scans_of_one_name_in_two_folders_do_not_pass_for_each_other(folders, ki
     assert (labels_of(folders / "out/image.nii.gz") == random_label((9, 8, 9), 2)).all()
 
 
+# ------------------------------------------------------------------------------- probabilities and uncertainty
+
+
+def test_probabilities_and_uncertainty_lie_beside_the_labels_of_a_scan(folders, capsys):
+    both = ["--save-probabilities", "--save-uncertainty"]
+    (folders / "scans/case_0.nii.gz").unlink()
+    assert fdif_predict(folders) == 0 and fdif_predict(folders, *both) == 0
+    assert "2 label maps written" in capsys.readouterr().out  # those that are there lack the rest
+    out = folders / "out"
+    files = {"case_1.nii.gz", "case_1.npz", "case_2.nii.gz", "case_2.npz", "uncertainty", "uncertainty.csv"}
+    assert {path.name for path in out.iterdir()} == files
+    label = random_label((9, 8, 10), 1)
+    np.testing.assert_array_equal(labels_of(out / "case_1.nii.gz"), label)
+    highest = np.e / (np.e + 3)  # of logits 1, 0, 0, 0
+    wanted = np.where(label[None] == np.arange(4).reshape(-1, 1, 1, 1), highest, (1 - highest) / 3)
+    np.testing.assert_allclose(
+        np.load(out / "case_1.npz")["probabilities"], wanted.transpose(0, 3, 2, 1), rtol=1e-5
+    )
+    entropy = -(highest * np.log(highest) + (1 - highest) * np.log((1 - highest) / 3)) / np.log(4)
+    uncertain = nib.load(out / "uncertainty/case_1.nii.gz")
+    np.testing.assert_allclose(np.asarray(uncertain.dataobj), entropy, rtol=1e-5)
+    np.testing.assert_array_equal(uncertain.affine, AFFINE)
+    lines = (out / "uncertainty.csv").read_text().splitlines()
+    assert lines[0] == "case,measure,foreground,border" and [line[:15] for line in lines[1:]] == [
+        "case_1,entropy,",
+        "case_2,entropy,",
+    ]
+    assert [float(number) for number in lines[1].split(",")[2:]] == pytest.approx([entropy] * 2, rel=1e-4)
+
+
+def test_only_what_lacks_something_is_predicted_again(folders, capsys):
+    both = ["--save-probabilities", "--save-uncertainty"]
+    assert fdif_predict(folders, *both) == 0
+    table = (folders / "out/uncertainty.csv").read_text()
+    for missing in ("case_1.npz", "uncertainty/case_2.nii.gz", "case_0.nii.gz"):
+        (folders / "out" / missing).unlink()
+        capsys.readouterr()
+        assert fdif_predict(folders, *both) == 0 and "1 label maps written" in capsys.readouterr().out
+        assert (folders / "out" / missing).exists()
+    assert (folders / "out/uncertainty.csv").read_text() == table
+    assert fdif_predict(folders, *both) == 0 and "0 label maps written" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 
