@@ -115,11 +115,8 @@ def write_probabilities(path: Path, scratch: BinaryIO, crop: Crop, classes: int)
     """Write what `predict_closely` left in ``scratch`` as nnU-Net does: an ``.npz`` file, ``probabilities``, float32
     ``(K, z, y, x)``, the axes of SimpleITK's array of the scan; outside of the crop all is background.
 
-    A class at a time is in memory, 8 bytes a voxel.
+    A class at a time is in memory, 12 bytes a voxel at the most.
     """
-    scratch.flush()
-    depth, height, width = crop.shape
-    planes = np.memmap(scratch, np.float32, "r", shape=(depth, classes, height, width))  # type: ignore[call-overload]
     z, y, x = crop.source.shape[::-1]
     header = {"descr": "<f4", "fortran_order": False, "shape": (classes, z, y, x)}
     with (
@@ -129,6 +126,10 @@ def write_probabilities(path: Path, scratch: BinaryIO, crop: Crop, classes: int)
     ):
         np.lib.format.write_array_header_1_0(entry, header)
         for number in range(classes):
-            whole = crop.uncrop(planes[:, number], around=float(number == 0))
+            planes = np.empty(crop.shape, np.float32)
+            for place, plane in enumerate(planes):  # read, as pages of a mapped file count as the process's memory
+                scratch.seek((place * classes + number) * plane.nbytes)
+                plane[:] = np.frombuffer(scratch.read(plane.nbytes), np.float32).reshape(plane.shape)
+            whole = crop.uncrop(planes, around=float(number == 0))
             for plane in whole.T:
                 entry.write(plane.tobytes())

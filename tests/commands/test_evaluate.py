@@ -434,7 +434,7 @@ def test_impossible_measures_and_regions_are_refused(folders, changes, message):
 
 
 def test_the_worst_place_is_the_middle_of_what_is_wrong():
-    label, prediction = np.zeros((2, 20, 20, 20), np.uint8)
+    label, prediction = np.zeros((2, 20, 20, 20), np.int8)
     label[2:4, 2:18, 2:18] = 1  # a sheet that is missed, and a thicker ball of another class
     prediction[10:17, 9:16, 8:15] = 2
     assert worst_place(prediction, label, (1, 1, 1)) == (13, 12, 11)
