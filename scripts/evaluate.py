@@ -8,12 +8,12 @@ Means over cases with 95 % bootstrap intervals are printed, and written with eve
 --out; pictures of the worst cases go to the folder NAME_worst. --report writes a page of all this: one HTML file that
 opens anywhere and loads nothing, with distributions, outlines of the worst cases and a table to sort.
 
---measures (P, L: voxels of a class in the prediction, in the label): dice, sensitivity |P & L| / |L|, precision
-|P & L| / |P|, volume |P| - |L| in ml, relative_volume (|P| - |L|) / |L|; nsd (surface Dice), hd95 and assd (average
-symmetric surface distance), which take longest; ece (expected calibration error) and brier where NAME.npz lies beside a
-prediction, as `fdif predict --save-probabilities` and nnU-Net write it. --surface area, the default, weighs surfaces by
-their area, as the Medical Segmentation Decathlon does; voxels counts the voxels at the surfaces, as MONAI does unless
-told otherwise.
+What --measures names, of a class of P voxels in the prediction and L in the label: dice; sensitivity |P & L| / |L|;
+precision |P & L| / |P|; volume |P| - |L|, ml; relative_volume (|P| - |L|) / |L|; nsd (surface Dice), hd95 and assd
+(average symmetric surface distance), which take longest; ece (expected calibration error) and brier where NAME.npz lies
+beside a prediction, as `fdif predict --save-probabilities` and nnU-Net write it. --surface area, the default, weighs
+surfaces by their area, as the Medical Segmentation Decathlon does; voxels counts the voxels at the surfaces, as MONAI
+does unless told otherwise.
 
 Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
 for in LABELS and the folder above it; without one a class is every label that any map holds. Voxels labelled -1 are

@@ -11,11 +11,11 @@ networks, over mirrorings, and over the windows that a voxel is in.
 A scan whose prediction is in --out already is left out, so that the same command goes on where it stopped. A file there
 that is on another grid than its scan is another scan's of the same name, and an error.
 
---save-probabilities adds NAME.npz in nnU-Net's form: `probabilities`, float32 (classes, z, y, x). --save-uncertainty
-adds uncertainty/NAME.nii.gz, from 0 to 1, and a line a case to uncertainty.csv: its mean over the predicted foreground,
-and over the voxels at borders between labels. Of K classes and probabilities p_m of network m it is the networks'
-mutual information, (H(mean of p_m) - mean of H(p_m)) / ln K, H(p) = -sum p ln p; of a single network its entropy
-H(p) / ln K.
+With --save-probabilities there is NAME.npz, too, in nnU-Net's form: `probabilities`, float32 (classes, z, y, x). With
+--save-uncertainty there are uncertainty/NAME.nii.gz, from 0 to 1, and a line a case in uncertainty.csv: its mean over
+the predicted foreground, and over the voxels at borders between labels. Of K classes and probabilities p_m of network m
+it is the networks' mutual information, (H(mean of p_m) - mean of H(p_m)) / ln K, H(p) = -sum p ln p; of a single
+network its entropy H(p) / ln K.
 
 Example:
     fdif predict --model runs/tuned --input imagesTs --out predictions

@@ -127,7 +127,9 @@ def write_probabilities(path: Path, scratch: BinaryIO, crop: Crop, classes: int)
         np.lib.format.write_array_header_1_0(entry, header)
         for number in range(classes):
             planes = np.empty(crop.shape, np.float32)
-            for place, plane in enumerate(planes):  # read, as pages of a mapped file count as the process's memory
+            for place, plane in enumerate(
+                planes
+            ):  # read, as pages of a mapped file count as the process's memory
                 scratch.seek((place * classes + number) * plane.nbytes)
                 plane[:] = np.frombuffer(scratch.read(plane.nbytes), np.float32).reshape(plane.shape)
             whole = crop.uncrop(planes, around=float(number == 0))
