@@ -1,10 +1,11 @@
 """Score predicted label maps against true ones: Dice, surface Dice (NSD) and HD95 of every case and class.
 
-PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii or .b2nd); a prediction is compared with the label map of
-the same name, on the same grid. LABELS may also be a dataset's JSON list: then predictions have the names of its
-cases, as `fdif finetune --save-predictions` writes them. --out gets a line a case and class; a value that is undefined
-is left empty: all of a class that is in neither map, and the distance where it is in only one of them. The table has
-means over cases with 95 % bootstrap intervals. Pictures of the worst cases go to a folder beside --out.
+PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii, .b2nd, .nrrd, .seg.nrrd, .mha, .mhd, .mgz); a prediction
+is compared with the label map of the same name, on the same grid. LABELS may also be a dataset's JSON list: then
+predictions have the names of its cases, as `fdif finetune --save-predictions` writes them. --out gets a line a case and
+class; a value that is undefined is left empty: all of a class that is in neither map, and the distance where it is in
+only one of them. The table has means over cases with 95 % bootstrap intervals. Pictures of the worst cases go to a
+folder beside --out.
 
 NSD and HD95 weigh surfaces by their area, as the Medical Segmentation Decathlon does; with --surface voxels they count
 the voxels at the surfaces instead, as MONAI does unless told otherwise.
@@ -32,12 +33,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fdif_jax.datasets.conventions import Conventions, any_label, checked_label
-from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, list_cases, load_conventions, read_volume
+from fdif_jax.datasets.reader import list_cases, load_conventions, volumes_in
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import Surface
 from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
 from fdif_jax.io.files import check_out, make_folder, write_csv
-from fdif_jax.preprocessing.scans import check_same_grid, space_of
+from fdif_jax.io.volumes import VOLUMES, read_volume
+from fdif_jax.preprocessing.scans import on_grid_of, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
@@ -122,21 +124,17 @@ def _conventions(config: Config) -> Conventions | None:
     return load_conventions(found) if found else None
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
-    return {name: folder / f"{name}{suffix}" for name, suffix in find_volumes(folder).items()}
-
-
 def _pairs(config: Config) -> list[_Pair]:
-    predictions, images = _volumes(config.predictions), _volumes(config.images) if config.images else {}
+    predictions, images = volumes_in(config.predictions), volumes_in(config.images) if config.images else {}
     if not predictions:
-        raise FdifError(f"{config.predictions}: holds no volume ({', '.join(VOLUME_SUFFIXES)})")
+        raise FdifError(f"{config.predictions}: holds no volume ({VOLUMES})")
     if config.labels.is_file():
         cases = [case for part in list_cases(config.labels) for case in part]
         labels = {case.id: case.label for case in cases}
         images = images or {case.id: case.image for case in cases}
         predictions = dict(_listed(predictions, labels, config))
     else:
-        labels = _volumes(config.labels)
+        labels = volumes_in(config.labels)
     unpredicted = labels.keys() - predictions.keys()
     if unpredicted:
         names = some(sorted(unpredicted))
@@ -184,13 +182,13 @@ def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Con
 def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
     truth, guess = read_volume(pair.label), read_volume(pair.prediction)
     space = space_of(pair.label, truth)
-    check_same_grid(pair.prediction, space_of(pair.prediction, guess), pair.label, space)
+    guessed = on_grid_of(pair.label, space, pair.prediction, guess)
     if conventions:
-        prediction = checked_label(pair.prediction, guess.array, conventions)
+        prediction = checked_label(pair.prediction, guessed, conventions)
         label = checked_label(pair.label, truth.array, conventions)
         classes = list(range(1, 1 + len(conventions.class_names)))
     else:
-        prediction, label = any_label(pair.prediction, guess.array), any_label(pair.label, truth.array)
+        prediction, label = any_label(pair.prediction, guessed), any_label(pair.label, truth.array)
         present = np.union1d(prediction, label)
         classes = present[present > 0].tolist()
     return _Maps(np.maximum(prediction, 0), label, space, classes)
@@ -251,8 +249,8 @@ def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) 
     image = np.zeros(label.shape, np.uint8)
     if pair.image is not None:
         volume = read_volume(pair.image, allow_4d=True)
-        check_same_grid(pair.image, space_of(pair.image, volume), pair.label, space)
-        image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
+        image = on_grid_of(pair.label, space, pair.image, volume)
+        image = image if image.ndim == 3 else image[..., 0]
     image, label, prediction = map(space.to_canonical, (image, label, prediction))
     names = conventions.class_names if conventions else ()
     viz.save_slices(image, label, path, names, prediction, title, space.canonical.spacing)
