@@ -22,6 +22,7 @@ from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.io.volumes import (
     VOLUME_SUFFIXES,
     VOLUMES,
+    in_order_of,
     is_beside,
     is_dicom_scan,
     is_volume,
@@ -67,6 +68,7 @@ class Dataset(NamedTuple):
     validation: list[Case]
 
 
+_APART = 0.1  # voxels between places that are taken for one
 _LISTS = (
     "data/data.json",
     "data.json",
@@ -346,12 +348,17 @@ def load_channels(case: Case) -> np.ndarray:
 def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) -> list[np.ndarray]:
     """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)``, as `read_label` does.
 
+    A map of the image's voxels in another order is put in theirs; one without a place in space is taken as it is.
     ``labels`` say what the numbers of each map mean, as `Dataset` has it. FdifError, naming the file, if its shape is
     another.
     """
-    arrays = []
+    arrays, affine = [], read_volume_header(case.image).affine
     for path, meaning in zip(case.labels, labels, strict=True):
-        array = read_label(path, meaning).array
+        volume = read_label(path, meaning)
+        turned = in_order_of(affine, volume)
+        array = (
+            turned if np.allclose(turned.affine, affine, atol=_APART * min(turned.spacing)) else volume
+        ).array
         if array.shape != shape:
             raise FdifError(f"{path}: shape {array.shape}, but its image {case.image} has {shape}")
         arrays.append(array)

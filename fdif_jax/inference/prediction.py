@@ -172,15 +172,19 @@ def _grouped(volumes: Mapping[str, Path], channels: int) -> Iterator[tuple[str, 
     for case, files in numbered.items():
         if channels > 1:
             first, like = next(iter(files.items()))
-            wanted = (f"{channel:04d}" for channel in range(channels))
-            missing = (n for n in wanted if n not in files)
-            files |= {
-                n: like.with_name(like.name.replace(f"{case}_{first}", f"{case}_{n}", 1)) for n in missing
-            }
+            for number in (f"{channel:04d}" for channel in range(channels)):
+                files.setdefault(number, _renamed(like, f"{case}_{first}", f"{case}_{number}"))
         if channels > 1 or files.keys() == {"0000"}:
             yield case, [path for _, path in sorted(files.items())]
         else:
             yield from ((f"{case}_{number}", [path]) for number, path in sorted(files.items()))
+
+
+def _renamed(path: Path, name: str, other: str) -> Path:
+    """The path with another name of the file, or of the folder whose series it is."""
+    if path.name.startswith(name):
+        return path.with_name(other + path.name.removeprefix(name))
+    return _renamed(path.parent, name, other) / path.name
 
 
 def _has_one_channel(path: Path) -> bool:

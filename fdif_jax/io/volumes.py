@@ -181,6 +181,19 @@ def read_volume_header(path: str | os.PathLike) -> VolumeHeader:
     return header
 
 
+def in_order_of(affine: np.ndarray, volume: Volume) -> Volume:
+    """A volume whose axes are, as nearly as may be, in order and direction those of a grid of another affine.
+
+    Two formats, or two programs, may have the same voxels in another order.
+    """
+    theirs, wanted = (nib.io_orientation(one) for one in (volume.affine, affine))
+    if np.array_equal(theirs, wanted) or np.isnan([theirs, wanted]).any():
+        return volume
+    turn = nib.orientations.ornt_transform(theirs, wanted)
+    turned = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.array.shape[:3])
+    return volume_of(nib.apply_orientation(volume.array, turn), turned)
+
+
 def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
     """The bytes of a file of a label map, unsigned ``(D, H, W)``, in the format and on the grid of the image it is of.
 

@@ -14,6 +14,7 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, read_intensities, read_label
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import Volume
+from fdif_jax.io.volumes import in_order_of
 from fdif_jax.preprocessing.spaces import Box, Crop, Space
 from fdif_jax.sdf.masks import extent
 
@@ -108,20 +109,19 @@ def space_of(path: Path, volume: Volume) -> Space:
 
 
 def on_grid_of(other_path: Path, other: Space, path: Path, volume: Volume) -> np.ndarray:
-    """The array of a volume that was read from ``path``, its axes as those of another file's grid run.
+    """The array of a volume that was read from ``path``, its axes as those of another file's grid run (`in_order_of`).
 
-    Two formats, or two programs, may have the same voxels in another order; FdifError if they are not the same.
+    FdifError if the two files' voxels do not lie in the same places, within a tenth of a voxel.
     """
     space = space_of(path, volume)
-    if _is_same(space, other):
-        return volume.array
-    if _is_same(space.canonical, other.canonical):
-        return other.from_canonical(space.to_canonical(volume.array))
+    for one in (volume, in_order_of(other.affine, volume)):
+        if _is_same(space_of(path, one), other):
+            return one.array
     if space.shape != other.shape:
         raise FdifError(f"{path}: shape {space.shape}, but {other_path} has {other.shape}")
+    apart = space.apart_from(other)
     raise FdifError(
-        f"{path}: its affine lays voxels up to {space.apart_from(other):.3g} voxels from where that of {other_path} lays "
-        "them"
+        f"{path}: its affine lays voxels up to {apart:.3g} voxels from where that of {other_path} lays them"
     )
 
 

@@ -252,12 +252,12 @@ def test_training_scans_are_decoded_once(dataset, tmp_path, folds, monkeypatch):
     """Measured, prepared, and prepared again in every fold; what is validated on is once more compared as it is."""
     decoded = Counter()
 
-    def read_nifti(path, **options):
+    def read_volume(path, **options):
         decoded[path] += 1
         return real(path, **options)
 
-    real = reader.read_nifti
-    monkeypatch.setattr(reader, "read_nifti", read_nifti)
+    real = reader.read_volume
+    monkeypatch.setattr(reader, "read_volume", read_volume)
     monkeypatch.setattr(finetune, "fit", lambda network, *_, **__: network.weights)
     monkeypatch.setattr(finetune.Referee, "report", lambda *_, **__: None)
     finetune.run(_config(dataset, tmp_path / "run", folds=folds))

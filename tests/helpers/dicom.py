@@ -47,7 +47,15 @@ def _common(array, sop_class, series, description):
 
 
 def write_series(
-    folder: Path, array, affine, *, series="1.2.3", description="axial", rescale=(1, 0), leave_out=(), **changes
+    folder: Path,
+    array,
+    affine,
+    *,
+    series="1.2.3",
+    description="axial",
+    rescale=(1, 0),
+    leave_out=(),
+    **changes,
 ):
     """Write an array of integers ``(columns, rows, slices)``, a file a slice, in an order that is not theirs.
 

@@ -23,6 +23,7 @@ from fdif_jax.io.files import reading, visible
 from fdif_jax.io.formats.dicom_grid import Frame, frames_of, grid_of
 from fdif_jax.io.memory import DEFLATED, check_fits
 from fdif_jax.io.nifti import Volume, scaled, volume_of
+from fdif_jax.io.remarks import remark_left_out
 
 _FAULT = "damaged DICOM file"
 _MAGIC, _MAGIC_AT = b"DICM", 128
@@ -136,13 +137,19 @@ def _chosen(path: str | os.PathLike) -> _Series:
     if not files:
         raise FdifError(f"{path}: holds no DICOM file" if os.path.exists(path) else f"{path}: no such file")
     found: dict[str, _Series] = {}
+    others: list[str] = []
     for file in files:
         header = read_dataset(file, voxels=False)
-        if header.get("Rows") and header.get("Columns") and header.get("Modality") not in _NO_SCANS:
+        if not header.get("SOPClassUID"):
+            raise FdifError(f"{file}: {_FAULT}: it does not say what it is (SOPClassUID)")
+        if not header.get("Rows") or not header.get("Columns") or header.get("Modality") in _NO_SCANS:
+            others.append(file.name)
+        else:
             uid = str(header.get("SeriesInstanceUID", ""))
             named = str(header.get("SeriesDescription", "")).strip()
             found.setdefault(uid, _Series(uid, named, [])).files.append((file, header))
     series = list(found.values())
+    remark_left_out(files[0].parent, others, "no slices of a scan")
     if not series:
         raise FdifError(f"{path}: holds no DICOM file of a scan")
     if os.path.exists(path):

@@ -34,6 +34,9 @@ def encode_dicom_seg(source: str | os.PathLike, labels: np.ndarray, names: Seque
         planes = planes[np.argsort([frame.number for frame in found.frames])]
     else:
         files = [frame.file for frame in found.frames]
+    thickness = str(float(np.linalg.norm(found.affine[:3, 2])))[:16]
+    for header in found.headers.values():
+        header.setdefault("SliceThickness", thickness)  # which a scan need not say, and a segmentation must
     how = hd.AlgorithmIdentificationSequence(
         name=_MODEL, family=codes.DCM.ArtificialIntelligence, version=_version()
     )
