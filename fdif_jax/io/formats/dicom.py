@@ -106,7 +106,7 @@ def read_dicom(path: str | os.PathLike) -> Volume:
             more than it holds; slices are of several kinds, not evenly spaced, missing, twice there, or shifted against
             each other (gantry tilt).
     """
-    with reading(path, _FAULT):
+    with reading(path, _FAULT), quietly():
         found = read_slices(path)
         frames = _voxels(path, found)
         return volume_of(frames.transpose(2, 1, 0), found.affine)
@@ -114,7 +114,7 @@ def read_dicom(path: str | os.PathLike) -> Volume:
 
 def read_slices(path: str | os.PathLike) -> Slices:
     """What the headers say of a volume; errors are as of `read_dicom`."""
-    with reading(path, _FAULT):
+    with reading(path, _FAULT), quietly():
         series = _chosen(path)
         frames: list[Frame] = []
         kinds: set[np.dtype] = set()
@@ -193,7 +193,8 @@ def quietly() -> Iterator[None]:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        with np.errstate(all="ignore"):
+            yield
 
 
 def _kind(path: Path, header: Any) -> np.dtype:

@@ -66,5 +66,7 @@ def _parse(path: Path, data: bytes) -> MghHeader:
         raise FdifError(f"{path}: voxels of type {code}; integers or floats are needed")
     d, h, w, frames = map(int, header["dims"])
     shape = (d, h, w) if frames == 1 else (d, h, w, frames)
-    affine = checked_affine(path, header.get_affine(), advice="check delta and Mdc in its header")
+    with np.errstate(all="ignore"):
+        placed = header.get_affine()
+    affine = checked_affine(path, placed, advice="check delta and Mdc in its header")
     return MghHeader(shape, np.dtype(_TYPES[code]).newbyteorder("="), affine, header)

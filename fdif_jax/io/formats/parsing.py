@@ -55,13 +55,13 @@ Parse = Callable[[Path, list[str]], Header]
 
 def read_text_header(path: Path, parse: Parse, last: Callable[[str], bool]) -> Header:
     """What the header of a file says; ``last`` tells the line that ends it."""
-    with opened(path, sniff=False) as (file, _):
+    with opened(path, sniff=False) as (file, _), np.errstate(all="ignore"):
         return parse(path, _lines(path, file, last))
 
 
 def read_text_volume(path: Path, parse: Parse, last: Callable[[str], bool]) -> tuple[Header, np.ndarray]:
     """Header and voxels of a file, channels as the last axis; FdifError, naming it, if it is damaged or too large."""
-    with opened(path, sniff=False) as (file, size):
+    with opened(path, sniff=False) as (file, size), np.errstate(all="ignore"):
         header = parse(path, _lines(path, file, last))
         if header.beside is None:
             return header, _voxels(path, header, file, size - file.tell())
