@@ -28,9 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-from fdif_jax.datasets.reader import Case, Dataset, load_dataset, load_labels, read_volume, volume_type
+from fdif_jax.datasets.reader import Case, Dataset, load_dataset, load_labels, volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import encode_nifti
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.scripts import cli
 
 LOOPBACK = "127.0.0.1"

@@ -87,7 +87,8 @@ def run(config: Config) -> None:
     ensemble = load_ensemble(config.model)
     channels = len(ensemble.conventions.channel_names)
     cases = find_cases(config.input, channels, config.out, series=config.series, dicom_seg=config.dicom_seg)
-    if config.out.resolve() == cases[0].images[0].parent.resolve():
+    first = cases[0].images[0].resolve()
+    if config.out.resolve() in (first, first.parent):
         raise FdifError(f"--out {config.out}: holds the scans; give another folder")
     kept = [case for case in cases if case.out.exists() and not config.overwrite]
     there = {case.id for case in kept}
