@@ -20,6 +20,7 @@ from fdif_jax.io.names import safe_name, unique_names
 from fdif_jax.io.nifti import Volume, check_numbers
 from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.io.volumes import (
+    DICOM_SUFFIXES,
     VOLUME_SUFFIXES,
     VOLUMES,
     in_order_of,
@@ -298,7 +299,8 @@ def volumes_in(path: Path, series: str | None = None) -> dict[str, Path]:
     `find_volumes`; FdifError, too, if there is a series and no DICOM.
     """
     if is_one_scan(path):
-        found = {path.absolute().name if path.is_dir() else path.stem: path}
+        owner = (path if path.exists() else path.parent).absolute()  # of a series it is its folder
+        found = {owner.stem if owner.suffix.lower() in DICOM_SUFFIXES else owner.name: path}
     else:
         found = {name: path / f"{name}{suffix}" for name, suffix in find_volumes(path).items()}
     if series is None:

@@ -15,7 +15,7 @@ from isal import igzip
 from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import b2nd_type, read_b2nd
 from fdif_jax.io.files import reading
-from fdif_jax.io.formats.dicom import dicom_files, is_series, read_dicom, read_slices
+from fdif_jax.io.formats.dicom import dicom_files, is_dicom, is_series, read_dicom, read_slices
 from fdif_jax.io.formats.metaimage import encode_metaimage, read_metaimage, read_metaimage_header
 from fdif_jax.io.formats.mgh import encode_mgh_like, read_mgh, read_mgh_header
 from fdif_jax.io.formats.nrrd import encode_nrrd, read_nrrd, read_nrrd_header
@@ -121,7 +121,8 @@ _FORMATS = {
 }
 VOLUME_SUFFIXES = tuple(_FORMATS)
 """Ends of the names of files that are volumes by themselves."""
-_DICOM_SUFFIXES = (".dcm", ".ima")  # of files that may be a slice as well as a volume
+DICOM_SUFFIXES = (".dcm", ".ima")
+"""Ends of the names of DICOM files, which may have none, and be a slice as well as a volume."""
 
 VOLUMES = f"{', '.join(VOLUME_SUFFIXES)}, or folders of DICOM slices"
 """What is taken for volumes, to be listed where there is none."""
@@ -135,7 +136,9 @@ def suffix_of(name: str) -> str:
 def is_dicom_scan(path: str | os.PathLike) -> bool:
     """Whether a path is of a DICOM scan: a folder of slices, ``FOLDER/SERIES``, or a multi-frame file."""
     name = os.fspath(path).lower()
-    return not suffix_of(name) and (name.endswith(_DICOM_SUFFIXES) or is_series(path))
+    if suffix_of(name):
+        return False
+    return (os.path.isfile(path) and name.endswith(DICOM_SUFFIXES)) or is_dicom(path) or is_series(path)
 
 
 def is_volume(path: str | os.PathLike) -> bool:

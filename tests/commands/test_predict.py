@@ -363,6 +363,11 @@ def test_of_a_folder_of_several_series_one_is_predicted(folders, capfd):
         out = folders / "out" / name
         assert fdif_predict(folders, "--input", source, "--series", "coronal", "--out", out) == 0
         np.testing.assert_array_equal(labels_of(out / "patient.nii.gz"), label[::-1])
+    out = folders / "out/c"  # FOLDER/SERIES is called as the folder
+    assert fdif_predict(folders, "--input", scans / "patient/1.2.9", "--out", out) == 0
+    np.testing.assert_array_equal(labels_of(out / "patient.nii.gz"), label[::-1])
+    assert fdif_predict(folders, "--input", scans, "--series", "axial", "--out", scans / "patient") == 2
+    assert "holds the scans" in capfd.readouterr().err
     assert fdif_predict(folders, "--series", "coronal") == 2
     assert "--series coronal is of folders of DICOM slices, and there is none" in capfd.readouterr().err
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import reading, visible
+from fdif_jax.io.files import check_genuine, reading, visible
 from fdif_jax.io.formats.dicom_grid import Frame, frames_of, grid_of
 from fdif_jax.io.memory import DEFLATED, check_fits
 from fdif_jax.io.nifti import Volume, scaled, volume_of
@@ -90,7 +90,7 @@ def is_series(path: str | os.PathLike) -> bool:
 
 def dicom_files(path: str | os.PathLike) -> list[Path]:
     """The DICOM files of what `is_series` tells, in order of their names, or the one file that it is."""
-    if is_dicom(path):
+    if os.path.isfile(path):
         return [Path(path)]
     folder = Path(path) if os.path.isdir(path) else Path(path).parent
     return [folder / name for name in visible(folder) if is_dicom(folder / name)]
@@ -180,7 +180,11 @@ def read_dataset(path: Path, *, voxels: bool) -> Any:
     """A file as pydicom's dataset, with its voxels or without; FdifError, naming it, if it is damaged."""
     pydicom = needed("pydicom", path, "reading DICOM")
     with reading(path, _FAULT), quietly(), path.open("rb") as file:
-        if _DEFLATED in file.read(_META):
+        start = file.read(_META)
+        if start[_MAGIC_AT : _MAGIC_AT + len(_MAGIC)] != _MAGIC:
+            check_genuine(path)
+            raise FdifError(f"{path}: not a DICOM file (no DICM at byte {_MAGIC_AT})")
+        if _DEFLATED in start:
             raise FdifError(f"{path}: is deflated as a whole; write it in another transfer syntax")
         # What is read from a map is never longer than the file, whatever an element's length says.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -190,7 +194,8 @@ def read_dataset(path: Path, *, voxels: bool) -> Any:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Leave out what pydicom and highdicom warn of in the block."""
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    for library in ("pydicom", "highdicom"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with np.errstate(all="ignore"):

@@ -117,7 +117,7 @@ def grid_of(path: str | os.PathLike, frames: Sequence[Frame]) -> tuple[list[Fram
         if not np.allclose(frame.spacing, first.spacing, rtol=_TURNED):
             raise FdifError(f"{path}: {first.name} and {frame.name} have other spacings in the slice")
     if len(frames) < 2:
-        raise FdifError(f"{path}: holds one slice ({first.name}); a volume has at least 2")
+        raise FdifError(f"{path}: holds one slice ({first.name}); give the folder of all slices")
     normal = np.cross(*first.axes)
     ordered = sorted(frames, key=lambda frame: float(frame.position @ normal))
     positions = np.array([frame.position for frame in ordered])
