@@ -29,6 +29,7 @@ from fdif_jax.training.runs import open_run
 from tests.helpers.dicom import write_series
 from tests.helpers.formats import write_formats
 from tests.helpers.monai_tiles import monai
+from tests.helpers.pages import run_here
 from tests.helpers.spaces import affines, scores_back
 from tests.helpers.training import Net
 
@@ -351,6 +352,21 @@ def test_a_dicom_scan_is_predicted_as_a_dicom_segmentation(every_format, monkeyp
         np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(expected.dataobj))
     assert fdif_predict(root, "--input", paths["nrrd"], "--dicom-seg", "--out", root / "none") == 2
     assert "scan.nrrd: is no DICOM scan" in capfd.readouterr().err
+
+
+def test_the_page_on_formats(tmp_path, monkeypatch, capsys):
+    use_oracle(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs/tuned", document_of())
+    for name in ("p1", "p2"):
+        write_series(tmp_path / "patients" / name, random_label((9, 8, 10)), AFFINE, description="t1 axial")
+    run_here("scans.md", {}, capsys)
+    assert {path.name for path in (tmp_path / "predictions").iterdir()} == {
+        "p1.nii.gz",
+        "p2.nii.gz",
+        "p1.dcm",
+    }
+    np.testing.assert_array_equal(labels_of(tmp_path / "predictions/p1.nii.gz"), random_label((9, 8, 10)))
 
 
 def test_of_a_folder_of_several_series_one_is_predicted(folders, capfd):
