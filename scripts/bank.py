@@ -30,7 +30,8 @@ class Build:
     """Options of `fdif bank build`."""
 
     labels: Positional[tuple[str, ...]]
-    """Label maps (NIfTI), one a subject. FILE=SECTION takes the names of that section of the names file."""
+    """Label maps (.nii.gz, .nrrd, .mha, .mgz, …), one a subject. FILE=SECTION takes the names of that section of the
+    names file."""
     names: str
     """JSON file of label and organ, {"1": "spleen", ...}. FILE:SECTION takes one of {"ct": {...}, "mr": {...}}."""
     out: Path = Path("bank.npz")

@@ -1,7 +1,7 @@
 """Look through a dataset in a web browser: each case in three planes and in 3D, its labels laid over it.
 
 DATASET is the directory, or the JSON list, of a dataset in the form of MONAI, the Decathlon or nnU-Net v2 (raw), of
-`fdif generate` or of anybody. NIfTI and Blosc2 (`.b2nd`) volumes are shown; labels lie over the image voxel by voxel,
+`fdif generate` or of anybody. Volumes of all formats that are read are shown; labels lie over the image voxel by voxel,
 as training takes them. Only this machine can open the page, and the page loads nothing from elsewhere. Ctrl-C ends it.
 
 Up and down change the case, space hides the labels, / searches. Drag the planes to move the crosshair, and the 3D view
@@ -28,9 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-from fdif_jax.datasets.reader import Case, Dataset, load_dataset, load_labels, read_volume, volume_type
+from fdif_jax.datasets.reader import Case, Dataset, load_dataset, load_labels, volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import encode_nifti
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.scripts import cli
 
 LOOPBACK = "127.0.0.1"

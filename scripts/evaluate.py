@@ -1,12 +1,13 @@
 """Score predicted label maps against true ones: overlap, volumes, distances of surfaces, calibration; and a report.
 
-PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii or .b2nd); a prediction is compared with the label map of
-the same name, on the same grid. LABELS may also be a dataset's JSON list: then predictions have the names of its
-cases, as `fdif finetune --save-predictions` writes them. --out gets a line a case and class; a value that is undefined
-is left empty: all of a class that is in neither map, and what a measure cannot say of one that is in only one of them.
-Means over cases with 95 % bootstrap intervals are printed, and written with every case's to NAME_summary.json beside
---out; pictures of the worst cases go to the folder NAME_worst. --report writes a page of all this: one HTML file that
-opens anywhere and loads nothing, with distributions, outlines of the worst cases and a table to sort.
+PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii, .b2nd, .nrrd, .seg.nrrd, .mha, .mhd, .mgz); a prediction
+is compared with the label map of the same name, on the same grid. LABELS may also be a dataset's JSON list: then
+predictions have the names of its cases, as `fdif finetune --save-predictions` writes them. --out gets a line a case and
+class; a value that is undefined is left empty: all of a class that is in neither map, and what a measure cannot say of
+one that is in only one of them. Means over cases with 95 % bootstrap intervals are printed, and written with every
+case's to NAME_summary.json beside --out; pictures of the worst cases go to the folder NAME_worst. --report writes a
+page of all this: one HTML file that opens anywhere and loads nothing, with distributions, outlines of the worst cases
+and a table to sort.
 
 What --measures names, of a class of P voxels in the prediction and L in the label: dice; sensitivity |P & L| / |L|;
 precision |P & L| / |P|; volume |P| - |L|, ml; relative_volume (|P| - |L|) / |L|; nsd (surface Dice), hd95 and assd
@@ -39,7 +40,7 @@ import tyro
 from rich.console import Console
 
 from fdif_jax.datasets.conventions import Conventions, any_label, checked_label
-from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, list_cases, load_conventions, read_volume
+from fdif_jax.datasets.reader import list_cases, load_conventions, volumes_in
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.calibration import BINS, brier_score, calibration_error, reliability
 from fdif_jax.evaluation.metrics import MEASURES
@@ -48,7 +49,8 @@ from fdif_jax.evaluation.surfaces import Surface
 from fdif_jax.inference.probabilities import KEY
 from fdif_jax.io.files import check_out, make_folder, reading, write_csv, write_json
 from fdif_jax.io.npz import read_npz
-from fdif_jax.preprocessing.scans import check_same_grid, space_of
+from fdif_jax.io.volumes import VOLUMES, read_volume
+from fdif_jax.preprocessing.scans import on_grid_of, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
@@ -188,21 +190,17 @@ def _conventions(config: Config) -> Conventions | None:
     return load_conventions(found) if found else None
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
-    return {name: folder / f"{name}{suffix}" for name, suffix in find_volumes(folder).items()}
-
-
 def _pairs(config: Config) -> list[_Pair]:
-    predictions, images = _volumes(config.predictions), _volumes(config.images) if config.images else {}
+    predictions, images = volumes_in(config.predictions), volumes_in(config.images) if config.images else {}
     if not predictions:
-        raise FdifError(f"{config.predictions}: holds no volume ({', '.join(VOLUME_SUFFIXES)})")
+        raise FdifError(f"{config.predictions}: holds no volume ({VOLUMES})")
     if config.labels.is_file():
         cases = [case for part in list_cases(config.labels) for case in part]
         labels = {case.id: case.label for case in cases}
         images = images or {case.id: case.image for case in cases}
         predictions = dict(_listed(predictions, labels, config))
     else:
-        labels = _volumes(config.labels)
+        labels = volumes_in(config.labels)
     unpredicted = labels.keys() - predictions.keys()
     if unpredicted:
         names = some(sorted(unpredicted))
@@ -313,13 +311,13 @@ def _together(
 def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
     truth, guess = read_volume(pair.label), read_volume(pair.prediction)
     space = space_of(pair.label, truth)
-    check_same_grid(pair.prediction, space_of(pair.prediction, guess), pair.label, space)
+    guessed = on_grid_of(pair.label, space, pair.prediction, guess)
     if conventions:
-        prediction = checked_label(pair.prediction, guess.array, conventions)
+        prediction = checked_label(pair.prediction, guessed, conventions)
         label = checked_label(pair.label, truth.array, conventions)
         classes = list(range(1, 1 + len(conventions.class_names)))
     else:
-        prediction, label = any_label(pair.prediction, guess.array), any_label(pair.label, truth.array)
+        prediction, label = any_label(pair.prediction, guessed), any_label(pair.label, truth.array)
         present = np.union1d(prediction, label)
         classes = present[present > 0].tolist()
     return _Maps(np.maximum(prediction, 0), label, space, classes)
@@ -367,8 +365,8 @@ def _canonical(
     image = np.zeros(label.shape, np.uint8)
     if pair.image is not None:
         volume = read_volume(pair.image, allow_4d=True)
-        check_same_grid(pair.image, space_of(pair.image, volume), pair.label, space)
-        image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
+        image = on_grid_of(pair.label, space, pair.image, volume)
+        image = image if image.ndim == 3 else image[..., 0]
     turned = [space.to_canonical(array) for array in (image, label, prediction)]
     return turned[0], turned[1], turned[2], space.canonical
 

@@ -36,7 +36,7 @@ class Config:
     """Options of `fdif fit`."""
 
     mask: Positional[Path]
-    """A mask or label map (NIfTI)."""
+    """A mask or label map (.nii.gz, .nrrd, .mha, .mgz, …)."""
     shape: str
     """FILE.py:FAMILY, or a class that is built in (torus, published:torus)."""
     out: Path = Path("fit")

@@ -30,7 +30,7 @@ class Config:
     """Options of `fdif fit-family`."""
 
     masks: Positional[tuple[str, ...]]
-    """Masks or label maps (NIfTI), two or more; FILE:LABEL takes one label of a file."""
+    """Masks or label maps (.nii.gz, .nrrd, .mha, .mgz, …), two or more; FILE:LABEL takes one label of a file."""
     shape: str
     """FILE.py:FAMILY, the family to fit."""
     out: Path = Path("new_family.py")

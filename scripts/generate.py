@@ -30,11 +30,11 @@ import numpy as np
 import fdif_jax as fd
 from fdif_jax.datasets import classification
 from fdif_jax.datasets.layouts import ClassificationLayout, DatasetPlan
-from fdif_jax.datasets.reader import read_volume
 from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import read_b2nd
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.options.format import DatasetJob, FormatOptions, job_of

@@ -30,7 +30,7 @@ class Config:
     """Options of `fdif like`."""
 
     dataset: tyro.conf.Positional[Path]
-    """A dataset (Decathlon, MONAI, nnU-Net), or a folder of volumes."""
+    """A dataset (Decathlon, MONAI, nnU-Net), or a folder of volumes (.nii.gz, .nrrd, .mha, …) or of DICOM slices."""
     recipe: str = "random_tissue"
     """The recipe to change: a shipped one's name, or a .toml file."""
     out: Path = Path("like.toml")

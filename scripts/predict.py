@@ -1,8 +1,10 @@
 """Label new scans with a fine-tuned network, or with an ensemble.
 
---input is a folder of volumes (.nii.gz, .nii or .b2nd), or one of them. A case of several channels is one file of
-four axes, or nnU-Net's NAME_0000.nii.gz, NAME_0001.nii.gz, … --out gets NAME.nii.gz with the scan's grid, affine and
-header.
+--input is a folder of volumes (.nii.gz, .nii, .b2nd, .nrrd, .mha, .mhd, .mgz, or folders of DICOM slices), or one of
+them. A case of several channels is one file of four axes, or nnU-Net's NAME_0000.nii.gz, NAME_0001.nii.gz, … --out gets
+NAME in the scan's format and on its grid: .nii.gz with its header, .nrrd, .mha or .mgz. Of DICOM it is .nii.gz, or with
+--dicom-seg a DICOM segmentation (.dcm) whose segments are called as the run's classes. Of a folder with several series
+--series takes one. DICOM needs pip install 'fdif-jax[formats]'.
 
 Scans are prepared as the run prepared its training cases, and a window of its patch slides over them. --model RUN_DIR
 of a cross-validation is the ensemble of its folds; several --model are one ensemble. Logits are averaged over its
@@ -12,10 +14,10 @@ A scan whose prediction is in --out already is left out, so that the same comman
 that is on another grid than its scan is another scan's of the same name, and an error.
 
 With --save-probabilities there is NAME.npz, too, in nnU-Net's form: `probabilities`, float32 (classes, z, y, x). With
---save-uncertainty there are uncertainty/NAME.nii.gz, from 0 to 1, and a line a case in uncertainty.csv: its mean over
-the predicted foreground, and over the voxels at borders between labels. Of K classes and probabilities p_m of network m
-it is the networks' mutual information, (H(mean of p_m) - mean of H(p_m)) / ln K, H(p) = -sum p ln p; of a single
-network its entropy H(p) / ln K.
+--save-uncertainty there are uncertainty/NAME in the prediction's format, from 0 to 1, and a line a case in
+uncertainty.csv: its mean over the predicted foreground, and over the voxels at borders between labels. Of K classes and
+probabilities p_m of network m it is the networks' mutual information, (H(mean of p_m) - mean of H(p_m)) / ln K, H(p) =
+-sum p ln p; of a single network its entropy H(p) / ln K.
 
 Example:
     fdif predict --model runs/tuned --input imagesTs --out predictions
@@ -32,9 +34,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import nibabel as nib
 import numpy as np
 import tyro
 
@@ -44,7 +45,6 @@ from fdif_jax.evaluation.evaluator import ahead
 from fdif_jax.inference.prediction import (
     Ensemble,
     ToPredict,
-    encode_like,
     find_cases,
     load_ensemble,
     predict_case,
@@ -57,6 +57,8 @@ from fdif_jax.inference.probabilities import (
 )
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork
 from fdif_jax.io.files import make_folder, reading, write_atomic, write_csv
+from fdif_jax.io.formats.dicom_seg import encode_dicom_seg
+from fdif_jax.io.volumes import encode_like, format_of, is_volume, read_volume_header
 from fdif_jax.preprocessing.preparation import Prepared, prepare
 from fdif_jax.preprocessing.scans import read_image
 from fdif_jax.scripts import cli
@@ -72,7 +74,7 @@ class Config:
     model: tuple[Path, ...]
     """Run directories of `fdif finetune`."""
     input: Path
-    """Folder of scans, or one scan."""
+    """Folder of scans, or one scan: a file, or a folder of DICOM slices."""
     out: Path
     """Folder to write the label maps to."""
     which: Literal["last", "best"] | None = None
@@ -89,6 +91,10 @@ class Config:
     """Write the probabilities of all classes, too: NAME.npz, as nnU-Net does."""
     save_uncertainty: Flag = False
     """Write where the networks disagree, too (of one network, its entropy): a map and a number a case."""
+    series: str | None = None
+    """UID or description of the series to take from folders of DICOM slices that hold several."""
+    dicom_seg: Flag = False
+    """Write predictions of DICOM scans as DICOM segmentations."""
     overwrite: Flag = False
     """Predict scans again whose prediction is there."""
     skip_bad: Flag = False
@@ -98,8 +104,10 @@ class Config:
 def run(config: Config) -> None:
     """Predict what is not there yet."""
     ensemble = load_ensemble(config.model)
-    cases = find_cases(config.input, len(ensemble.conventions.channel_names), config.out)
-    if config.out.resolve() == cases[0].images[0].parent.resolve():
+    channels = len(ensemble.conventions.channel_names)
+    cases = find_cases(config.input, channels, config.out, series=config.series, dicom_seg=config.dicom_seg)
+    first = cases[0].images[0].resolve()
+    if config.out.resolve() in (first, first.parent):
         raise FdifError(f"--out {config.out}: holds the scans; give another folder")
     extras = _Extras(config)
     kept = [case for case in cases if case.out.exists() and extras.has(case) and not config.overwrite]
@@ -133,8 +141,8 @@ class _Extras:
                 self._rows = {row[0]: row for row in rows if len(row) == len(_UNCERTAIN)}
 
     def _files(self, case: ToPredict) -> tuple[Path, Path]:
-        out = self._config.out
-        return out / f"{case.id}.npz", out / "uncertainty" / f"{case.id}.nii.gz"
+        out, suffix = self._config.out, format_of(case.images[0]).answer
+        return out / f"{case.id}.npz", out / "uncertainty" / f"{case.id}{suffix}"
 
     def has(self, case: ToPredict) -> bool:
         """Whether all of it that is asked for is there."""
@@ -174,8 +182,7 @@ _UNCERTAIN = ["case", "measure", "foreground", "border"]  # columns of uncertain
 def _lies_on(prediction: Path, scan: Path) -> bool:
     """Whether a prediction that is there has the grid of its scan, as far as both files' headers tell."""
     with contextlib.suppress(Exception):  # what is wrong with a scan is told when it is read
-        files: list[Any] = [nib.load(path) for path in (prediction, scan)]
-        there, wanted = files
+        there, wanted = map(read_volume_header, (prediction, scan))
         return there.shape == wanted.shape[:3] and np.allclose(there.affine, wanted.affine, atol=1e-3)
     return True
 
@@ -214,6 +221,8 @@ def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
 def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config, extras: _Extras) -> int:
     """Predict and write; how many were skipped."""
     network, skipped = _tiled(ensemble, config), 0
+    names = ensemble.conventions.class_names
+    encode = partial(encode_dicom_seg, names=names) if config.dicom_seg else encode_like
     make_folder(config.out)
     with ThreadPoolExecutor(1) as reader, progress_bar() as bar:
         task = bar.add_task("predicting", total=len(cases), measured="")
@@ -226,7 +235,7 @@ def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config, ext
             bar.update(task, measured=case.id)
             try:
                 labels = extras.predict(network, case, coming.result(), partial(show, number, case.id))
-                write_atomic(case.out, encode_like(case.images[0], labels))
+                write_atomic(case.out, encode(case.images[0], labels))
             except FdifError as error:
                 if not config.skip_bad:
                     raise
@@ -240,7 +249,7 @@ def _read(case: ToPredict, ensemble: Ensemble) -> Prepared:
     names = ensemble.conventions.channel_names
     if len(case.images) > 1:
         for name, path in zip(names, case.images, strict=False):
-            if not path.is_file():
+            if not is_volume(path):
                 raise FdifError(f"{path}: no such file; it would be the channel {name} of case {case.id}")
     return prepare(read_image(case.id, case.images, ensemble.conventions), ensemble.plan)
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import parsed
 from fdif_jax.io.labels import whole_numbers
-from fdif_jax.io.nifti import read_nifti
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.sdf.masks import dice_of, extent, signed_distance
 
 STRIDES = (4, 3, 2)  # coarser grids that are tried, in units of the finest spacing
@@ -98,7 +98,7 @@ def load_names(path: str | Path, section: str | None = None) -> dict[int, str]:
 def read_subject(
     path: str | Path, names: Mapping[int, str], min_voxels: int = 8
 ) -> tuple[Subject, list[str]]:
-    """The organs of a label map (NIfTI), and warnings about those of fewer than ``min_voxels``, which are left out.
+    """The organs of a label map, and warnings about those of fewer than ``min_voxels``, which are left out.
 
     Values are labels, 0 is background, gaps in their numbers are fine; labels that share a name are one organ.
 
@@ -106,7 +106,7 @@ def read_subject(
         FdifError: naming the file and what is wrong: not readable, not 3D, labels that are no whole numbers or have no
             name, no label at all, no organ large enough.
     """
-    volume = read_nifti(path)
+    volume = read_volume(path)
     array = whole_numbers(path, volume.array)
     labels = np.unique(array)
     if labels[0] < 0:

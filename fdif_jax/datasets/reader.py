@@ -15,11 +15,22 @@ import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
 from fdif_jax.errors import FdifError
-from fdif_jax.io.b2nd import b2nd_type, read_b2nd
 from fdif_jax.io.files import check_genuine, is_file_or_link, parsed, visible
 from fdif_jax.io.names import safe_name, unique_names
-from fdif_jax.io.nifti import Volume, check_numbers, read_header, read_nifti
+from fdif_jax.io.nifti import Volume, check_numbers
 from fdif_jax.io.remarks import remark_left_out
+from fdif_jax.io.volumes import (
+    DICOM_SUFFIXES,
+    VOLUME_SUFFIXES,
+    VOLUMES,
+    in_order_of,
+    is_beside,
+    is_dicom_scan,
+    is_volume,
+    read_volume,
+    read_volume_header,
+    suffix_of,
+)
 from fdif_jax.tasks import Task
 
 
@@ -58,8 +69,7 @@ class Dataset(NamedTuple):
     validation: list[Case]
 
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".b2nd")
-
+_APART = 0.1  # voxels between places that are taken for one
 _LISTS = (
     "data/data.json",
     "data.json",
@@ -93,7 +103,7 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
     training, validation = list_cases(path)
     for case in (*training, *validation):
         for file in (*case.images, *case.labels):
-            if not file.is_file():
+            if not is_volume(file):
                 raise FdifError(f"{path}: case {case.id}: no such file: {file}")
     return Dataset(tasks, labels, training, validation)
 
@@ -134,9 +144,8 @@ def find_list(path: Path) -> Path:
     """The JSON list of a dataset's directory; any other path is taken for the list itself."""
     if not path.is_dir():
         return path
-    for name in _LISTS:
-        if (path / name).is_file():
-            return path / name
+    if has_list(path):
+        return next(path / name for name in _LISTS if (path / name).is_file())
     found = sorted(path.glob("Dataset*_*/dataset.json"))
     training = [one for one in found if not one.parent.name.endswith("_Val")]
     if len(training) == 1:
@@ -149,6 +158,11 @@ def find_list(path: Path) -> Path:
     raise FdifError(
         f"{path}: no dataset: none of {', '.join(_LISTS)}, Dataset<id>_<name>/dataset.json is there"
     )
+
+
+def has_list(folder: Path) -> bool:
+    """Whether there is a dataset's JSON list in a folder, where `find_list` looks first."""
+    return any((folder / name).is_file() for name in _LISTS)
 
 
 def _nnunet_validation(path: Path, taken: Collection[str]) -> list[Case]:
@@ -167,19 +181,20 @@ def _nnunet_cases(path: Path) -> list[Case]:
     """The cases of a raw dataset of nnU-Net, by the files of ``labelsTr`` and the first channels of ``imagesTr``."""
     folder, document = path.parent, read_document(path)
     ending, channels = document.get("file_ending", ".nii.gz"), document["channel_names"]
-    if ending not in (".nii.gz", ".nii"):
-        raise FdifError(f"{path}: file_ending is {ending}; volumes must be .nii.gz or .nii")
+    if ending not in VOLUME_SUFFIXES:
+        raise FdifError(f"{path}: file_ending is {ending}; volumes must be {', '.join(VOLUME_SUFFIXES)}")
     tasks = _further_tasks(document)
     cases = []
     labelled = {file.name.removesuffix(ending) for file in (folder / "labelsTr").glob(f"[!.]*{ending}")}
     imaged = {
         file.name.removesuffix(f"_0000{ending}") for file in (folder / "imagesTr").glob(f"[!.]*_0000{ending}")
     }
-    other = ".nii" if ending == ".nii.gz" else ".nii.gz"
-    for kind, end in (("labelsTr", other), ("imagesTr", f"_0000{other}")):
-        for file in sorted((folder / kind).glob(f"[!.]*{end}")):
-            if (name := file.name.removesuffix(end)) in labelled | imaged:
-                raise FdifError(f"{file}: case {name} is of {ending} files; leave those or this one out")
+    for kind, channel in (("labelsTr", ""), ("imagesTr", "_0000")):
+        for file in visible(folder / kind):
+            name = file.removesuffix(end := suffix_of(file)).removesuffix(channel)
+            if end not in ("", ending) and name in labelled | imaged:
+                path = folder / kind / file
+                raise FdifError(f"{path}: case {name} is of {ending} files; leave those or this one out")
     for name in sorted(labelled | imaged):
         label = folder / f"labelsTr/{name}{ending}"
         images = [folder / f"imagesTr/{name}_{channel:04d}{ending}" for channel in range(len(channels))]
@@ -187,7 +202,7 @@ def _nnunet_cases(path: Path) -> list[Case]:
         cases.append(Case(images[0], label, name, further, tuple(images[1:])))
     used = {file for case in cases for file in (*case.images, case.label)}
     for inner in (folder / "imagesTr", folder / "labelsTr"):
-        left = [name for name in visible(inner) if inner / name not in used]
+        left = [name for name in visible(inner) if inner / name not in used and not is_beside(name)]
         remark_left_out(inner, left, f"no {ending} files of cases of {len(channels)} channels")
     count = document.get("numTraining", len(cases))
     if count != len(cases):
@@ -226,7 +241,7 @@ def _cases(path: Path, document: dict, split: str) -> list[Case]:
 def _case(path: Path, entry: Any, tasks: Sequence[str], where: str) -> Case:
     for key in ("image", "label", *(f"label_{task}" for task in tasks)):
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
-            raise FdifError(f"{where} needs '{key}', the path of one NIfTI file")
+            raise FdifError(f"{where} needs '{key}', the path of one volume")
     image, fold = path.parent / entry["image"], entry.get("fold")
     further = tuple((task, path.parent / entry[f"label_{task}"]) for task in tasks)
     if fold is not None and (type(fold) is not int or fold < 0):
@@ -250,47 +265,52 @@ def _name(entry: Mapping[str, Any], where: str) -> str:
 def find_volumes(folder: Path) -> dict[str, str]:
     """Names, in order, and suffixes, as they are written, of the volumes in a folder.
 
-    A link whose file is not there is one of them: that is told when it is read. What lies beside volumes is named by a
-    remark, but for hidden files and a volume's probabilities (``.npz``). FdifError if there is no such folder, or two
-    volumes differ in their suffixes only.
+    Folders of DICOM slices are volumes without a suffix. A link whose file is not there is a volume, too: that is told
+    when it is read. What lies beside volumes is named by a remark, but for hidden files, the voxels of a header, and a
+    volume's probabilities (``.npz``). FdifError if there is no such folder, or two volumes differ in their suffixes
+    only.
     """
     if not folder.is_dir():
         raise FdifError(f"{folder}: no such folder")
     found: dict[str, str] = {}
     others: list[str] = []
     for file in visible(folder):
-        suffix = suffix_of(file)
-        if not suffix or not is_file_or_link(folder / file):
-            others.append(file)
+        suffix, path = suffix_of(file), folder / file
+        if not (is_file_or_link(path) if suffix else path.is_dir() and is_dicom_scan(path)):
+            others += [] if is_beside(file) else [file]
             continue
         name = file.removesuffix(suffix)
         if name in found:
-            raise FdifError(f"{folder / file}: there is {name}{found[name]}, too; leave one of them out")
+            raise FdifError(f"{path}: there is {name}{found[name]}, too; leave one of them out")
         found[name] = suffix
     if found:
         others = [file for file in others if not (file.endswith(".npz") and file[:-4] in found)]
-        remark_left_out(folder, others, f"no volumes ({', '.join(VOLUME_SUFFIXES)})")
+        remark_left_out(folder, others, f"no volumes ({VOLUMES})")
     return found
 
 
-def suffix_of(name: str) -> str:
-    """The suffix of a volume's file as it is written, in small or capital letters; empty if it is no volume's."""
-    return next((name[-len(suffix) :] for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
+def is_one_scan(path: Path) -> bool:
+    """Whether a path is a DICOM scan and no folder of other volumes, which slices may lie beside."""
+    return is_dicom_scan(path) and not any(map(suffix_of, visible(path)))
 
 
-def read_volume(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
-    """A NIfTI volume, or a Blosc2 array (``.b2nd``), whose voxels are taken to be 1 mm wide, along the axes.
+def volumes_in(path: Path, series: str | None = None) -> dict[str, Path]:
+    """The volumes of a folder by their names; that one alone where the path is a DICOM scan itself (`is_one_scan`).
 
-    Errors are as of `read_nifti` and `read_b2nd`; FdifError, too, if it has not 3 axes (or 4 if allowed).
+    Of folders of DICOM slices it is the ``series``, by its UID or description, if one is given. Errors are as of
+    `find_volumes`; FdifError, too, if there is a series and no DICOM.
     """
-    if not os.fspath(path).lower().endswith(".b2nd"):
-        return read_nifti(path, allow_4d=allow_4d)
-    array = read_b2nd(path)
-    if array.ndim != 3 and not (allow_4d and array.ndim == 4):
-        raise FdifError(
-            f"{path}: shape {array.shape}; a volume of {'3 or 4' if allow_4d else '3'} axes is needed"
-        )
-    return Volume(array, np.eye(4), (1.0, 1.0, 1.0))
+    if is_one_scan(path):
+        owner = (path if path.exists() else path.parent).absolute()  # of a series it is its folder
+        found = {owner.stem if owner.suffix.lower() in DICOM_SUFFIXES else owner.name: path}
+    else:
+        found = {name: path / f"{name}{suffix}" for name, suffix in find_volumes(path).items()}
+    if series is None:
+        return found
+    slices = [name for name, volume in found.items() if volume.is_dir()]
+    if not slices:
+        raise FdifError(f"{path}: --series {series} is of folders of DICOM slices, and there is none")
+    return found | {name: found[name] / series for name in slices}
 
 
 def read_intensities(path: str | os.PathLike) -> Volume:
@@ -310,22 +330,10 @@ def volume_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
     Errors are as of `read_volume`; what is wrong after the header shows when the volume is read.
     """
     with contextlib.suppress(Exception):  # what is wrong with a file `read_volume` says
-        shape, dtype = _header(os.fspath(path))
-        if len(shape) in (3, 4):
-            return shape, dtype
+        header = read_volume_header(path)
+        return header.shape, header.dtype
     array = read_volume(path, allow_4d=True).array
     return array.shape, array.dtype
-
-
-def _header(path: str) -> tuple[tuple[int, ...], np.dtype]:
-    if path.lower().endswith(".b2nd"):
-        return b2nd_type(path)
-    header = read_header(path)
-    shape = header.get_data_shape()
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    scaled = header.get_slope_inter() not in ((None, None), (1, 0))
-    return shape, np.dtype(np.float32) if scaled else header.get_data_dtype().newbyteorder("=")
 
 
 def load_channels(case: Case) -> np.ndarray:
@@ -344,12 +352,17 @@ def load_channels(case: Case) -> np.ndarray:
 def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) -> list[np.ndarray]:
     """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)``, as `read_label` does.
 
+    A map of the image's voxels in another order is put in theirs; one without a place in space is taken as it is.
     ``labels`` say what the numbers of each map mean, as `Dataset` has it. FdifError, naming the file, if its shape is
     another.
     """
-    arrays = []
+    arrays, affine = [], read_volume_header(case.image).affine
     for path, meaning in zip(case.labels, labels, strict=True):
-        array = read_label(path, meaning).array
+        volume = read_label(path, meaning)
+        turned = in_order_of(affine, volume)
+        array = (
+            turned if np.allclose(turned.affine, affine, atol=_APART * min(turned.spacing)) else volume
+        ).array
         if array.shape != shape:
             raise FdifError(f"{path}: shape {array.shape}, but its image {case.image} has {shape}")
         arrays.append(array)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.labels import whole_numbers
-from fdif_jax.io.nifti import read_nifti
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.sdf.masks import extent, signed_distance
 from fdif_jax.sdf.shape import Point
 
@@ -34,8 +34,8 @@ class Mask:
 
     @classmethod
     def load(cls, path: str | os.PathLike, label: int | None = None) -> "Mask":
-        """The mask of a NIfTI file: what is not zero, or what has this label; FdifError if that is nothing."""
-        volume = read_nifti(path)
+        """The mask of a volume's file: what is not zero, or what has this label; FdifError if that is nothing."""
+        volume = read_volume(path)
         array = whole_numbers(path, volume.array)
         inside = array != 0 if label is None else array == label
         if not inside.any():

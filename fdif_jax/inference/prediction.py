@@ -1,24 +1,21 @@
 """Label maps of new scans by fine-tuned networks: what is predicted with, which files are a case, what is written.
 
-A prediction is on the grid of the scan's file and has its header, so that it lies on the scan in every viewer.
+A prediction is on the grid of the scan's file and in its format, so that it lies on the scan in every viewer.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
-from isal import igzip
 
 from fdif_jax.datasets.conventions import Conventions
-from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, volume_type
+from fdif_jax.datasets.reader import is_one_scan, volume_type, volumes_in
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork
-from fdif_jax.io.files import reading
-from fdif_jax.io.nifti import DEFLATE_LEVEL, encode_nifti, read_header
+from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
@@ -117,58 +114,77 @@ class ToPredict(NamedTuple):
     out: Path
 
 
-def find_cases(source: Path, channels: int, out: Path) -> list[ToPredict]:
-    """The cases of a folder, or that of one file; predictions go to ``NAME.nii.gz`` in ``out``.
+def find_cases(
+    source: Path, channels: int, out: Path, *, series: str | None = None, dicom_seg: bool = False
+) -> list[ToPredict]:
+    """The cases of a folder, or that of one file or DICOM series; predictions go to ``out``.
+
+    They are called as the case, and end as the format of the image does (``.nii.gz`` of DICOM, or ``.dcm`` if they are
+    to be DICOM segmentations). Of folders of DICOM slices ``series`` is taken, see `volumes_in`.
 
     A case of several channels is one file of 4 axes, or, in nnU-Net's way, the files NAME_0000, NAME_0001, …, of
     which those that are missing are found to be so when the case is read. Of one channel NAME_0000 is the case NAME,
     unless there are NAME_0001, …, which then are cases as well.
 
     Raises:
-        FdifError: there is no such file or folder, it holds no volume, or a case is there twice.
+        FdifError: there is no such file or folder, it holds no volume, a case is there twice, or one that was to become
+            a DICOM segmentation is not DICOM.
     """
-    if not source.exists():
+    alone = is_one_scan(source)
+    if not (source.exists() or alone):
         raise FdifError(f"{source}: no such file or folder")
-    folder = source if source.is_dir() else source.parent
+    folder = source if source.is_dir() or alone else source.parent
     found: dict[str, list[Path]] = {}
-    for name, images in _grouped(folder, channels):
+    for name, images in _grouped(volumes_in(folder, series), channels):
         if name in found:
             raise FdifError(
                 f"{found[name][0]} and {images[0]} are both the image of case {name}; leave one out"
             )
         found[name] = images
     cases = [
-        ToPredict(name, tuple(images), out / f"{name}.nii.gz")
+        ToPredict(name, tuple(images), out / f"{name}{_ending(images[0], dicom_seg)}")
         for name, images in sorted(found.items())
         if source == folder or source in images
     ]
     if not cases:
-        raise FdifError(
-            f"{source}: {'holds' if source == folder else 'is'} no volume ({', '.join(VOLUME_SUFFIXES)})"
-        )
+        raise FdifError(f"{source}: {'holds' if source == folder else 'is'} no volume ({VOLUMES})")
     return cases
 
 
-def _grouped(folder: Path, channels: int) -> Iterator[tuple[str, list[Path]]]:
+def _ending(image: Path, dicom_seg: bool) -> str:
+    """The end of the name of a prediction."""
+    if not dicom_seg:
+        return format_of(image).answer
+    if not is_dicom_scan(image):
+        raise FdifError(f"{image}: is no DICOM scan, and only of those there are DICOM segmentations")
+    return ".dcm"
+
+
+def _grouped(volumes: Mapping[str, Path], channels: int) -> Iterator[tuple[str, list[Path]]]:
     """Names of cases and their images."""
-    numbered: dict[str, dict[str, str]] = {}  # of a case its channels' numbers and suffixes
-    for name, suffix in find_volumes(folder).items():
-        path, match = folder / f"{name}{suffix}", _CHANNEL.fullmatch(name)
+    numbered: dict[str, dict[str, Path]] = {}  # of a case its channels' files by their numbers
+    for name, path in volumes.items():
+        match = _CHANNEL.fullmatch(name)
         if match and (channels == 1 or _has_one_channel(path)):
-            numbered.setdefault(match[1], {})[match[2]] = suffix
+            numbered.setdefault(match[1], {})[match[2]] = path
         else:
             yield name, [path]
-    for case, suffixes in numbered.items():
+    for case, files in numbered.items():
         if channels > 1:
-            wanted = (f"{channel:04d}" for channel in range(channels))
-            suffixes = dict.fromkeys(wanted, next(iter(suffixes.values()))) | suffixes
-        images = [folder / f"{case}_{number}{suffix}" for number, suffix in sorted(suffixes.items())]
-        if channels > 1 or suffixes.keys() == {"0000"}:
-            yield case, images
+            first, like = next(iter(files.items()))
+            for number in (f"{channel:04d}" for channel in range(channels)):
+                files.setdefault(number, _renamed(like, f"{case}_{first}", f"{case}_{number}"))
+        if channels > 1 or files.keys() == {"0000"}:
+            yield case, [path for _, path in sorted(files.items())]
         else:
-            yield from (
-                (f"{case}_{number}", [path]) for number, path in zip(sorted(suffixes), images, strict=True)
-            )
+            yield from ((f"{case}_{number}", [path]) for number, path in sorted(files.items()))
+
+
+def _renamed(path: Path, name: str, other: str) -> Path:
+    """The path with another name of the file, or of the folder whose series it is."""
+    if path.name.startswith(name):
+        return path.with_name(other + path.name.removeprefix(name))
+    return _renamed(path.parent, name, other) / path.name
 
 
 def _has_one_channel(path: Path) -> bool:
@@ -228,21 +244,3 @@ def interpolated(planes: Iterable[np.ndarray], depth: int, wanted: int) -> Itera
         yield after if share == 0 else share * before + (1 - share) * after
     for _ in coming:  # planes that nothing is between, so that what makes them comes to its end
         pass
-
-
-def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
-    """The bytes of a ``.nii.gz`` file of a label map, unsigned ``(D, H, W)``, or of float32 values, with the header of
-    the image that it is of.
-
-    Affine, codes, units, and texts stay as they are; what describes intensities (slope, window, intent) does not.
-    Blosc2 has no header.
-    """
-    if source.name.lower().endswith(".b2nd"):
-        return encode_nifti(labels)
-    header = read_header(source)
-    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    with reading(source, "its header cannot be written again"):
-        header.set_data_dtype(labels.dtype)
-        header.set_intent("none")
-        header["cal_min"] = header["cal_max"] = header["vox_offset"] = 0
-        return igzip.compress(kind(labels, None, header).to_bytes(), DEFLATE_LEVEL, mtime=0)

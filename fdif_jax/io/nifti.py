@@ -1,33 +1,27 @@
 """NIfTI volumes in and out: one pass, no needless copies."""
 
-import contextlib
-import gzip
-import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_genuine, not_there, reading, write_atomic
-from fdif_jax.io.memory import DEFLATED, check_fits
+from fdif_jax.io.files import check_genuine, reading, write_atomic
+from fdif_jax.io.streams import opened, read_voxels
 
 # Measured on 96³ scenes: level 2 deflates an image in 1.1 ms, 0.6 % smaller than level 1 at the same speed;
 # level 3 is slower and no smaller. zlib's level 6 saves 7 % more and takes 18 ms.
 DEFLATE_LEVEL = 2
 _GZIP_FRAME = 31  # zlib's `wbits` for a gzip member: no file name, modification time 0
-_GZIP_MAGIC = b"\x1f\x8b"
 _VOXELS_AT = 352  # the header's 348 bytes and four zeros: no header extensions
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _LONGEST_HEADER = max(_HEADERS)
-_SURPLUS = 2**20  # bytes after the voxels that are looked through for the end of the stream
+_ADVICE = "check pixdim, the affine and xyzt_units in its header"
 _UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # ``xyzt_units & 7``: the unit's name and its millimetres
 
 SPACINGS = (1e-6, 100.0)
@@ -109,22 +103,27 @@ def read_nifti(path: str | os.PathLike, *, allow_4d: bool = False) -> Volume:
     """
     with reading(path, "damaged NIfTI file"):
         header, array = _read(Path(path), allow_4d)
-        _check_spacing(path, header, header["pixdim"][1:4])
-        affine = in_millimetres(path, header, header.get_best_affine())
-        d, h, w = map(float, nib.affines.voxel_sizes(affine))
-        return Volume(array, affine, (d, h, w))
+        _check_spacing(path, header["pixdim"][1:4], *_unit(header), _ADVICE)
+        return volume_of(array, in_millimetres(path, header, header.get_best_affine()))
 
 
 def read_header(path: str | os.PathLike) -> nib.Nifti1Header:
     """The header of a file that `read_nifti` reads; errors are as of that."""
-    with reading(path, "damaged NIfTI file"), _opened(Path(path)) as (file, _):
+    with reading(path, "damaged NIfTI file"), opened(Path(path)) as (file, _):
         return _parse_header(path, file.read(_LONGEST_HEADER))
 
 
 def in_millimetres(
     path: str | os.PathLike, header: nib.spatialimages.SpatialHeader, affine: np.ndarray
 ) -> np.ndarray:
-    """A file's affine, ``(4, 4)`` float64, in millimetres by its header's unit of length.
+    """A file's affine, ``(4, 4)`` float64, in millimetres by its header's unit of length; see `checked_affine`."""
+    return checked_affine(path, affine, *_unit(header), advice=_ADVICE)
+
+
+def checked_affine(
+    path: str | os.PathLike, affine: np.ndarray, name: str = "mm", unit: float = 1.0, *, advice: str = ""
+) -> np.ndarray:
+    """An affine that was read from ``path``, ``(4, 4)`` float64, in millimetres, of which a length in it is ``unit``.
 
     FdifError, naming ``path``, if its spacing is beyond `SPACINGS` or it cannot be inverted.
     """
@@ -132,11 +131,17 @@ def in_millimetres(
     if not np.isfinite(affine).all():
         raise FdifError(f"{path}: its affine holds NaN or infinity")
     with np.errstate(over="ignore"):
-        _check_spacing(path, header, nib.affines.voxel_sizes(affine))
-    affine[:3] *= _unit(header)[1]
+        _check_spacing(path, nib.affines.voxel_sizes(affine), name, unit, advice)
+    affine[:3] *= unit
     if np.linalg.det(affine[:3, :3]) == 0:
         raise FdifError(f"{path}: its affine {affine.tolist()} cannot be inverted")
     return affine
+
+
+def volume_of(array: np.ndarray, affine: np.ndarray) -> Volume:
+    """An array and its affine, in millimetres, with the spacing that the affine says."""
+    d, h, w = map(float, nib.affines.voxel_sizes(affine))
+    return Volume(array, affine, (d, h, w))
 
 
 def _unit(header: nib.spatialimages.SpatialHeader) -> tuple[str, float]:
@@ -145,42 +150,15 @@ def _unit(header: nib.spatialimages.SpatialHeader) -> tuple[str, float]:
     return _UNITS.get(code, ("mm", 1.0))
 
 
-def _check_spacing(
-    path: str | os.PathLike, header: nib.spatialimages.SpatialHeader, spacing: np.ndarray
-) -> None:
-    name, unit = _unit(header)
+def _check_spacing(path: str | os.PathLike, spacing: np.ndarray, name: str, unit: float, advice: str) -> None:
     least, greatest = SPACINGS
     if not all(least <= float(s) * unit <= greatest for s in spacing):
         numbers = ", ".join(f"{s:g}" for s in spacing)
         fault = " is negative" if any(s < 0 for s in spacing) else ""
         raise FdifError(
-            f"{path}: spacing ({numbers}) {name}{fault}; it must be {least:g} to {greatest:g} mm along every axis: "
-            "check pixdim, the affine and xyzt_units in its header"
+            f"{path}: spacing ({numbers}) {name}{fault}; it must be {least:g} to {greatest:g} mm along every axis"
+            f"{': ' * bool(advice)}{advice}"
         )
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """A file's bytes, decompressed where they are a gzip stream, and how many there may be at most."""
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise FdifError(f"{path}: cannot read: it is no file")
-    try:
-        with open(path, "rb") as file:
-            packed, size = file.read(2) == _GZIP_MAGIC, os.fstat(file.fileno()).st_size
-            file.seek(0)
-            if not packed:
-                yield file, size
-                return
-            with igzip.open(file, "rb") as inflated:
-                yield inflated, size * DEFLATED
-    except FileNotFoundError:
-        raise not_there(path) from None
-    except EOFError:
-        raise FdifError(f"{path}: truncated: the gzip stream ends early") from None
-    except (isal_zlib.IsalError, gzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub declares an instance
-        raise FdifError(f"{path}: corrupt gzip stream: {error}") from None
-    except OSError as error:
-        raise FdifError(f"{path}: cannot read: {error.strerror or error}") from None
 
 
 def _parse_header(path: str | os.PathLike, data: bytes) -> nib.Nifti1Header:
@@ -206,27 +184,14 @@ def _keep_standard(header: nib.Nifti1Header) -> None:
 
 def _read(path: Path, allow_4d: bool) -> tuple[nib.Nifti1Header, np.ndarray]:
     """Header and voxels. What the header says decides how many bytes are unpacked, however many there are."""
-    with _opened(path) as (file, most):
+    with opened(path) as (file, most):
         start = file.read(_LONGEST_HEADER)
         header = _parse_header(path, start)
         dtype, shape = _type(path, header, allow_4d)
-        offset, count = header.get_data_offset(), math.prod(shape)
-        if min(shape) < 1 or offset < header.sizeof_hdr:
-            raise FdifError(f"{path}: damaged NIfTI header: shape {shape}, voxels at byte {offset}")
-        needed = offset + count * dtype.itemsize
-        if most < needed:
-            said = "at most " if isinstance(file, igzip.IGzipFile) else ""
-            raise FdifError(f"{path}: truncated: {said}{most} bytes, {needed} expected")
-        check_fits(path, needed)
-        data = np.empty(max(needed, len(start)), np.uint8)
-        data[: len(start)] = np.frombuffer(start, np.uint8)
-        there = len(start)
-        while there < needed and (read := file.readinto(data[there:].data)):  # type: ignore[attr-defined]
-            there += read
-        if there < needed:
-            raise FdifError(f"{path}: truncated: {there} bytes, {needed} expected")
-        file.read(_SURPLUS)  # the stream's checksum is at its end
-    return header, _voxels(path, header, np.frombuffer(data, dtype, count, offset).reshape(shape, order="F"))
+        if (offset := header.get_data_offset()) < header.sizeof_hdr:
+            raise FdifError(f"{path}: damaged NIfTI header: voxels at byte {offset}")
+        array = read_voxels(path, file, dtype, shape, start=start, offset=offset, most=most)
+    return header, scaled(path, array, *header.get_slope_inter())
 
 
 def _type(path: Path, header: nib.Nifti1Header, allow_4d: bool) -> tuple[np.dtype, tuple[int, ...]]:
@@ -243,9 +208,14 @@ def _type(path: Path, header: nib.Nifti1Header, allow_4d: bool) -> tuple[np.dtyp
     return dtype, shape
 
 
-def _voxels(path: Path, header: nib.Nifti1Header, array: np.ndarray) -> np.ndarray:
-    """Voxels in the machine's byte order, scaled as the header says, and checked."""
-    dtype, (slope, intercept) = array.dtype, header.get_slope_inter()
+def scaled(
+    path: str | os.PathLike, array: np.ndarray, slope: float | None, intercept: float | None
+) -> np.ndarray:
+    """Voxels that were read from ``path``, in the machine's byte order, times ``slope`` plus ``intercept``.
+
+    They are float32 where that changes them, and else of their own dtype. FdifError as of `check_numbers`.
+    """
+    dtype = array.dtype
     if not dtype.isnative:
         array = array.astype(dtype.newbyteorder("="))
     if (slope, intercept) not in ((None, None), (1.0, 0.0)):

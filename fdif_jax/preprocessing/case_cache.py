@@ -13,6 +13,7 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case
 from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.io.npz import read_npz
+from fdif_jax.io.volumes import files_of
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared, Way
 from fdif_jax.preprocessing.spaces import Crop
@@ -40,7 +41,7 @@ class CaseCache:
             return prepared
 
     def _path(self, case: Case) -> Path | None:
-        files = (*case.images, case.label)
+        files = [file for volume in (*case.images, case.label) for file in files_of(volume)]
         try:
             stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         except OSError:

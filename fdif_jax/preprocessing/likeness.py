@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage, special
 
 from fdif_jax.datasets.conventions import Conventions
-from fdif_jax.datasets.reader import find_volumes, list_cases, load_conventions
+from fdif_jax.datasets.reader import has_list, is_one_scan, list_cases, load_conventions, volumes_in
 from fdif_jax.preprocessing.fingerprints import choose_patch
 from fdif_jax.preprocessing.scans import Scan, read_image, read_scan
 from fdif_jax.scenes.recipe import Recipe
@@ -69,7 +69,7 @@ def likeness_of(path: str | Path) -> Likeness:
     """Measure a labelled dataset's training cases, or a folder of scans without labels.
 
     Args:
-        path: a dataset as `load_dataset` takes it, or a folder of volumes.
+        path: a dataset as `load_dataset` takes it, or a folder of volumes or of DICOM slices.
 
     Raises:
         FdifError: there is neither, or a scan cannot be read; the message names the file.
@@ -83,10 +83,9 @@ def likeness_of(path: str | Path) -> Likeness:
 
 
 def _scans(path: Path) -> tuple[Iterator[Scan], tuple[str, ...]]:
-    volumes = find_volumes(path) if path.is_dir() else {}
+    volumes = volumes_in(path) if is_one_scan(path) or (path.is_dir() and not has_list(path)) else {}
     if volumes:
-        plain = Conventions(())
-        files = [path / f"{name}{suffix}" for name, suffix in volumes.items()]
+        plain, files = Conventions(()), list(volumes.values())
         return (read_image(file.name, [file], plain) for file in _spread(files)), plain.channel_names
     conventions = load_conventions(path)
     cases, _ = list_cases(path)

@@ -14,6 +14,7 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, read_intensities, read_label
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import Volume
+from fdif_jax.io.volumes import in_order_of
 from fdif_jax.preprocessing.spaces import Box, Crop, Space
 from fdif_jax.sdf.masks import extent
 
@@ -68,9 +69,8 @@ def read_scan(case: Case, conventions: Conventions) -> Scan:
             says of no voxel what it is. One of background alone is that of a healthy scan.
     """
     scan = read_image(case.id, case.images, conventions)
-    volume = read_label(case.label, conventions)
-    check_same_grid(case.label, space_of(case.label, volume), case.image, scan.space)
-    label = np.ascontiguousarray(scan.space.to_canonical(volume.array))
+    volume = on_grid_of(case.image, scan.space, case.label, read_label(case.label, conventions))
+    label = np.ascontiguousarray(scan.space.to_canonical(volume))
     if label.max() < 0:
         raise FdifError(f"{case.label}: ignores every voxel; leave the case out")
     return replace(scan, label=label)
@@ -85,17 +85,16 @@ def read_image(name: str, paths: Sequence[Path], conventions: Conventions) -> Sc
             dataset.
     """
     volumes, names = [read_intensities(path) for path in paths], conventions.channel_names
-    spaces = [space_of(path, volume) for path, volume in zip(paths, volumes, strict=True)]
-    for path, space in zip(paths, spaces, strict=True):
-        check_same_grid(path, space, paths[0], spaces[0])
-    arrays = [v.array if v.array.ndim == 4 else v.array[..., None] for v in volumes]
+    space = space_of(paths[0], volumes[0])
+    found_arrays = (on_grid_of(paths[0], space, *one) for one in zip(paths, volumes, strict=True))
+    arrays = [array if array.ndim == 4 else array[..., None] for array in found_arrays]
     found = sum(array.shape[3] for array in arrays)
     if found != len(names):
         raise FdifError(
             f"{paths[0]}: {found} channels, but its dataset has {len(names)} ({', '.join(names)})"
         )
     image = np.concatenate(arrays, axis=3, dtype=np.float32)
-    return Scan(name, np.ascontiguousarray(spaces[0].to_canonical(image)), None, spaces[0])
+    return Scan(name, np.ascontiguousarray(space.to_canonical(image)), None, space)
 
 
 def space_of(path: Path, volume: Volume) -> Space:
@@ -109,12 +108,23 @@ def space_of(path: Path, volume: Volume) -> Space:
         raise FdifError(f"{path}: {error}") from None
 
 
-def check_same_grid(path: Path, space: Space, other_path: Path, other: Space) -> None:
-    """Raise an FdifError if two files' voxels do not lie in the same places, within a tenth of a voxel."""
+def on_grid_of(other_path: Path, other: Space, path: Path, volume: Volume) -> np.ndarray:
+    """The array of a volume that was read from ``path``, its axes as those of another file's grid run (`in_order_of`).
+
+    FdifError if the two files' voxels do not lie in the same places, within a tenth of a voxel.
+    """
+    space = space_of(path, volume)
+    for one in (volume, in_order_of(other.affine, volume)):
+        if _is_same(space_of(path, one), other):
+            return one.array
     if space.shape != other.shape:
         raise FdifError(f"{path}: shape {space.shape}, but {other_path} has {other.shape}")
     apart = space.apart_from(other)
-    if not apart <= _APART:
-        raise FdifError(
-            f"{path}: its affine lays voxels up to {apart:.3g} voxels from where that of {other_path} lays them"
-        )
+    raise FdifError(
+        f"{path}: its affine lays voxels up to {apart:.3g} voxels from where that of {other_path} lays them"
+    )
+
+
+def _is_same(space: Space, other: Space) -> bool:
+    """Whether two grids' voxels lie in the same places, within a tenth of a voxel."""
+    return space.shape == other.shape and space.apart_from(other) <= _APART

@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from fdif_jax.datasets.reader import read_label, read_volume
+from fdif_jax.datasets.reader import read_label
 from fdif_jax.evaluation.evaluator import Example
 from fdif_jax.evaluation.scoring import dice, mean_defined, where_labelled
-from fdif_jax.inference.prediction import encode_like, predict_case
+from fdif_jax.inference.prediction import predict_case
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.io.files import make_folder, write_atomic, write_csv, write_json
+from fdif_jax.io.volumes import encode_like, format_of, read_volume
 from fdif_jax.objectives.losses import mean_dice
 from fdif_jax.preprocessing.preparation import Prepared
+from fdif_jax.preprocessing.scans import on_grid_of
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.console.watching import PREDICTION, write_curve, write_example
@@ -58,7 +60,8 @@ class Referee:
             task = bar.add_task("evaluating", total=len(self._cases), measured="")
             for number, (case, prepared) in enumerate(zip(self._chosen.validation, self._cases, strict=True)):
                 bar.update(task, measured=case.id)
-                label = read_label(case.label, self._chosen.conventions).array
+                volume = read_label(case.label, self._chosen.conventions)
+                label = on_grid_of(case.image, prepared.way.crop.source, case.label, volume)
                 prediction = predict_case(network, prepared)
                 rows.append(self._dice(prediction, label))
                 if number == 0:
@@ -69,7 +72,8 @@ class Referee:
                     drawn = write_example(first, (Task("class", names),), run.path / PREDICTION)
                     pictures = [write_curve(run), *drawn]
                 if save_predictions:
-                    write_atomic(folder / f"{case.id}.nii.gz", encode_like(case.image, prediction))
+                    path = folder / f"{case.id}{format_of(case.image).answer}"
+                    write_atomic(path, encode_like(case.image, prediction))
                 bar.advance(task)
         self._write(run, np.stack(rows), names)
         print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))

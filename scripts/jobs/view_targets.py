@@ -13,9 +13,10 @@ import numpy as np
 
 import fdif_jax as fd
 from fdif_jax.datasets.conventions import any_label
-from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume, suffix_of
+from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import MESHES, parsed
+from fdif_jax.io.volumes import read_volume, suffix_of
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.sampled import Sampled

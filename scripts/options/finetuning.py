@@ -77,7 +77,7 @@ class FinetuningOptions(TrainingOptions):
     cache: Path | None = None
     """Folder to keep prepared cases in, for the next run on the same cases by the same plan."""
     save_predictions: bool = False
-    """Also write the predicted labels of the validation cases as NIfTI."""
+    """Also write the predicted labels of the validation cases, in their images' formats."""
     skip_bad: Flag = False
     """Go on without cases that cannot be read, and say so."""
 

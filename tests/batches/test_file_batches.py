@@ -279,7 +279,7 @@ def test_what_is_no_dataset(tmp_path):
         FileSource(folder, 1, 0)
     document = json.loads((folder / "dataset.json").read_text())
     for change, words in (
-        ({"file_ending": ".mha"}, r"file_ending is \.mha"),
+        ({"file_ending": ".png"}, r"file_ending is \.png"),
         ({"channel_names": None}, "neither 'training'"),
     ):
         kept = {key: value for key, value in (document | change).items() if value is not None}

@@ -20,6 +20,7 @@ from fdif_jax import models
 from fdif_jax.datasets import reader
 from fdif_jax.datasets.reader import list_cases, load_conventions
 from fdif_jax.errors import FdifError
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.preprocessing.fingerprints import fingerprint, measure, mirror_axes
 from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.preprocessing.scans import read_scan
@@ -29,6 +30,7 @@ from fdif_jax.training.network import State, weights
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from fdif_jax.weights.state_dicts import to_torch_state_dict
+from tests.helpers.formats import write_itk
 from tests.helpers.paths import HIPPOCAMPUS
 
 DATA = HIPPOCAMPUS
@@ -252,12 +254,12 @@ def test_training_scans_are_decoded_once(dataset, tmp_path, folds, monkeypatch):
     """Measured, prepared, and prepared again in every fold; what is validated on is once more compared as it is."""
     decoded = Counter()
 
-    def read_nifti(path, **options):
+    def read_volume(path, **options):
         decoded[path] += 1
         return real(path, **options)
 
-    real = reader.read_nifti
-    monkeypatch.setattr(reader, "read_nifti", read_nifti)
+    real = reader.read_volume
+    monkeypatch.setattr(reader, "read_volume", read_volume)
     monkeypatch.setattr(finetune, "fit", lambda network, *_, **__: network.weights)
     monkeypatch.setattr(finetune.Referee, "report", lambda *_, **__: None)
     finetune.run(_config(dataset, tmp_path / "run", folds=folds))
@@ -268,7 +270,9 @@ def test_training_scans_are_decoded_once(dataset, tmp_path, folds, monkeypatch):
 
 @pytest.fixture
 def patients(tmp_path):
-    """A MONAI list of ``patient_k/image.nii.gz`` in five folds, one of no fold, each somewhere else; no validation."""
+    """A MONAI list of ``patient_k/image.nii.gz`` (or ``.mha``) in five folds, one of no fold, each somewhere else; no
+    validation.
+    """
     entries = []
     for k in range(6):
         folder, affine = tmp_path / f"patient_{k}", np.diag([1.0, 1, 1, 1])
@@ -277,10 +281,14 @@ def patients(tmp_path):
         label = np.zeros((16, 16, 16), np.uint8)
         label[4:8] = label[:, 4:9] = 1
         image = label * np.float32(90) + np.random.default_rng(k).normal(0, 9, label.shape).astype(np.float32)
+        end = ".mha" if k == 4 else ".nii.gz"
         for name, array in (("image", image), ("label", label)):
-            nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
+            if end == ".mha":
+                write_itk(folder / f"{name}.mha", array, affine)
+            else:
+                nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
         fold = {"fold": k % 5} if k < 5 else {}
-        entries.append({kind: f"patient_{k}/{kind}.nii.gz" for kind in ("image", "label")} | fold)
+        entries.append({kind: f"patient_{k}/{kind}{end}" for kind in ("image", "label")} | fold)
     document = {"labels": {"background": 0, "liver": 1}, "training": entries}
     (tmp_path / "dataset.json").write_text(json.dumps(document))
     return tmp_path / "dataset.json"
@@ -306,8 +314,8 @@ def test_patients_whose_files_have_one_name_keep_every_prediction_and_score(pati
     assert list(dice) == names and len(set(dice.values())) == 4
     assert [row["case"] for row in csv.DictReader((tmp_path / "run/dice.csv").open())] == names
     for k, name in enumerate(names, 2):
-        written = nib.load(tmp_path / f"run/predictions/{name}.nii.gz")
-        np.testing.assert_array_equal(written.get_fdata(), found[name])
+        written = read_volume(tmp_path / f"run/predictions/{name}{'.mha' if k == 4 else '.nii.gz'}")
+        np.testing.assert_array_equal(written.array, found[name])
         assert written.affine[0, 3] == k
     assert len(list((tmp_path / "run/predictions").iterdir())) == 4
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.prediction import find_cases, labels_of_planes, load_ensemble, predict_case
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.io.b2nd import encode_b2nd
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.normalisation import AsItIs
 from fdif_jax.preprocessing.preparation import prepare
@@ -24,7 +26,10 @@ from fdif_jax.scripts import cli, predict
 from fdif_jax.training.network import State, functional
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import open_run
+from tests.helpers.dicom import write_series
+from tests.helpers.formats import write_formats
 from tests.helpers.monai_tiles import monai
+from tests.helpers.pages import run_here
 from tests.helpers.spaces import affines, scores_back
 from tests.helpers.training import Net
 
@@ -275,6 +280,114 @@ def test_a_scan_in_metres_whose_qfac_is_0_is_predicted_and_keeps_its_header(fold
     assert found.header.get_xyzt_units()[0] == "meter" and len(list((folders / "out").iterdir())) == 3
 
 
+OBLIQUE = nib.affines.from_matvec(
+    Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix() @ np.diag([0.7, 1.2, 2.5]),
+    [10, -20, 30],
+)
+
+
+@pytest.fixture(scope="module")
+def every_format(tmp_path_factory):
+    """An oblique scan of unequal spacings in every format, and a run of a network that looks at neighbours."""
+    root = tmp_path_factory.mktemp("every_format")
+    image = np.random.default_rng(0).integers(0, 200, (11, 9, 8)).astype(np.int16)
+    plan = CasePlan((1, 1, 2), PATCH, (AsItIs(),))
+    network = {"name": "oracle", "in_channels": 1, "out_channels": 3}
+    document = document_of(network, plan)
+    document["labels"]["class_names"] = ["liver", "left kidney"]
+    make_run(root / "run", document)
+    return root, image, write_formats(root / "scans", "scan", image, OBLIQUE)
+
+
+def use_network(patched):
+    network = functional(Net())
+    scaled = jax.jit(lambda weights, tiles: network.apply(weights, tiles / 100))
+    patched.setattr(predict, "load_members", lambda ensemble, which: (scaled, [network.weights]))
+
+
+def test_a_scan_has_the_same_prediction_in_every_format_and_in_its_own(every_format, monkeypatch, capfd):
+    root, image, paths = every_format
+    use_network(monkeypatch)
+    ends = {"nifti": ".nii.gz", "mgz": ".mgz", "mha": ".mha", "mhd": ".mha", "zraw": ".mha"}
+    ends |= {way: ".nrrd" for way in ("nrrd", "nhdr", "seg.nrrd")}
+    found = {}
+    for way, path in paths.items():
+        out = root / "out" / way
+        assert (
+            fdif_predict(root, "--input", path if way in ("series", "nrrd") else path.parent, "--out", out)
+            == 0
+        )
+        (written,) = out.iterdir()
+        assert written.name == f"scan{ends.get(way, '.nii.gz')}"
+        volume = read_volume(written)
+        np.testing.assert_allclose(volume.affine, OBLIQUE, atol=1e-5)
+        found[way] = volume.array
+        assert (
+            fdif_predict(root, "--input", path.parent, "--out", out) == 0
+        )  # is there, and on its scan's grid
+    assert "1 of 1 are there already" in capfd.readouterr().out
+    assert len(np.unique(found["nifti"])) == 3 and found["nifti"].shape == image.shape
+    for way, labels in found.items():
+        np.testing.assert_array_equal(labels, found["nifti"], err_msg=way)
+    assert len(found) == 10
+
+
+def test_a_dicom_scan_is_predicted_as_a_dicom_segmentation(every_format, monkeypatch, capfd):
+    import highdicom
+
+    root, _, paths = every_format
+    use_network(monkeypatch)
+    assert fdif_predict(root, "--input", paths["nifti"], "--out", root / "plain") == 0
+    expected = nib.as_closest_canonical(nib.load(root / "plain/scan.nii.gz"))
+    for way in ("series", "multi-frame"):
+        out = root / "seg" / way
+        assert fdif_predict(root, "--input", paths[way].parent, "--out", out, "--dicom-seg") == 0
+        found = highdicom.seg.segread(out / "scan.dcm")
+        names = [found.get_segment_description(n).segment_label for n in found.segment_numbers]
+        assert names == ["liver", "left kidney"]
+        volume = found.get_volume(combine_segments=True)
+        ours = nib.Nifti1Image(volume.array.astype(np.uint8), np.diag([-1.0, -1, 1, 1]) @ volume.affine)
+        ours = nib.as_closest_canonical(ours)
+        np.testing.assert_allclose(ours.affine, expected.affine, atol=1e-5)
+        np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(expected.dataobj))
+    assert fdif_predict(root, "--input", paths["nrrd"], "--dicom-seg", "--out", root / "none") == 2
+    assert "scan.nrrd: is no DICOM scan" in capfd.readouterr().err
+
+
+def test_the_page_on_formats(tmp_path, monkeypatch, capsys):
+    use_oracle(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs/tuned", document_of())
+    for name in ("p1", "p2"):
+        write_series(tmp_path / "patients" / name, random_label((9, 8, 10)), AFFINE, description="t1 axial")
+    run_here("scans.md", {}, capsys)
+    assert {path.name for path in (tmp_path / "predictions").iterdir()} == {
+        "p1.nii.gz",
+        "p2.nii.gz",
+        "p1.dcm",
+    }
+    np.testing.assert_array_equal(labels_of(tmp_path / "predictions/p1.nii.gz"), random_label((9, 8, 10)))
+
+
+def test_of_a_folder_of_several_series_one_is_predicted(folders, capfd):
+    scans, label = folders / "dicom", random_label((9, 8, 10))
+    write_series(scans / "patient", label, AFFINE)
+    write_series(scans / "patient", label[::-1], AFFINE, series="1.2.9", description="coronal")
+    assert fdif_predict(folders, "--input", scans) == 2
+    assert "patient: holds 2 series; choose one" in capfd.readouterr().err
+    for name, source in (("a", scans), ("b", scans / "patient")):
+        out = folders / "out" / name
+        assert fdif_predict(folders, "--input", source, "--series", "coronal", "--out", out) == 0
+        np.testing.assert_array_equal(labels_of(out / "patient.nii.gz"), label[::-1])
+    out = folders / "out/c"  # FOLDER/SERIES is called as the folder
+    assert fdif_predict(folders, "--input", scans / "patient/1.2.9", "--out", out) == 0
+    np.testing.assert_array_equal(labels_of(out / "patient.nii.gz"), label[::-1])
+    assert fdif_predict(folders, "--input", scans, "--series", "axial", "--out", scans / "patient") == 2
+    assert "holds the scans" in capfd.readouterr().err
+    assert fdif_predict(folders, "--series", "coronal") == 2
+    assert "--series coronal is of folders of DICOM slices, and there is none" in capfd.readouterr().err
+
+
 def test_one_file_blosc2_arrays_and_other_folders_are_taken(folders):
     label = random_label((4, 5, 6))
     (folders / "scans/.hidden.nii.gz").write_bytes(b"")
@@ -490,7 +603,7 @@ def test_a_command_that_can_predict_nothing_fails(folders, capsys):
         (["--model", "scans"], "scans is not a run directory"),
         (["--model"], "no run directory to predict with"),
         (["--input", "nowhere"], "nowhere: no such file or folder"),
-        (["--input", "empty"], "empty: holds no volume (.nii.gz, .nii, .b2nd)"),
+        (["--input", "empty"], "empty: holds no volume (.nii.gz, .nii, .b2nd, .seg.nrrd, .nrrd,"),
         (["--input", "run/run.json"], "run/run.json: is no volume"),
         (["--out", "scans"], "scans: holds the scans; give another folder"),
         (["--overlap", "1"], "overlap must be"),

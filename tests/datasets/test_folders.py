@@ -10,6 +10,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.inference.prediction import find_cases
 from fdif_jax.io.b2nd import encode_b2nd
 from fdif_jax.io.nifti import encode_nifti, write_nifti
+from fdif_jax.io.volumes import VOLUMES
 from fdif_jax.preprocessing.likeness import likeness_of
 from fdif_jax.shapes import meshes
 
@@ -26,7 +27,7 @@ def folder(tmp_path):
         (folder / name).write_bytes(encode_nifti(ONES, compress=compress))
     (folder / "d.B2ND").write_bytes(encode_b2nd(ONES))
     (folder / "gone.nii.gz").symlink_to(tmp_path / "annex" / "x")
-    for name in ("scan.nrrd", "notes.txt", ".hidden.nii.gz"):
+    for name in ("scan.png", "notes.txt", ".hidden.nii.gz"):
         (folder / name).write_bytes(b"none")
     return folder
 
@@ -39,9 +40,7 @@ def test_every_file_of_a_folder_is_used_or_named(folder, caplog):
     found = find_volumes(folder)
     assert {name + suffix for name, suffix in found.items()} == {*MADE, "d.B2ND", "gone.nii.gz"}
     (line,) = said(caplog)
-    assert line.startswith(
-        f"{folder}: left out, as no volumes (.nii.gz, .nii, .b2nd): more.nii.gz, notes.txt, scan.nrrd"
-    )
+    assert line.startswith(f"{folder}: left out, as no volumes ({VOLUMES}): more.nii.gz, notes.txt, scan.png")
     for name, suffix in found.items():
         if name != "gone":
             np.testing.assert_array_equal(read_volume(folder / f"{name}{suffix}").array, ONES)

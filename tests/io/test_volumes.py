@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io import nifti
+from fdif_jax.io import streams
 from fdif_jax.io.files import write_atomic
 from fdif_jax.io.nifti import encode_nifti, read_nifti, write_nifti
 
@@ -264,7 +264,7 @@ def test_whatever_a_library_raises_is_one_line(error, tmp_path, monkeypatch):
         raise error
 
     write_nifti(tmp_path / "a.nii.gz", np.ones((2, 2, 2), np.uint8))
-    for owner, name in ((nib.Nifti1Header, "get_best_affine"), (nifti.igzip, "open")):
+    for owner, name in ((nib.Nifti1Header, "get_best_affine"), (streams.igzip, "open")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
             with pytest.raises(FdifError, match=r"a\.nii\.gz: ") as caught:

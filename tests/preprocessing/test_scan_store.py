@@ -31,18 +31,18 @@ def _full(scan, file, protocol):
 def test_prepared_as_if_read_twice(room, monkeypatch):
     decoded = Counter()
 
-    def read_nifti(path, **options):
+    def read_volume(path, **options):
         decoded[path] += 1
         return real(path, **options)
 
-    real = reader.read_nifti
+    real = reader.read_volume
     wanted = [prepare(read_scan(case, CONVENTIONS), PLAN) for case in CASES]
     expected = fingerprint(
         (measure(read_scan(c, CONVENTIONS), n, 2) for n, c in enumerate(CASES)), CONVENTIONS
     )
     if not room:
         monkeypatch.setattr(scan_store.pickle, "dump", _full)
-    monkeypatch.setattr(reader, "read_nifti", read_nifti)
+    monkeypatch.setattr(reader, "read_volume", read_volume)
     with ScanStore(CONVENTIONS) as scans:
         for _ in range(2):
             measured = fingerprint((scans.measure(case, n) for n, case in enumerate(CASES)), CONVENTIONS)

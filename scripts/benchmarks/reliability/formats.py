@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
 import tomli_w
 
@@ -14,9 +15,13 @@ import fdif_jax as fd
 from fdif_jax import models
 from fdif_jax.anatomy.organ_masks import load_names
 from fdif_jax.datasets.conventions import any_label
-from fdif_jax.datasets.reader import load_conventions, load_dataset, read_volume, volume_type
+from fdif_jax.datasets.reader import load_conventions, load_dataset, volume_type
 from fdif_jax.io.b2nd import encode_b2nd
+from fdif_jax.io.formats.dicom import needed, quietly
+from fdif_jax.io.formats.metaimage import encode_metaimage
+from fdif_jax.io.formats.nrrd import encode_nrrd
 from fdif_jax.io.nifti import encode_nifti
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.models.nnunet import from_plans
 from fdif_jax.models.recognise import recognise
 from fdif_jax.preprocessing.scans import space_of
@@ -48,10 +53,61 @@ def _volume() -> np.ndarray:
     return np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6) % 7
 
 
+_AFFINE = np.array([[0, 2.0, 0, 5], [1.5, 0, 0, 6], [0, 0, -3, 7], [0, 0, 0, 1]])
+
+
 def _nifti(folder: Path) -> list[bytes]:
-    affine = np.array([[0, 2.0, 0, 5], [1.5, 0, 0, 6], [0, 0, -3, 7], [0, 0, 0, 1]])
     arrays = _volume(), 2 * _volume().astype(np.float32), np.stack([_volume()] * 2, axis=-1).astype(np.uint8)
-    return [bytes(encode_nifti(array, affine, compress=False)) for array in arrays]
+    return [bytes(encode_nifti(array, _AFFINE, compress=False)) for array in arrays]
+
+
+def _nrrd(folder: Path) -> list[bytes]:
+    fields = "type: short\ndimension: 3\nspace: RAS\nsizes: 4 5 6\nendian: big\nencoding: raw\n"
+    space = "space directions: (0,1.5,0) (2,0,0) (0,0,-3)\nspace origin: (5,6,7)\n"
+    text = f"NRRD0004\n{fields}{space}\n".encode()
+    return [encode_nrrd(_volume(), _AFFINE), text + _volume().astype(">i2").tobytes(order="F")]
+
+
+def _metaimage(folder: Path) -> list[bytes]:
+    text = "NDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\nElementSpacing = 1 2 3\nElementDataFile = LOCAL\n"
+    return [encode_metaimage(_volume(), _AFFINE), text.encode() + _volume().tobytes(order="F")]
+
+
+def _mgh(folder: Path) -> list[bytes]:
+    return [nib.MGHImage(array, _AFFINE).to_bytes() for array in (_volume(), _volume().astype(np.float32))]
+
+
+def _dicom(folder: Path) -> list[bytes]:
+    """A file of several frames, as scanners write enhanced MR."""
+    pydicom = needed("pydicom", folder, "writing DICOM")
+
+    def of(**values: Any) -> Any:
+        made = pydicom.Dataset()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return made
+
+    def frame(height: float) -> Any:
+        place = of(ImagePositionPatient=[0, 0, height])
+        return of(PlanePositionSequence=[place], PixelValueTransformationSequence=[of(RescaleSlope=2)])
+
+    shared = of(
+        PlaneOrientationSequence=[of(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
+        PixelMeasuresSequence=[of(PixelSpacing=[1, 2])],
+    )
+    kind = "1.2.840.10008.5.1.4.1.1.4.1"
+    made = of(
+        SOPClassUID=kind, SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2.4", Modality="MR", SeriesDescription="t1",
+        SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", Rows=5, Columns=4, NumberOfFrames=6,
+        BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=1, PixelData=_volume().tobytes(),
+        SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=[*map(frame, range(6))],
+    )  # fmt: skip
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    stream = io.BytesIO()
+    with quietly():
+        made.save_as(stream, enforce_file_format=True)
+    return [stream.getvalue()]
 
 
 def _read_volume(path: Path) -> None:
@@ -223,6 +279,10 @@ def _runs(folder: Path) -> list[bytes]:
 FORMATS = {
     "nifti": Format("scan.nii", _nifti, _read_volume),
     "nifti_gz": Format("scan.nii.gz", _nifti, _read_volume),
+    "nrrd": Format("scan.nrrd", _nrrd, _read_volume),
+    "metaimage": Format("scan.mha", _metaimage, _read_volume),
+    "mgh": Format("scan.mgh", _mgh, _read_volume),
+    "dicom": Format("scan.dcm", _dicom, _read_volume),
     "blosc2": Format("scan.b2nd", _blosc2, _read_volume),
     "list": Format("dataset.json", _lists, _read_list, "json"),
     "names": Format("names.json", lambda folder: [b'{"1": "liver", "2": "kidney"}'], load_names, "json"),

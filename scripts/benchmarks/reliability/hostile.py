@@ -17,10 +17,11 @@ import numpy as np
 
 import fdif_jax as fd
 from fdif_jax.anatomy.bank import Bank
-from fdif_jax.datasets.reader import list_cases, load_dataset, read_volume
+from fdif_jax.datasets.reader import list_cases, load_dataset
 from fdif_jax.io.files import write_atomic
 from fdif_jax.io.nifti import encode_nifti
 from fdif_jax.io.npz import read_npz
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.scripts.benchmarks.reliability.formats import Format, _state
 from fdif_jax.scripts.benchmarks.reliability.fuzzing import trial
 from fdif_jax.shapes.meshes import from_mesh
@@ -193,6 +194,23 @@ def _listed(**case: str) -> Callable[[Path], bytes]:
     return made
 
 
+def _nrrd(encoding: str, *further: str) -> Callable[[Path], bytes]:
+    """An NRRD that claims 15 EB, of some zeros; ``further`` lines are of its header."""
+    lines = (
+        "NRRD0004",
+        "type: uint8",
+        "dimension: 3",
+        "sizes: 2500000 2500000 2500000",
+        f"encoding: {encoding}",
+    )
+    return lambda path: "\n".join((*lines, *further, "", "")).encode() + _zeros()
+
+
+def _metaimage(file: str) -> Callable[[Path], bytes]:
+    lines = ("NDims = 3", "DimSize = 1 2 3", "ElementType = MET_UCHAR", f"ElementDataFile = {file}", "")
+    return lambda path: "\n".join(lines).encode()
+
+
 def _read_label(path: Path) -> None:
     read_volume(load_dataset(path).training[0].label)
 
@@ -213,6 +231,12 @@ CASES: Mapping[str, Case] = {
     "a NIfTI of 400 bytes that claims 35 TB": Case(
         "scan.nii", lambda path: _claiming(32767, 32767, 32767), read_volume
     ),
+    "a raw NRRD that claims 15 EB": Case("scan.nrrd", _nrrd("raw"), read_volume),
+    "a deflated NRRD that claims 15 EB": Case("scan.nrrd", _nrrd("gzip"), read_volume),
+    "an NRRD whose voxels are a secret": Case(
+        "scan.nhdr", _nrrd("raw", "data file: ../secret"), read_volume
+    ),
+    "a MetaImage whose voxels are a secret": Case("scan.mhd", _metaimage("../secret"), read_volume),
     "an array of 100 bytes that claims 4 TB": Case(
         "bank.npz", lambda path: _archive(**{"values.npy": _npy(None, (2**20, 2**20))}), Bank.load
     ),

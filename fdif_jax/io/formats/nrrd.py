@@ -1,0 +1,160 @@
+"""NRRD (``.nrrd``, ``.nhdr``, ``.seg.nrrd``), as 3D Slicer and ITK write it (teem.sourceforge.net/nrrd/format.html).
+
+Read without a library: ITK's reader takes a header at its word, prints what is wrong, and knows no axes that are not
+orthogonal. Fields are case-insensitive in what is read here, and those of no use are passed over.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fdif_jax.errors import FdifError
+from fdif_jax.io.files import check_genuine, reading
+from fdif_jax.io.formats import parsing
+from fdif_jax.io.formats.parsing import TO_RAS, Header, field, numbers
+from fdif_jax.io.nifti import Volume, checked_affine, scaled, volume_of
+
+_FAULT = "damaged NRRD file"
+_INTEGERS = {"char": "i1", "short": "i2", "int": "i4", "longlong": "i8", "long long": "i8"}
+_TYPES = {
+    **{f"{sign}{name}{end}": kind for name, kind in _INTEGERS.items() for sign in ("", "signed ")
+       for end in ("", " int")},
+    **{f"{sign}{name}{end}": kind.replace("i", "u") for name, kind in _INTEGERS.items() for sign in ("u", "unsigned ")
+       for end in ("", " int")},
+    **{f"{sign}int{8 * size}{end}": f"{sign or 'i'}{size}" for size in (1, 2, 4, 8) for sign in ("", "u")
+       for end in ("", "_t")},
+    "float": "f4",
+    "double": "f8",
+}  # fmt: skip
+_PACKED = {"raw": False, "gzip": True, "gz": True}
+_UNITS = {"mm": 1.0, "millimeter": 1.0, "m": 1e3, "meter": 1e3, "um": 1e-3, "µm": 1e-3, "micron": 1e-3}
+# Which way the axes of the space run: of the patient's, to the right, front and head. Others are ITK's.
+_ITK = np.diag(TO_RAS)[:3]
+_SPACES = {
+    "right-anterior-superior": (1, 1, 1),
+    "ras": (1, 1, 1),
+    "left-anterior-superior": (-1, 1, 1),
+    "las": (-1, 1, 1),
+}
+_SPATIAL = ("domain", "space")
+
+
+def read_nrrd(path: str | os.PathLike) -> Volume:
+    """A volume of 3 axes, or 4 of which one is of channels, which becomes the last.
+
+    FdifError, naming the file, if it is missing, truncated, damaged, or claims more than it holds, or if its
+    voxels are not in its folder, or in a form other than raw and gzip.
+    """
+    with reading(path, _FAULT):
+        header, array = parsing.read_text_volume(Path(path), _parse, _ends)
+        return volume_of(scaled(path, array, None, None), header.affine)
+
+
+def read_nrrd_header(path: str | os.PathLike) -> Header:
+    """What a file says of its voxels; errors are as of `read_nrrd`."""
+    with reading(path, _FAULT):
+        return parsing.read_text_header(Path(path), _parse, _ends)
+
+
+def encode_nrrd(array: np.ndarray, affine: np.ndarray) -> bytes:
+    """The bytes of a deflated ``.nrrd`` of integers or float32 ``(D, H, W)``.
+
+    ``affine`` is in millimetres to the right, front and head.
+    """
+    lps = TO_RAS @ affine
+    vectors = [f"({','.join(parsing.written(column))})" for column in lps[:3].T]
+    lines = (
+        "NRRD0004",
+        f"type: {'float' if array.dtype == np.float32 else array.dtype.name}",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, array.shape))}",
+        f"space directions: {' '.join(vectors[:3])}",
+        "kinds: domain domain domain",
+        *["endian: little"] * (array.itemsize > 1),
+        "encoding: gzip",
+        f"space origin: {vectors[3]}",
+    )
+    return "\n".join((*lines, "", "")).encode() + parsing.deflated(array, 31)
+
+
+def _ends(line: str) -> bool:
+    return not line
+
+
+def _parse(path: Path, lines: list[str]) -> Header:
+    if not lines or not re.fullmatch(r"NRRD\d{4}", lines[0]):
+        check_genuine(path)
+        raise FdifError(f"{path}: not an NRRD file (it does not begin with NRRD)")
+    fields: dict[str, str] = {}
+    for line in lines[1:]:
+        name, sign, value = line.partition(":")
+        if (
+            sign and not line.startswith("#") and not value.startswith("=")
+        ):  # NAME:=VALUE is text of its owner's
+            fields[name.strip().lower()] = value.strip()
+    shape = parsing.edges(field(fields, "sizes"))
+    encoding, kind = field(fields, "encoding").lower(), field(fields, "type").lower()
+    if encoding not in _PACKED:
+        raise FdifError(f"{path}: its voxels are encoded as {encoding}; write them raw or as gzip")
+    if kind not in _TYPES:
+        raise FdifError(f"{path}: voxels of type {kind}; integers or floats are needed")
+    one_byte = _TYPES[kind].endswith("1")
+    order = "" if one_byte else {"little": "<", "big": ">"}[field(fields, "endian").lower()]
+    if int(fields.get("line skip", fields.get("lineskip", "0"))):
+        raise FdifError(
+            f"{path}: voxels that begin after skipped lines are not read; write them after the header"
+        )
+    channels = _channels(fields, len(shape))
+    beside = fields.get("data file", fields.get("datafile"))
+    offset = int(fields.get("byte skip", fields.get("byteskip", "0")))
+    affine = _affine(path, fields, len(shape), channels)
+    return Header(shape, np.dtype(order + _TYPES[kind]), channels, affine, _PACKED[encoding], beside, offset)
+
+
+def _channels(fields: dict[str, str], axes: int) -> int | None:
+    """The axis that is not one of space; ValueError if the header does not tell which."""
+    if axes == 3:
+        return None
+    told = ("(" if word.startswith("(") else word for word in _vectors(fields.get("space directions", "")))
+    apart = [axis for axis, word in enumerate(told) if word == "none"]
+    if not apart:
+        kinds = fields.get("kinds", "").lower().split()
+        apart = [axis for axis, kind in enumerate(kinds) if kind not in _SPATIAL]
+    if len(apart) != 1:
+        raise ValueError("it has 4 axes and does not say which one is of channels")
+    return apart[0]
+
+
+def _vectors(text: str) -> list[str]:
+    """``(1,0,0) none (0,1,0)`` word by word, whatever spaces are in the brackets."""
+    return re.findall(r"\([^()]*\)|[^\s()]+", text.lower())
+
+
+def _vector(text: str) -> list[float]:
+    return numbers(text.strip("()").replace(",", " "), 3)
+
+
+def _affine(path: Path, fields: dict[str, str], axes: int, channels: int | None) -> np.ndarray:
+    """Index → millimetres to the right, front and head. Without a space it is taken to be ITK's."""
+    affine = np.eye(4)
+    if "space directions" in fields:
+        columns = [_vector(word) for word in _vectors(fields["space directions"]) if word != "none"]
+        if len(columns) != 3:
+            raise ValueError("its space directions are not those of 3 axes")
+        affine[:3, :3] = np.transpose(columns)
+    elif "spacings" in fields:
+        spacings = numbers(fields["spacings"], axes)
+        affine[:3, :3] = np.diag([s for axis, s in enumerate(spacings) if axis != channels])
+    if "space origin" in fields:
+        affine[:3, 3] = _vector(fields["space origin"])
+    affine[:3] *= np.array(_SPACES.get(fields.get("space", "").lower(), _ITK))[:, None]
+    units = {unit.strip('"').lower() for unit in fields.get("space units", "").split()} or {"mm"}
+    unit = units.pop()
+    if units or unit not in _UNITS:
+        raise ValueError(
+            f"its space units are {fields['space units']}; they must be mm, um or m along every axis"
+        )
+    return checked_affine(path, affine, unit, _UNITS[unit], advice="check the space directions in its header")
