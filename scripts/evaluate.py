@@ -9,7 +9,7 @@ means over cases with 95 % bootstrap intervals. Pictures of the worst cases go t
 NSD and HD95 weigh surfaces by their area, as the Medical Segmentation Decathlon does; with --surface voxels they count
 the voxels at the surfaces instead, as MONAI does unless told otherwise.
 
-Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
+Names of classes or regions, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
 for in LABELS and the folder above it; without one a class is every label that any map holds. Voxels labelled -1 are
 never compared.
 
@@ -175,6 +175,7 @@ def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Con
             spacing=space.spacing,
             tolerance=config.tolerance,
             surface=config.surface,
+            regions=conventions.regions if conventions else (),
         )
         return dict(zip(classes, scores, strict=True))
 
@@ -254,7 +255,7 @@ def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) 
         check_same_grid(pair.image, space_of(pair.image, volume), pair.label, space)
         image = volume.array if volume.array.ndim == 3 else volume.array[..., 0]
     image, label, prediction = map(space.to_canonical, (image, label, prediction))
-    names = conventions.class_names if conventions else ()
+    names = conventions.label_names if conventions else ()
     viz.save_slices(image, label, path, names, prediction, title, space.canonical.spacing)
 
 

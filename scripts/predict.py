@@ -132,6 +132,7 @@ def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
         overlap=overlap,
         tile_batch=config.tile_batch,
         mirror_axes=mirror_axes,
+        painted=ensemble.conventions.painted,
     )
     spacing, patch = (" × ".join(f"{n:.3g}" for n in numbers) for numbers in (plan.spacing, plan.patch))
     said = [f"spacing {spacing} mm", f"patch {patch}", f"overlap {overlap:g}"]

@@ -1,6 +1,7 @@
 """Scores of predicted label maps: Dice, surface Dice and HD95 of a case, and how sure the mean of many cases is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +22,20 @@ def score_case(
     spacing: Sequence[float],
     tolerance: float = 1.0,
     surface: Surface = "area",
+    regions: Sequence[Sequence[int]] = (),
 ) -> np.ndarray:
     """`MEASURES` of ``classes``, increasing ids above 0, float64 ``(len(classes), 3)``; other ids are background.
 
     Dice and surface Dice are NaN for a class in neither map and 0 for one in only one of them; HD95 is NaN for both.
     What is below 0 in ``label`` is left out of the comparison; else arguments and errors are as of `surface_dice`, in
-    mm. How large an id is costs nothing.
+    mm. How large an id is costs nothing. Where ``regions`` are given, the rows are theirs, whatever the classes: each
+    is where a map holds one of its labels, and they may overlap.
     """
+    if regions:
+        how: dict[str, Any] = {"spacing": spacing, "tolerance": tolerance, "surface": surface}
+        return np.concatenate(
+            [score_case(*pair, [1], **how) for pair in region_maps(prediction, label, regions)]
+        )
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
     prediction, label = where_labelled(prediction, label)
@@ -49,14 +57,30 @@ def _places(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     return known.astype(np.min_scalar_type(len(classes)))
 
 
+def region_maps(
+    prediction: np.ndarray, label: np.ndarray, regions: Sequence[Sequence[int]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both maps for each region: 1 where its labels are, 0 where others are, -1 where the label is below 0; int8."""
+    for united in regions:
+        inside = np.isin(label, united).astype(np.int8)
+        inside[label < 0] = -1
+        yield np.isin(prediction, united).astype(np.int8), inside
+
+
 def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both maps with background where the label is below 0, so that nothing is compared there."""
     judged = label >= 0
     return np.where(judged, prediction, 0), np.where(judged, label, 0)
 
 
-def dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
-    """`objectives.losses.dice_per_class` on the host, by counting, so that memory does not grow with the classes."""
+def dice(
+    prediction: np.ndarray, label: np.ndarray, num_classes: int, regions: Sequence[Sequence[int]] = ()
+) -> np.ndarray:
+    """`objectives.losses.dice_per_class` on the host, by counting, so that memory does not grow with the classes; where
+    ``regions`` are given, that of each of them (`region_maps`)."""
+    if regions:
+        pairs = region_maps(prediction, label, regions)
+        return np.concatenate([dice(*pair, 2) for pair in pairs])
     both, ours, theirs = (
         np.bincount(ids.ravel(), minlength=num_classes)[1:num_classes]
         for ids in (label[prediction == label], prediction, label)

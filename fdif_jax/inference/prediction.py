@@ -179,7 +179,7 @@ def _has_one_channel(path: Path) -> bool:
 
 
 def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
-    """Class ids ``(D, H, W)`` on the grid of the case's file, as few bytes each as the classes need.
+    """Labels ``(D, H, W)`` on the grid of the case's file, as few bytes each as they need.
 
     Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the whole
     volume are never in memory. The network's patch is the one that the case was prepared for.
@@ -194,22 +194,24 @@ def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress |
         for number, logits in enumerate(slab, start)
         if depth.start <= number < depth.stop
     )
-    return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape))
+    return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape, network.painted))
 
 
-def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: GridShape) -> np.ndarray:
+def labels_of_planes(
+    planes: Iterable[np.ndarray], depth: int, shape: GridShape, painted: Sequence[int] = ()
+) -> np.ndarray:
     """What `labels_of_scores` gives on a grid of another shape for scores ``(D, H, W, C)`` that come plane by plane."""
     coming = iter(planes)
     before = after = next(coming)
     number = 0  # of the plane that comes after
-    result = np.empty(shape, np.min_scalar_type(after.shape[2] - 1))
+    result = np.empty(shape, np.min_scalar_type(max(painted or [after.shape[2] - 1])))
     for plane, middle in enumerate((np.arange(shape[0]) + 0.5) * depth / shape[0] - 0.5):
         place = min(max(middle, 0), depth - 1)  # beyond the outermost planes are these
         while number < place:
             before, after, number = after, next(coming), number + 1
         share = np.float32(number - place)
         scores = after if share == 0 else share * before + (1 - share) * after
-        result[plane] = labels_of_scores(scores[None], (1, *shape[1:]))[0]
+        result[plane] = labels_of_scores(scores[None], (1, *shape[1:]), painted)[0]
     for _ in coming:  # planes that nothing is between, so that what makes them comes to its end
         pass
     return result
