@@ -1,10 +1,10 @@
 """Fine-tune a network on labelled scans, and measure its Dice on the validation cases.
 
 DATASET is a folder or JSON list in the form of the Decathlon or MONAI, or a raw dataset of nnU-Net, whose classes or
-regions (unions of labels, which may overlap) are learnt. --init is released
-weights by name, a run directory of `fdif pretrain` or `fdif import`, a PyTorch file (.pth, .pt, .safetensors), or
-scratch. Where nothing is said, it begins with released weights, and steps and learning rate follow from the number of
-cases and from the weights; what is chosen is printed with its reason.
+regions (unions of labels, which may overlap) are learnt. --init is released weights by name, a run directory of
+`fdif pretrain` or `fdif import`, a PyTorch file (.pth, .pt, .safetensors), or scratch. Where nothing is said, it begins
+with released weights, and steps and learning rate follow from the number of cases and from the weights; what is chosen
+is printed with its reason.
 
 How scans are prepared follows from the training cases and is printed with its reasons: spacing, patch, normalisation
 of every channel, and the axes to mirror along. Patches are drawn, turned, mirrored and changed in intensity on the

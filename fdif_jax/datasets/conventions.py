@@ -111,7 +111,8 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
     ids = sorted(labels.keys() - ignored)
     if len(labels) < len(table) or ids != list(range(max(len(ids), 2))) or len(ignored - {IGNORE}) > 1:
         raise FdifError(
-            f'{path}: "{key}" must number the classes 0 (background), 1, 2, …, not {sorted(labels)}'
+            f'{path}: "{key}" must number the classes 0 (background), 1, 2, … without a gap, as nnU-Net asks, too, '
+            f"not {sorted(labels)}"
         )
     names = tuple(labels[i] for i in ids[1:])
     if twice := [name for name in names if names.count(name) > 1]:

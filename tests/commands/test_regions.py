@@ -110,11 +110,10 @@ def test_one_training_of_regions_reaches_two_of_one_class_each(tmp_path):
                 nib.save(volume, folder / path)
         document = listed | {"labels": labels, "regions_class_order": ORDER}
         (folder / "dataset.json").write_text(json.dumps(document))
-        options = (
-            "--steps 400 --warmup 40 --val-every 400 --patch 40 56 40 --mirror-axes 0 --save-predictions"
-        )
-        arguments = [str(folder), "--out", str(tmp_path / "runs" / name), *options.split()]
-        cli.run("finetune", arguments)
+        network = "--init scratch --size features=[8,16,32] --lr 5e-3 --steps 300 --warmup 30 --ema 0.98"
+        patches = "--patch 32 48 32 --mirror-axes none --rotate 0 --zoom 1 --no-augment"
+        options = f"{network} {patches} --val-every 100 --save-predictions".split()
+        cli.run("finetune", [str(folder), "--out", str(tmp_path / "runs" / name), *options])
         dice[name] = json.loads((tmp_path / "runs" / name / "metrics.json").read_text())["dice"]
     print(dice)
     run = tmp_path / "runs/regions"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fdif_jax.batches.files import FileSource
 from fdif_jax.datasets.conventions import Conventions, Labels
 from fdif_jax.datasets.reader import list_cases, list_splits, load_conventions, load_dataset
 from fdif_jax.errors import FdifError
@@ -79,6 +80,16 @@ def test_impossible_regions_are_refused(tmp_path, labels, order, words):
     with pytest.raises(FdifError, match=rf'dataset\.json: "labels".*{words}') as error:
         load_conventions(path)
     assert "\n" not in str(error.value)
+
+
+def test_files_with_regions_are_not_pretrained_on(tmp_path):
+    for name in "xy":
+        write_nifti(tmp_path / f"{name}.nii.gz", np.zeros((3, 3, 3), np.uint8))
+    document = {"labels": BRATS, "regions_class_order": [1, 2, 3]}
+    path = written(tmp_path, document | {"training": [{"image": "x.nii.gz", "label": "y.nii.gz"}]})
+    assert load_dataset(path).tasks == (("class", ("whole tumor", "core", "enhancing")),)
+    with pytest.raises(FdifError, match=r"dataset\.json: has regions, which `fdif finetune` learns"):
+        FileSource(path, 1, 0)
 
 
 def test_regions_of_a_further_map_are_refused(tmp_path):
