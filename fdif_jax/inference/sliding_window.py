@@ -148,8 +148,10 @@ class TiledNetwork:
         result = np.empty(image.shape[:3], np.min_scalar_type(max(self.painted or [self.num_classes - 1])))
         for start, planes in self.slabs(image, progress):
             for number, plane in enumerate(planes, start):  # one at a time, as argmax gives int64
-                regions = np.moveaxis(plane, -1, 0)
-                result[number] = paint(regions, self.painted) if self.painted else plane.argmax(-1)
+                if self.painted:
+                    result[number] = paint(np.moveaxis(plane, -1, 0), self.painted)
+                else:
+                    result[number] = plane.argmax(-1)
         return result
 
     def slabs(self, image: np.ndarray, progress: Progress | None = None) -> Iterator[Slab]:

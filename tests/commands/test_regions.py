@@ -88,7 +88,7 @@ def test_predictions_are_painted_by_what_a_run_recorded(maps, monkeypatch):
 
 
 @pytest.mark.slow("three trainings of hippocampi")
-def test_one_training_of_regions_reaches_two_of_one_class_each(tmp_path):
+def test_one_training_of_regions_reaches_two_of_one_class_each(tmp_path, capsys):
     """Whole and anterior hippocampus, by one network of two regions and by a network for each; nobody is better."""
     listed = json.loads((HIPPOCAMPUS / "dataset.json").read_text())
     sets = {
@@ -132,5 +132,7 @@ def test_one_training_of_regions_reaches_two_of_one_class_each(tmp_path):
     cli.run(
         "evaluate", [str(tmp_path / "out"), str(tmp_path / "regions"), "--out", str(tmp_path / "scores.csv")]
     )
+    cli.run("export", [str(run), "--out", str(tmp_path / "weights.safetensors")])
+    assert "logits of regions, whole, anterior: a sigmoid each" in capsys.readouterr().out
     for region in ("whole", "anterior"):
         assert dice["regions"][region] == pytest.approx(dice[region][region], abs=0.01)
