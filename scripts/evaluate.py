@@ -168,14 +168,15 @@ def _listed(
 def _scored(pairs: Sequence[_Pair], conventions: Conventions | None, config: Config) -> list[_Scored]:
     def score(pair: _Pair) -> dict[int, np.ndarray]:
         prediction, label, space, classes = _read(pair, conventions)
+        regions = conventions.regions if conventions else ()
         scores = score_case(
             prediction,
             label,
-            classes,
+            () if regions else classes,
             spacing=space.spacing,
             tolerance=config.tolerance,
             surface=config.surface,
-            regions=conventions.regions if conventions else (),
+            regions=regions,
         )
         return dict(zip(classes, scores, strict=True))
 

@@ -1,7 +1,6 @@
 """Scores of predicted label maps: Dice, surface Dice and HD95 of a case, and how sure the mean of many cases is."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -24,30 +23,28 @@ def score_case(
     surface: Surface = "area",
     regions: Sequence[Sequence[int]] = (),
 ) -> np.ndarray:
-    """`MEASURES` of ``classes``, increasing ids above 0, float64 ``(len(classes), 3)``; other ids are background.
+    """`MEASURES` of ``classes``, increasing ids above 0, and of ``regions``, unions of some ids, which may overlap.
 
+    Gives float64 ``(len(classes) + len(regions), 3)``; other ids are background.
     Dice and surface Dice are NaN for a class in neither map and 0 for one in only one of them; HD95 is NaN for both.
     What is below 0 in ``label`` is left out of the comparison; else arguments and errors are as of `surface_dice`, in
-    mm. How large an id is costs nothing. Where ``regions`` are given, the rows are theirs, whatever the classes: each
-    is where a map holds one of its labels, and they may overlap.
+    mm. How large an id is costs nothing.
     """
-    if regions:
-        how: dict[str, Any] = {"spacing": spacing, "tolerance": tolerance, "surface": surface}
-        return np.concatenate(
-            [score_case(*pair, [1], **how) for pair in region_maps(prediction, label, regions)]
-        )
     if prediction.shape != label.shape:
         raise FdifError(f"prediction {prediction.shape} and label {label.shape} must be of one shape")
     prediction, label = where_labelled(prediction, label)
     # A voxel of room on each side, so that every surface is where it was.
     first, stop = extent((prediction > 0) | (label > 0))
     box = tuple(map(slice, np.maximum(first - 1, 0), stop + 1))
-    prediction, label = (_places(ids[box], classes) for ids in (prediction, label))
-    number = len(classes) + 1
-    surfaces = surface_scores(
-        prediction, label, number, tolerance=tolerance, spacing=spacing, surface=surface
-    )
-    return np.stack((dice(prediction, label, number), *surfaces), axis=1)
+    prediction, label = prediction[box], label[box]
+
+    def measured(ours: np.ndarray, theirs: np.ndarray, number: int) -> np.ndarray:
+        surfaces = surface_scores(ours, theirs, number, tolerance=tolerance, spacing=spacing, surface=surface)
+        return np.stack((dice(ours, theirs, number), *surfaces), axis=1)
+
+    tables = [measured(_places(prediction, classes), _places(label, classes), len(classes) + 1)]
+    tables += [measured(*pair, 2) for pair in region_maps(prediction, label, regions)]
+    return np.concatenate(tables)
 
 
 def _places(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
@@ -60,11 +57,9 @@ def _places(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
 def region_maps(
     prediction: np.ndarray, label: np.ndarray, regions: Sequence[Sequence[int]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Both maps for each region: 1 where its labels are, 0 where others are, -1 where the label is below 0; int8."""
+    """Both maps for each region: 1 where they hold one of its labels, 0 elsewhere; uint8."""
     for united in regions:
-        inside = np.isin(label, united).astype(np.int8)
-        inside[label < 0] = -1
-        yield np.isin(prediction, united).astype(np.int8), inside
+        yield np.isin(prediction, united).astype(np.uint8), np.isin(label, united).astype(np.uint8)
 
 
 def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
