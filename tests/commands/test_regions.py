@@ -133,7 +133,13 @@ def test_one_training_of_regions_reaches_two_of_one_class_each(tmp_path, capsys)
     for path in (run / "predictions").iterdir():
         np.testing.assert_array_equal(read(path), read(tmp_path / "out" / path.name))
     cli.run(
-        "evaluate", [str(tmp_path / "out"), str(tmp_path / "regions"), "--out", str(tmp_path / "scores.csv")]
+        "evaluate",
+        [
+            str(tmp_path / "out"),
+            str(tmp_path / "regions/dataset.json"),
+            "--out",
+            str(tmp_path / "scores.csv"),
+        ],
     )
     cli.run("export", [str(run), "--out", str(tmp_path / "weights.safetensors")])
     assert "logits of regions, whole, anterior: a sigmoid each" in capsys.readouterr().out
