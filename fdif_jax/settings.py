@@ -191,10 +191,17 @@ def _is_number(value: Any) -> bool:
 
 
 _BEYOND = 2**1024  # all floats are less
-_SEQUENCES: dict[Any, tuple[str, int | None, Callable[[Any], bool], type]] = {
+_SEQUENCES: dict[Any, tuple[str, int | None, Callable[[Any], bool], Callable[[Any], Any]]] = {
     tuple[int, int, int]: ("three whole numbers (D, H, W)", 3, _is_integer, int),
     tuple[float, float]: ("two numbers", 2, _is_number, float),
     tuple[float, float, float]: ("three numbers", 3, _is_number, float),
     tuple[float, ...]: ("a list of numbers", None, _is_number, float),
+    tuple[int, ...]: ("a list of whole numbers", None, _is_integer, int),
+    tuple[tuple[int, ...], ...]: (
+        "a list of lists of whole numbers",
+        None,
+        lambda value: isinstance(value, (list, tuple)) and all(map(_is_integer, value)),
+        lambda value: tuple(map(int, value)),
+    ),
     tuple[str, ...]: ("a list of names", None, lambda value: isinstance(value, str), str),
 }

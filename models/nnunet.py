@@ -63,9 +63,11 @@ def from_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> Pl
     ``models.create(**from_plans(path).network, in_channels=1, out_channels=3)`` is that network.
 
     Raises:
-        FdifError: no plans file, no such configuration, or one of another network than a 3D residual encoder U-Net.
+        FdifError: no plans file, no such configuration, one of another network than a 3D residual encoder U-Net, or a
+            later stage of a cascade.
     """
     name, plan = f"{path}, configuration {configuration}", _configuration(Path(path), configuration)
+    check_no_cascade(name, plan)
     try:
         architecture = plan["architecture"]
         built, arguments = architecture["network_class_name"], architecture["arch_kwargs"]
@@ -130,6 +132,15 @@ def _configuration(path: Path, name: str) -> dict[str, Any]:
         raise FdifError(f"no such plans file: {path}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FdifError(f"{path} is no plans file of nnU-Net: {error!r}") from None
+
+
+def check_no_cascade(what: str, plan: Mapping[str, Any]) -> None:
+    """Raise FdifError if a configuration of a plan is a later stage of a cascade; ``what`` names it in the error."""
+    if stage := plan.get("previous_stage"):
+        raise FdifError(
+            f"{what} is a stage of a cascade, whose network sees the labels that {stage} predicted beside the image; "
+            "networks here see images alone: take 3d_fullres or 3d_lowres"
+        )
 
 
 def inherited(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:

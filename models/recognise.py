@@ -4,6 +4,7 @@ What shapes do not tell but changes what the network computes is taken as the or
 ``assumed``, or has to be said where there is no such default.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.models import NETWORKS, primus, vit
-from fdif_jax.models.nnunet import inherited
+from fdif_jax.models.nnunet import check_no_cascade, inherited
 from fdif_jax.weights.files import Checkpoint
 from fdif_jax.weights.state_dicts import some
 
@@ -83,15 +84,15 @@ class _File:
         if nnssl := self.plans.get("nnssl_adaptation_plan"):
             built = nnssl.get("architecture_plans", {})
             return built.get("arch_class_name"), built.get("arch_kwargs") or {}
-        built = self._configuration().get("architecture", {})
+        built = self.configuration().get("architecture", {})
         return built.get("network_class_name"), built.get("arch_kwargs") or {}
 
     def patch(self) -> list[int] | None:
         """Voxels of a training patch, if the plan tells them."""
-        patch = self._configuration().get("patch_size")
+        patch = self.configuration().get("patch_size")
         return [int(n) for n in patch] if patch else None
 
-    def _configuration(self) -> Mapping[str, Any]:
+    def configuration(self) -> Mapping[str, Any]:
         """Of the plan that nnU-Net or nnssl trained by; empty if there is none."""
         if nnssl := self.plans.get("nnssl_adaptation_plan"):
             return next(iter(nnssl.get("pretrain_plan", {}).get("configurations", {}).values()), {})
@@ -109,13 +110,17 @@ def recognise(
     tells.
 
     Raises:
-        FdifError: it is of none of our networks, or of another than ``network``, or does not tell an option.
+        FdifError: it is of none of our networks, of another than ``network``, or of a later stage of nnU-Net's cascade,
+            or does not tell an option.
     """
     if network is not None and network not in NETWORKS:
         raise unknown("network", network, NETWORKS)
     layout, prefix = _layout(checkpoint, source, network)
     renamed = {_renamed(name, prefix, layout): array for name, array in checkpoint.state.items()}
     file = _File(renamed, checkpoint.plans, f"{source} looks like {layout.network}")
+    # A plan of another form is asked no further.
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        check_no_cascade(source, file.configuration())
     try:
         seen = {**_READERS[layout.network](file), **(size or {})}
     except (

@@ -16,7 +16,7 @@ beside a prediction, as `fdif predict --save-probabilities` and nnU-Net write it
 surfaces by their area, as the Medical Segmentation Decathlon does; voxels counts the voxels at the surfaces, as MONAI
 does unless told otherwise.
 
-Names of classes, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
+Names of classes or regions, and the label of ignored voxels, are those of the dataset's JSON list, which is looked
 for in LABELS and the folder above it; without one a class is every label that any map holds. Voxels labelled -1 are
 never compared. --regions scores unions of labels beside the classes.
 
@@ -170,6 +170,10 @@ def _measures(pairs: Sequence["_Pair"], config: Config) -> list[Score]:
 def _regions(config: Config, conventions: Conventions | None) -> _Regions:
     """The unions of labels that are scored beside the classes."""
     regions = parse_settings("regions", config.regions, "whole=[1,2,3]")
+    if regions and conventions and conventions.regions:
+        raise FdifError(
+            f"--regions: the dataset has regions of its own: {', '.join(conventions.class_names)}"
+        )
     last = len(conventions.class_names) if conventions else np.inf
     for name, ids in regions.items():
         if not (isinstance(ids, list) and ids and all(type(i) is int and 0 < i <= last for i in ids)):
@@ -240,28 +244,27 @@ def _score(
 ) -> _Scored:
     """The scores of one case."""
     prediction, label, space, classes = _read(pair, conventions)
+    listed = conventions.regions if conventions else ()
     table = score_case(
         prediction,
         label,
-        classes,
+        () if listed else classes,
         spacing=space.spacing,
         measures=[name for name in MEASURES if name in measures],
         tolerance=config.tolerance,
         surface=config.surface,
-        regions=list(regions.values()),
+        regions=[*listed, *regions.values()],
     )
-    groups: dict[_Key, Sequence[int]] = {number: [number] for number in classes} | dict(regions)
+    members = listed or [[number] for number in classes]
+    groups: dict[_Key, Sequence[int]] = dict(zip(classes, members, strict=True)) | dict(regions)
     bins = {}
     if not set(CALIBRATION).isdisjoint(measures):
         bins = dict.fromkeys(groups, np.zeros((BINS, 4)))
         if pair.probabilities is not None:
             given, judged = _probabilities(pair, space, conventions, max(classes, default=0)), label >= 0
-            for key, ids in groups.items():
-                probability, truth, guess = (
-                    given[list(ids)].sum(0),
-                    np.isin(label, ids),
-                    np.isin(prediction, ids),
-                )
+            for place, (key, ids) in enumerate(groups.items()):
+                probability = given[place] if listed else given[list(ids)].sum(0)
+                truth, guess = np.isin(label, ids), np.isin(prediction, ids)
                 bins[key] = reliability(probability, truth, guess, judged, space.spacing)
     further = [of for name, of in (("ece", calibration_error), ("brier", brier_score)) if name in measures]
     rows = zip(groups, table, strict=True)
@@ -269,12 +272,12 @@ def _score(
 
 
 def _probabilities(pair: _Pair, space: Space, conventions: Conventions | None, most: int) -> np.ndarray:
-    """Probabilities ``(K, D, H, W)`` of background and classes on the label map's grid."""
+    """Probabilities ``(K, D, H, W)`` of background and classes, or of regions, on the label map's grid."""
     path = pair.probabilities
     assert path is not None
     with reading(path, "is no archive of probabilities"), open(path, "rb") as file:
         found = read_npz(path, file).get(KEY)
-    least = 1 + (len(conventions.class_names) if conventions else most)
+    least = len(conventions.class_names) + (not conventions.regions) if conventions else 1 + most
     wanted = f"floats ({least}, {', '.join(map(str, space.shape[::-1]))}), (classes, z, y, x)"
     if found is None:
         raise FdifError(f"{path}: has no {KEY}, {wanted}")
@@ -338,7 +341,9 @@ def _draw(
     """Draw these cases into the folder of the worst; gives what a report shows of them, if there is to be one."""
     if order:
         make_folder(_folder(config))
-    names = conventions.class_names if conventions else ()
+    names, colours = conventions.label_names if conventions else (), scores.colours
+    if conventions and conventions.regions:
+        colours = viz.class_colours(range(1, 1 + len(names)))
     for rank, number in enumerate(order, start=1):
         pair = pairs[number]
         try:
@@ -353,7 +358,7 @@ def _draw(
         viz.save_slices(image, label, path, names, prediction, title, space.spacing)
         if config.report is not None:
             place = worst_place(prediction, label, space.spacing)
-            drawn = viz.outlines(image, label, prediction, place, scores.colours, space.spacing)
+            drawn = viz.outlines(image, label, prediction, place, colours, space.spacing)
             yield Worst(number, drawn, nib.affines.apply_affine(space.affine, place).tolist())
 
 

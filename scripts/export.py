@@ -56,6 +56,10 @@ def run(config: Config) -> None:
         str(training_run.path), training_run.network, model, patch, document.kind == PRETRAINING
     )
     write_weights(trained, config, config.out)
+    if (labels := document.labels or {}).get("regions"):
+        print(
+            f"its channels are the logits of regions, {', '.join(labels['class_names'])}: a sigmoid each, no softmax"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Fine-tune a network on labelled scans, and measure its Dice on the validation cases.
 
-DATASET is a folder or JSON list in the form of the Decathlon or MONAI, or a raw dataset of nnU-Net; its volumes are
-.nii.gz, .nii, .b2nd, .nrrd, .mha, .mhd, .mgz, or folders of DICOM slices. --init is released weights by name, a run
-directory of `fdif pretrain` or `fdif import`, a PyTorch file (.pth, .pt, .safetensors), or scratch. Where nothing is
-said, it begins with released weights, and steps and learning rate follow from the number of cases and from the weights;
-what is chosen is printed with its reason.
+DATASET is a folder or JSON list in the form of the Decathlon or MONAI, or a raw dataset of nnU-Net, whose classes or
+regions (unions of labels, which may overlap) are learnt; its volumes are .nii.gz, .nii, .b2nd, .nrrd, .mha, .mhd, .mgz,
+or folders of DICOM slices. --init is released weights by name, a run directory of `fdif pretrain` or `fdif import`, a
+PyTorch file (.pth, .pt, .safetensors), or scratch. Where nothing is said, it begins with released weights, and steps
+and learning rate follow from the number of cases and from the weights; what is chosen is printed with its reason.
 
 How scans are prepared follows from the training cases and is printed with its reasons: spacing, patch, normalisation
 of every channel, and the axes to mirror along. Patches are drawn, turned, mirrored and changed in intensity on the
@@ -29,10 +29,11 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.batches.patches import lay_out, patch_batch
+from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, load_conventions
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.io.files import check_out
-from fdif_jax.objectives.supervised import Segmentation
+from fdif_jax.objectives.supervised import Regions, Segmentation
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.scan_store import ScanStore
@@ -96,7 +97,7 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
     initial = read_initial(config.init, config.which, config)
     with ScanStore(load_conventions(config.dataset)) if shared is None else nullcontext(shared) as scans:
         ready = _prepare(config, initial, scans)
-    class_names = ready.chosen.conventions.class_names
+    conventions = ready.chosen.conventions
     referee = Referee(
         ready.validated_on,
         ready.chosen,
@@ -107,6 +108,7 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
             in_channels=len(ready.plan.channels),
             overlap=config.overlap,
             tile_batch=1 if jax.default_backend() == "cpu" else 4,
+            painted=conventions.painted,
         ),
     )
     make_batch = patch_batch(
@@ -123,10 +125,10 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
             trained = fit(
                 ready.network,
                 make_batch,
-                lay_out(ready.trained_on, len(class_names) + 1),
+                lay_out(ready.trained_on, len(conventions.label_names) + 1, conventions.regions),
                 plan,
                 opened,
-                loss=Segmentation((Task("class", class_names),), config.loss).loss,
+                loss=_objective(conventions, config).loss,
                 devices=devices,
                 validate=lambda weights, _: referee.measure(devices.gather(weights)),
                 validate_every=config.val_every if ready.validated_on else 0,
@@ -165,10 +167,17 @@ def _prepare(config: Config, initial: Initial | None, scans: ScanStore) -> _Read
     return _Ready(chosen, plan, axes, spec, network, trained_on, validated_on)
 
 
+def _objective(conventions: Conventions, config: Config) -> Segmentation | Regions:
+    """What is learnt: classes, one to a voxel, or regions, each by itself."""
+    if conventions.regions:
+        return Regions(conventions.regions, config.loss)
+    return Segmentation((Task("class", conventions.class_names),), config.loss)
+
+
 def _network(config: Config, initial: Initial | None, chosen: Chosen) -> dict[str, Any]:
-    """The network as plain data, for the dataset's channels and classes."""
+    """The network as plain data, for the dataset's channels and classes or regions."""
     channels = len(chosen.conventions.channel_names)
-    out_channels = len(chosen.conventions.class_names) + 1
+    out_channels = _objective(chosen.conventions, config).channels
     if initial is None:
         return network_of(config, in_channels=channels, out_channels=out_channels, grid=UNKNOWN_GRID)
     return models.segmenting(initial.network, out_channels) | {"in_channels": channels}

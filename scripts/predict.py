@@ -165,7 +165,8 @@ class _Extras:
                 network, prepared, scratch, uncertainty=config.save_uncertainty, progress=show
             )
             if scratch is not None:
-                write_probabilities(archive, scratch, prepared.way.crop, network.num_classes)
+                regions, classes = bool(network.painted), network.num_classes
+                write_probabilities(archive, scratch, prepared.way.crop, classes, regions=regions)
         if found.uncertainty is not None:
             make_folder(map_.parent)
             write_atomic(map_, encode_like(case.images[0], found.uncertainty))
@@ -209,6 +210,7 @@ def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
         overlap=overlap,
         tile_batch=config.tile_batch,
         mirror_axes=mirror_axes,
+        painted=ensemble.conventions.painted,
     )
     spacing, patch = (" × ".join(f"{n:.3g}" for n in numbers) for numbers in (plan.spacing, plan.patch))
     said = [f"spacing {spacing} mm", f"patch {patch}", f"overlap {overlap:g}"]

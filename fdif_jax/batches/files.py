@@ -71,6 +71,10 @@ class FileSource:
         if not 0 <= seed < 2**32:
             raise FdifError(f"seed {seed}: must be 0 to {2**32 - 1}")
         dataset = load_dataset(path)
+        if any(labels.regions for labels in dataset.labels):
+            raise FdifError(
+                f"{path}: has regions, which `fdif finetune` learns; files are pre-trained on by class"
+            )
         self.tasks: tuple[Task, ...] = dataset.tasks
         self._cases: list[Case] = getattr(dataset, split)
         if not self._cases:

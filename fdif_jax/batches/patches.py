@@ -30,7 +30,8 @@ class Cases(NamedTuple):
         labels: class ids, negative where voxels are ignored.
         first: number of each case's first voxel.
         shapes: of each case.
-        spots: voxels of every foreground class in each case, counted from its first; up to 4,096, drawn once.
+        spots: voxels of every foreground class, or region, in each case, counted from its first; up to 4,096, drawn
+            once.
         counts: how many these are.
     """
 
@@ -42,8 +43,9 @@ class Cases(NamedTuple):
     counts: Int[Array, "N K"]
 
 
-def lay_out(prepared: Sequence[Prepared], num_classes: int) -> Cases:
-    """Labelled cases, each at least a patch, side by side; ``num_classes`` counts the background.
+def lay_out(prepared: Sequence[Prepared], num_classes: int, regions: Sequence[Sequence[int]] = ()) -> Cases:
+    """Labelled cases, each at least a patch, side by side; ``num_classes`` counts the background. Patches are centred
+    on classes, or, where these are given, on ``regions`` of several labels each.
 
     Arrays are a little longer than what they hold (`_rounded`), so that other cases are seldom another program.
 
@@ -57,7 +59,8 @@ def lay_out(prepared: Sequence[Prepared], num_classes: int) -> Cases:
             "once; take fewer cases or a wider spacing"
         )
     labels = [case.label.ravel() for case in prepared if case.label is not None]
-    found = [[_some(case == c, number) for c in range(1, num_classes)] for number, case in enumerate(labels)]
+    kinds = regions or range(1, num_classes)
+    found = [[_some(np.isin(case, of), number) for of in kinds] for number, case in enumerate(labels)]
     counts = np.array([[len(spots) for spots in case] for case in found])
     spots = np.zeros((*counts.shape, _rounded(int(max(counts.max(), 1)))), np.int32)
     for row, case in zip(spots, found, strict=True):

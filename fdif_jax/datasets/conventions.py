@@ -1,10 +1,10 @@
-"""What the numbers in a dataset's files mean: names of classes and channels, and ignored voxels."""
+"""What the numbers in a dataset's files mean: names of classes, regions and channels, and ignored voxels."""
 
-import json
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,18 +21,48 @@ class Labels(Plain):
     """What the numbers of a label map mean.
 
     Attributes:
-        class_names: of label 1, 2, …
+        class_names: what is told apart: the classes of label 1, 2, …, or the regions.
         ignore: the label of ignored voxels, where it is not only -1.
+        regions: of each region the labels that it unites, where `class_names` are those of regions (nnU-Net's), which
+            may overlap.
+        painted: of each region the label that a prediction has there; a later region's goes over an earlier one's.
     """
+
+    later: ClassVar[tuple[str, ...]] = ("regions", "painted")
 
     class_names: tuple[str, ...]
     ignore: int | None = None
+    regions: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
+    painted: tuple[int, ...] = field(default=(), kw_only=True)
+
+    @property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """Of everything that is told apart the labels that it unites: a region's, or a class's own."""
+        return self.regions or tuple((label,) for label in range(1, len(self.class_names) + 1))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of label 1, 2, …: the classes, or the smallest region that a label is in, the last painted of several.
+
+        Labels that are alike in this have their number behind the name.
+        """
+        if not self.regions:
+            return self.class_names
+        smallest = [
+            min((len(of), -place) for place, of in enumerate(self.regions) if label in of)
+            for label in range(1, max(itertools.chain(*self.regions)) + 1)
+        ]
+        names = [self.class_names[-place] for _, place in smallest]
+        return tuple(
+            f"{name} ({label})" if names.count(name) > 1 else name
+            for label, name in enumerate(names, start=1)
+        )
 
     @property
     def ids(self) -> list[int]:
         """All labels that there may be, -1 first."""
         further = [] if self.ignore is None else [self.ignore]
-        return [IGNORE, *range(len(self.class_names) + 1), *further]
+        return [IGNORE, *range(max(itertools.chain(*self.members), default=0) + 1), *further]
 
     @property
     def dtype(self) -> np.dtype:
@@ -55,26 +85,34 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
     """What a dataset's JSON list at ``path`` says of its first label map, or of that of a further task
     (``labels_<task>``).
 
-    The document's table maps ids to names (the Decathlon) or names to ids (nnU-Net). A label that is called "ignore",
-    or -1, is no class. FdifError if there is no such table, its classes are not numbered 1, 2, …, or two have one name.
+    The document's table maps ids to names (the Decathlon) or names to ids or to lists of them (nnU-Net's classes and
+    regions). A label that is called "ignore", or -1, is no class. FdifError if there is no such table, its classes are
+    not numbered 1, 2, …, two have one name, or a region is impossible.
     """
     key = f"labels_{task}" if task else "labels"
-    _refuse_regions(path, key, document)
     try:
+        table = {str(name): of for name, of in document[key].items()}
+        if any(isinstance(of, list) and len(of) != 1 for of in table.values()):
+            if task:
+                raise FdifError(
+                    f'{path}: "{key}" has regions, which only the first label map, "labels", may have'
+                )
+            return _regions_of(f'{path}: "{key}"', table, document.get("regions_class_order"))
+        table = {name: of[0] if isinstance(of, list) else of for name, of in table.items()}
         labels = {
             int(key) if _is_id(key) else int(value): str(value) if _is_id(key) else key
-            for key, value in document[key].items()
+            for key, value in table.items()
         }
-        count = len(document[key])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise FdifError(
             f'{path}: needs "{key}", a table of class ids and names, as {{"background": 0, "liver": 1}}'
         ) from None
     ignored = {i for i, name in labels.items() if name.lower() == "ignore" or i == IGNORE}
     ids = sorted(labels.keys() - ignored)
-    if len(labels) < count or ids != list(range(max(len(ids), 2))) or len(ignored - {IGNORE}) > 1:
+    if len(labels) < len(table) or ids != list(range(max(len(ids), 2))) or len(ignored - {IGNORE}) > 1:
         raise FdifError(
-            f'{path}: "{key}" must number the classes 0 (background), 1, 2, …, not {sorted(labels)}'
+            f'{path}: "{key}" must number the classes 0 (background), 1, 2, … without a gap, as nnU-Net asks, too, '
+            f"not {sorted(labels)}"
         )
     names = tuple(labels[i] for i in ids[1:])
     if twice := [name for name in names if names.count(name) > 1]:
@@ -84,18 +122,55 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
     return Labels(names, max(ignored - {IGNORE}, default=None))
 
 
-def _refuse_regions(path: Path, key: str, document: Mapping[str, Any]) -> None:
-    """Raise an FdifError if a dataset has nnU-Net's regions, unions of labels that may overlap, in place of classes."""
-    labels: Any = document.get(key)
-    regions = {n: of for n, of in labels.items() if isinstance(of, list)} if isinstance(labels, dict) else {}
-    if regions:
-        named = {name: of for name, of in labels.items() if name not in regions}
-        numbers = sorted({i for of in regions.values() for i in of if isinstance(i, int)} - {*named.values()})
-        wanted = json.dumps(named | {f"label {number}": number for number in numbers})
+def _regions_of(where: str, table: Mapping[str, Any], order: Any) -> Labels:
+    """What a table of nnU-Net's regions says, with its ``regions_class_order``; FdifError, naming what is impossible.
+
+    A region unites labels; what is mapped to one label is a region of that label alone. Source: nnU-Net 2, its
+    ``LabelManager`` and documentation/region_based_training.md.
+    """
+    regions: dict[str, tuple[int, ...]] = {}
+    ignored: list[int] = []
+    for name, of in table.items():
+        united: list[Any] = of if isinstance(of, list) else [of]
+        if not united or not all(type(label) is int for label in united):
+            raise FdifError(f"{where}: region {name!r} is {of!r}; it must list one label or more, as [1, 2]")
+        if name.lower() == "ignore" or of == IGNORE:
+            ignored += united
+        elif of != 0:
+            regions[name] = tuple(sorted(set(united)))
+    if 0 not in table.values() or 0 in ignored or len(ignored) > 1:
+        raise FdifError(f'{where} needs "background": 0 beside its regions, and at most one label to ignore')
+    for name, own in regions.items():
+        if wrong := {0, IGNORE, *ignored} & {*own}:
+            what = "the background" if 0 in wrong else "ignored"
+            raise FdifError(f"{where}: region {name!r} has label {max(wrong)}, which is {what}; leave it out")
+    labels = sorted({*itertools.chain(*regions.values())})
+    if labels != list(range(1, len(labels) + 1)):
         raise FdifError(
-            f'{path}: "{key}" has regions of nnU-Net\'s, {json.dumps(regions)}; a network here learns classes that do '
-            f"not overlap: name each label of the files, as {wanted}, and unite predicted labels to regions"
+            f"{where}: the labels of its regions must be 1, 2, …, without a gap, as nnU-Net's, not {labels}"
         )
+    return Labels(
+        tuple(regions),
+        max({*ignored} - {IGNORE}, default=None),
+        regions=tuple(regions.values()),
+        painted=_painted(where, regions, order),
+    )
+
+
+def _painted(where: str, regions: Mapping[str, Sequence[int]], order: Any) -> tuple[int, ...]:
+    """The label that every region is painted with, by ``regions_class_order``; FdifError if it does not say them."""
+    if not (isinstance(order, list) and len(order) == len(regions) and all(type(i) is int for i in order)):
+        raise FdifError(
+            f'{where} has regions ({", ".join(regions)}), so "regions_class_order" beside it must list {len(regions)} '
+            f"labels, that of each region in a prediction, not {order!r}"
+        )
+    for label, (name, united) in zip(order, regions.items(), strict=True):
+        if label not in united:
+            raise FdifError(
+                f'{where}: "regions_class_order" paints region {name!r} with label {label}, which is none of its own, '
+                f"{list(united)}"
+            )
+    return tuple(order)
 
 
 def _is_id(key: str) -> bool:
@@ -115,7 +190,9 @@ def conventions_of(path: Path, document: Mapping[str, Any]) -> Conventions:
             f'{path}: "channel_names" or "modality" must number the channels, as {{"0": "MRI"}}, not {names!r}'
         )
     channels = tuple(str(names[str(i)]) for i in range(len(names)))
-    return Conventions(labels.class_names, labels.ignore, channels)
+    return Conventions(
+        labels.class_names, labels.ignore, channels, regions=labels.regions, painted=labels.painted
+    )
 
 
 def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
@@ -128,7 +205,7 @@ def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
     if array.min() < min(declared) or array.max() > max(declared):
         raise _undeclared(path, array, labels)
     found = array.astype(labels.dtype, copy=False)
-    contiguous = max(declared) <= len(labels.class_names) + 1
+    contiguous = max(declared) == len(declared) - 2
     if not (contiguous or np.isin(found, declared).all()):
         raise _undeclared(path, array, labels)
     if labels.ignore is not None:
@@ -153,7 +230,7 @@ def _undeclared(path: Path, array: np.ndarray, labels: Labels) -> FdifError:
     present = np.unique(array)
     strange = present[~np.isin(present, labels.ids)][0]
     return FdifError(
-        f"{path}: holds label {strange:g}, which its dataset does not declare: {_listed(labels.class_names)}"
+        f"{path}: holds label {strange:g}, which its dataset does not declare: {_listed(labels.label_names)}"
     )
 
 

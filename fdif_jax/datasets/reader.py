@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
+from fdif_jax.datasets.nnunet_raw import Split, check_reader, listed_files, read_splits
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_genuine, is_file_or_link, parsed, visible
 from fdif_jax.io.names import safe_name, unique_names
@@ -99,7 +100,7 @@ def load_dataset(path: str | os.PathLike) -> Dataset:
             f"{path}: label maps {[first, *further]}: pictures are named after them; give each a name"
         )
     labels = tuple(labels_of(path, document, task) for task in (None, *further))
-    tasks = tuple(Task(name, map_.class_names) for name, map_ in zip((first, *further), labels, strict=True))
+    tasks = tuple(Task(name, map_.label_names) for name, map_ in zip((first, *further), labels, strict=True))
     training, validation = list_cases(path)
     for case in (*training, *validation):
         for file in (*case.images, *case.labels):
@@ -140,6 +141,11 @@ def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
     return cases[: len(training)], cases[len(training) :]
 
 
+def list_splits(path: str | os.PathLike, cases: Sequence[Case]) -> list[Split]:
+    """The folds of a dataset's ``cases`` by the file beside its list, if there is one; errors as of `read_splits`."""
+    return read_splits(find_list(Path(path)), [case.id for case in cases])
+
+
 def find_list(path: Path) -> Path:
     """The JSON list of a dataset's directory; any other path is taken for the list itself."""
     if not path.is_dir():
@@ -178,8 +184,17 @@ def _nnunet_validation(path: Path, taken: Collection[str]) -> list[Case]:
 
 
 def _nnunet_cases(path: Path) -> list[Case]:
-    """The cases of a raw dataset of nnU-Net, by the files of ``labelsTr`` and the first channels of ``imagesTr``."""
+    """The cases of a raw dataset of nnU-Net: those of its key ``dataset``, or else by the files of ``labelsTr`` and the
+    first channels of ``imagesTr``."""
     folder, document = path.parent, read_document(path)
+    check_reader(path, document)
+    if "dataset" in document:
+        files = listed_files(path, document)
+        names = [_name({"id": name, "image": name}, f'{path}: "dataset"') for name in files]
+        return [
+            Case(images[0], label, name, (), tuple(images[1:]))
+            for name, (images, label) in zip(names, files.values(), strict=True)
+        ]
     ending, channels = document.get("file_ending", ".nii.gz"), document["channel_names"]
     if ending not in VOLUME_SUFFIXES:
         raise FdifError(f"{path}: file_ending is {ending}; volumes must be {', '.join(VOLUME_SUFFIXES)}")

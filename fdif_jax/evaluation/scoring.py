@@ -1,6 +1,6 @@
 """Scores of predicted label maps: measures of a case, and how sure the mean of many cases is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -42,11 +42,8 @@ def score_case(
     def measured(ours: np.ndarray, theirs: np.ndarray, number: int) -> np.ndarray:
         return compare(ours, theirs, number, measures, tolerance=tolerance, spacing=spacing, surface=surface)
 
-    places = [_places(ids, classes) for ids in (prediction, label)]
-    tables = [measured(places[0], places[1], len(classes) + 1)]
-    for ids in regions:
-        masks = [np.isin(labels, ids).astype(np.uint8) for labels in (prediction, label)]
-        tables.append(measured(masks[0], masks[1], 2))
+    tables = [measured(_places(prediction, classes), _places(label, classes), len(classes) + 1)]
+    tables += [measured(*pair, 2) for pair in region_maps(prediction, label, regions)]
     return np.concatenate(tables)
 
 
@@ -73,14 +70,28 @@ def _places(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     return known.astype(np.min_scalar_type(len(classes)))
 
 
+def region_maps(
+    prediction: np.ndarray, label: np.ndarray, regions: Sequence[Sequence[int]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both maps for each region: 1 where they hold one of its labels, 0 elsewhere; uint8."""
+    for united in regions:
+        yield np.isin(prediction, united).astype(np.uint8), np.isin(label, united).astype(np.uint8)
+
+
 def where_labelled(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both maps with background where the label is below 0, so that nothing is compared there."""
     judged = label >= 0
     return np.where(judged, prediction, 0), np.where(judged, label, 0)
 
 
-def dice(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
-    """`objectives.losses.dice_per_class` on the host, by counting."""
+def dice(
+    prediction: np.ndarray, label: np.ndarray, num_classes: int, regions: Sequence[Sequence[int]] = ()
+) -> np.ndarray:
+    """`objectives.losses.dice_per_class` on the host, by counting; where ``regions`` are given, that of each of them
+    (`region_maps`)."""
+    if regions:
+        pairs = region_maps(prediction, label, regions)
+        return np.concatenate([dice(*pair, 2) for pair in pairs])
     return dice_of(*voxel_counts(prediction, label, num_classes))
 
 

@@ -195,7 +195,7 @@ def _has_one_channel(path: Path) -> bool:
 
 
 def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
-    """Class ids ``(D, H, W)`` on the grid of the case's file, as few bytes each as the classes need.
+    """Labels ``(D, H, W)`` on the grid of the case's file, as few bytes each as they need.
 
     Where the case was resampled its logits are interpolated, a plane at a time as they come, so that those of the whole
     volume are never in memory. The network's patch is the one that the case was prepared for.
@@ -204,7 +204,7 @@ def predict_case(network: TiledNetwork, prepared: Prepared, progress: Progress |
     if way.keeps_grid:
         return way.labels_back(network.labels(prepared.image, progress))
     planes = planes_of(network, prepared, progress)
-    return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape))
+    return way.crop.uncrop(labels_of_planes(planes, way.resampled[0], way.crop.shape, network.painted))
 
 
 def planes_of(
@@ -220,13 +220,15 @@ def planes_of(
     )
 
 
-def labels_of_planes(planes: Iterable[np.ndarray], depth: int, shape: GridShape) -> np.ndarray:
+def labels_of_planes(
+    planes: Iterable[np.ndarray], depth: int, shape: GridShape, painted: Sequence[int] = ()
+) -> np.ndarray:
     """What `labels_of_scores` gives on a grid of another shape for scores ``(D, H, W, C)`` that come plane by plane."""
     result: np.ndarray | None = None
     for plane, scores in enumerate(interpolated(planes, depth, shape[0])):
         if result is None:
-            result = np.empty(shape, np.min_scalar_type(scores.shape[2] - 1))
-        result[plane] = labels_of_scores(scores[None], (1, *shape[1:]))[0]
+            result = np.empty(shape, np.min_scalar_type(max(painted or [scores.shape[2] - 1])))
+        result[plane] = labels_of_scores(scores[None], (1, *shape[1:]), painted)[0]
     assert result is not None  # no grid is empty
     return result
 

@@ -1,12 +1,14 @@
 """Probabilities of a prediction's classes, and how far the networks of an ensemble agree.
 
-A label is the class of the highest mean logit, a probability the softmax of the mean logits. Uncertainty is from 0 to
-1:
+A label is the class of the highest mean logit, a probability the softmax of the mean logits. Of regions, which may
+overlap, a probability is the sigmoid of the mean logit, and labels are painted (`spaces.paint`). Uncertainty is from 0
+to 1:
 
 * of several networks, the mutual information of class and network (Smith and Gal 2018, arXiv 1803.08533),
   (H(mean of p_m) - mean of H(p_m)) / ln K, with p_m the softmax of network m's logits and H(p) = -Σ p ln p over K
   classes: it is 0 where all say the same, however sure they are;
-* of one network, which has nobody to disagree with, the entropy of its probabilities, H(p) / ln K.
+* of one network, which has nobody to disagree with, the entropy of its probabilities, H(p) / ln K;
+* of regions the mean over them, each taken as two classes, the region and what is not.
 
 Planes come one after another, as in `prediction`: all classes of a whole scan are on disk, never in memory.
 """
@@ -17,13 +19,14 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from fdif_jax.evaluation.surfaces import borders
 from fdif_jax.inference.prediction import interpolated, planes_of
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork
 from fdif_jax.io.files import whole_file
 from fdif_jax.preprocessing.preparation import Prepared
-from fdif_jax.preprocessing.spaces import Crop, GridShape, resample
+from fdif_jax.preprocessing.spaces import Crop, GridShape, paint, resample
 
 KEY = "probabilities"  # of the archive, as nnU-Net calls it
 
@@ -58,14 +61,21 @@ def predict_closely(
     The labels are those of the highest probability; where two are equal in float32, the first. A ``scratch`` file takes
     the probabilities, float32 ``(D, K, H, W)`` of the crop, for `write_probabilities`.
     """
-    way, classes = prepared.way, network.num_classes
-    labels = np.empty(way.crop.shape, np.min_scalar_type(classes - 1))
+    way, classes, painted = prepared.way, network.num_classes, network.painted
+    labels = np.empty(way.crop.shape, np.min_scalar_type(max(painted or [classes - 1])))
     uncertain = np.empty(way.crop.shape if uncertainty else (0, 0, 0), np.float32)
     for number, logits in enumerate(_on_the_grid(network, prepared, progress, apart=uncertainty)):
         members = logits.reshape(*logits.shape[:2], -1, classes)
-        probabilities = softmax(members.mean(2))
-        labels[number] = probabilities.argmax(-1)
-        if uncertainty:
+        mean = members.mean(2)
+        if painted:
+            probabilities, labels[number] = sigmoid(mean), paint(np.moveaxis(mean, -1, 0), painted)
+        else:
+            probabilities = softmax(mean)
+            labels[number] = probabilities.argmax(-1)
+        if uncertainty and painted:
+            pairs = np.stack([sigmoid(members), sigmoid(-members)], axis=-1)
+            uncertain[number] = uncertainty_of(pairs.swapaxes(-2, -3)).mean(-1)
+        elif uncertainty:
             uncertain[number] = uncertainty_of(softmax(members))
         if scratch is not None:
             scratch.write(np.moveaxis(probabilities, -1, 0).tobytes())
@@ -90,6 +100,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probability of each logit by itself, float32."""
+    return special.expit(logits).astype(np.float32, copy=False)
+
+
 def uncertainty_of(members: np.ndarray) -> np.ndarray:
     """Uncertainty ``(...)``, float32, of M networks' probabilities ``(..., M, K)``; see above."""
 
@@ -111,9 +126,12 @@ def mean_uncertainty(uncertainty: np.ndarray, labels: np.ndarray) -> tuple[float
     return inside, border
 
 
-def write_probabilities(path: Path, scratch: BinaryIO, crop: Crop, classes: int) -> None:
+def write_probabilities(
+    path: Path, scratch: BinaryIO, crop: Crop, classes: int, *, regions: bool = False
+) -> None:
     """Write what `predict_closely` left in ``scratch`` as nnU-Net does: an ``.npz`` file, ``probabilities``, float32
-    ``(K, z, y, x)``, the axes of SimpleITK's array of the scan; outside of the crop all is background.
+    ``(K, z, y, x)``, the axes of SimpleITK's array of the scan; outside of the crop all is background: the first class,
+    and none of ``regions``.
 
     A class at a time is in memory, 12 bytes a voxel at the most.
     """
@@ -127,11 +145,10 @@ def write_probabilities(path: Path, scratch: BinaryIO, crop: Crop, classes: int)
         np.lib.format.write_array_header_1_0(entry, header)
         for number in range(classes):
             planes = np.empty(crop.shape, np.float32)
-            for place, plane in enumerate(
-                planes
-            ):  # read, as pages of a mapped file count as the process's memory
+            # Read, as pages of a mapped file count as the process's memory.
+            for place, plane in enumerate(planes):
                 scratch.seek((place * classes + number) * plane.nbytes)
                 plane[:] = np.frombuffer(scratch.read(plane.nbytes), np.float32).reshape(plane.shape)
-            whole = crop.uncrop(planes, around=float(number == 0))
+            whole = crop.uncrop(planes, around=float(number == 0 and not regions))
             for plane in whole.T:
                 entry.write(plane.tobytes())

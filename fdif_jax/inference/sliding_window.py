@@ -21,7 +21,7 @@ import numpy as np
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import ahead
-from fdif_jax.preprocessing.spaces import GridShape
+from fdif_jax.preprocessing.spaces import GridShape, paint
 from fdif_jax.training.network import Apply, Weights
 
 # MONAI's Gaussian importance: standard deviation in patch edges, and the least weight a voxel has.
@@ -69,6 +69,7 @@ class TiledNetwork:
         overlap: part of an edge that neighbouring tiles share.
         tile_batch: tiles a call of the network.
         mirror_axes: average over all mirrorings along these axes, 2 to the power of their number.
+        painted: where the network's channels are regions, the label of each (`paint`); else they are classes.
 
     Raises:
         FdifError: an impossible overlap, number of tiles, or axis; no weights; a patch that the network cannot take.
@@ -84,12 +85,13 @@ class TiledNetwork:
         overlap: float = 0.5,
         tile_batch: int = 2,
         mirror_axes: Sequence[int] = (),
+        painted: Sequence[int] = (),
     ):
         if not 0 <= overlap < 1:
             raise FdifError(f"overlap must be at least 0 and below 1, not {overlap}")
         if tile_batch < 1:
             raise FdifError(f"a call of the network needs at least 1 tile, not {tile_batch}")
-        self.patch, self.in_channels = patch, in_channels
+        self.patch, self.in_channels, self.painted = patch, in_channels, tuple(painted)
         self.overlap, self.tile_batch = overlap, tile_batch
         self._take(members, mirror_axes)
         self._importance = gaussian_importance(patch)
@@ -141,11 +143,15 @@ class TiledNetwork:
         return result
 
     def labels(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """The class of the highest logit, unsigned ``(D, H, W)``, for less memory than `logits`."""
-        result = np.empty(image.shape[:3], np.min_scalar_type(self.num_classes - 1))
+        """The class of the highest logit, or the labels of regions, unsigned ``(D, H, W)``, for less memory than
+        `logits`."""
+        result = np.empty(image.shape[:3], np.min_scalar_type(max(self.painted or [self.num_classes - 1])))
         for start, planes in self.slabs(image, progress):
             for number, plane in enumerate(planes, start):  # one at a time, as argmax gives int64
-                result[number] = plane.argmax(-1)
+                if self.painted:
+                    result[number] = paint(np.moveaxis(plane, -1, 0), self.painted)
+                else:
+                    result[number] = plane.argmax(-1)
         return result
 
     @property

@@ -199,7 +199,7 @@ def in_order_of(affine: np.ndarray, volume: Volume) -> Volume:
 
 
 def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:
-    """The bytes of a file of labels, unsigned, or of float32 values ``(D, H, W)``, in their image's format and on its grid.
+    """The bytes of a file of labels, unsigned, or of float32 values ``(D, H, W)``, as the image of them is.
 
     A header of NIfTI or MGH stays as it is: affine, codes, units, and texts; what describes intensities (slope, window,
     intent) does not. Of Blosc2, which has no header, and of DICOM it is NIfTI.

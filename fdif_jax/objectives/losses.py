@@ -1,4 +1,4 @@
-"""What training minimises and what validation reports: cross-entropy, soft Dice, hard Dice.
+"""What training minimises and what validation reports: cross-entropy, soft Dice, hard Dice; of classes, and of regions.
 
 With many classes a loss is memory: at 110 classes a float32 copy of the probabilities or of a one-hot label
 is as large as the network's output. Here neither is kept. The label's own logit is taken by index, the
@@ -12,6 +12,7 @@ A negative label is ignored: its voxels count in no loss. Unsigned labels cannot
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,52 @@ def dice_cross_entropy(logits: Float[Array, "B ... C"], labels: Integer[Array, "
     return 1 - dice.mean() - _mean(log_probability, judged)
 
 
+def binary_cross_entropy(
+    logits: Float[Array, "B ... R"], labels: Integer[Array, "B ..."], regions: Sequence[Sequence[int]]
+) -> Float[Array, ""]:
+    """Binary cross-entropy of every region by itself, mean over regions and all labelled voxels, in nats.
+
+    Args:
+        logits: one score a region, of which the sigmoid is its probability; none for the background.
+        labels: ids, of which regions are unions; negative where voxels are ignored.
+        regions: of each region its labels, at least one.
+    """
+    judged = _judged(labels)
+    logits, labels = _flat(logits, labels)
+    return _mean(_surprise(logits, _inside(labels, regions)), judged)
+
+
+def dice_binary_cross_entropy(
+    logits: Float[Array, "B ... R"], labels: Integer[Array, "B ..."], regions: Sequence[Sequence[int]]
+) -> Float[Array, ""]:
+    """Soft Dice loss plus binary cross-entropy of every region by itself, each weighted 1.
+
+    The Dice loss is that of `dice_cross_entropy` of each region's probability. It is nnU-Net's ``DC_and_BCE_loss`` plus
+    1, with a Dice a sample; where voxels are ignored, that sums the entropies of the regions, and this is their mean.
+    Arguments are as of `binary_cross_entropy`.
+    """
+    judged = _judged(labels)
+    logits, labels = _flat(logits, labels)
+    inside = _inside(labels, regions)
+    probability = jax.nn.sigmoid(logits)
+    mass = probability if judged is None else jnp.where(judged[..., None], probability, 0)
+    overlap = jnp.where(inside, probability, 0).sum(1)
+    dice = (2 * overlap + _SMOOTH) / (mass.sum(1) + inside.sum(1) + _SMOOTH)
+    return 1 - dice.mean() + _mean(_surprise(logits, inside), judged)
+
+
+def _inside(labels, regions):
+    """Which regions a voxel is in, ``(B, N, R)``; none where it is ignored."""
+    return jnp.stack([reduce(jnp.logical_or, [labels == one for one in of]) for of in regions], axis=-1)
+
+
+def _surprise(logits, inside):
+    """Minus the log-probability of what a voxel is, ``(B, N)``, mean over the regions."""
+    return (jax.nn.softplus(logits) - jnp.where(inside, logits, 0)).mean(-1)
+
+
 LOSSES = {"dice_ce": dice_cross_entropy, "ce": cross_entropy}
+REGION_LOSSES = {"dice_ce": dice_binary_cross_entropy, "ce": binary_cross_entropy}
 
 
 def deeply_supervised(

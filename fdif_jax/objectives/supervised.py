@@ -15,7 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.objectives.losses import LOSSES, cross_entropy, deeply_supervised, overlap_per_class
+from fdif_jax.objectives.losses import (
+    LOSSES,
+    REGION_LOSSES,
+    cross_entropy,
+    deeply_supervised,
+    overlap_per_class,
+)
 from fdif_jax.tasks import Task
 
 Scores = Float[Array, "B D H W C"] | Sequence[Float[Array, "B d h w C"]]
@@ -81,6 +87,35 @@ class Segmentation:
             for task, size in enumerate(self._sizes)
         ]
         return jnp.concatenate(counts, axis=1)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Of every voxel, in which regions it is; regions unite labels of one map, and may overlap.
+
+    Attributes:
+        labels: of each region the labels that it unites.
+        criterion: ``dice_ce`` or ``ce``, of each region by itself (`losses.REGION_LOSSES`).
+
+    Raises:
+        FdifError: an unknown loss.
+    """
+
+    labels: tuple[tuple[int, ...], ...]
+    criterion: str = "dice_ce"
+
+    def __post_init__(self):
+        if self.criterion not in REGION_LOSSES:
+            raise unknown("loss", self.criterion, REGION_LOSSES)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the head: one a region, and none for the background."""
+        return len(self.labels)
+
+    def loss(self, outputs: Scores, labels: Integer[Array, "B D H W"]) -> Float[Array, ""]:
+        """The loss of scores of label ids, for several resolutions `deeply_supervised`, finest first."""
+        return deeply_supervised(partial(REGION_LOSSES[self.criterion], regions=self.labels))(outputs, labels)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class CaseCache:
     def __init__(self, folder: Path, plan: CasePlan, conventions: Conventions):
         """Keep cases in ``folder``, which is made if it is not there."""
         self._folder = folder
-        self._how = [replace(plan, reasons=()).to_dict(), asdict(conventions)]
+        self._how = [replace(plan, reasons=()).to_dict(), conventions.to_dict()]
         make_folder(folder)
 
     def get(self, case: Case, prepare: Callable[[], Prepared]) -> Prepared:

@@ -150,7 +150,7 @@ def fingerprint(measurements: Iterable[Measurement], conventions: Conventions) -
         np.array(zeros),
         np.array(centres),
         conventions.channel_names,
-        conventions.class_names,
+        conventions.label_names,
     )
 
 

@@ -35,7 +35,7 @@ class ScanStore:
         """`fingerprints.measure` of a case, once, and its scan kept; errors as of `read_scan`."""
         if case not in self._measurements:
             scan = read_scan(case, self._conventions)
-            self._measurements[case] = measure(scan, number, len(self._conventions.class_names))
+            self._measurements[case] = measure(scan, number, len(self._conventions.label_names))
             path = Path(self._folder.name, f"{len(self._measurements)}.pickle")
             try:
                 with path.open("wb") as file:

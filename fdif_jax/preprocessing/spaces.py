@@ -127,15 +127,33 @@ def resample_labels(labels: np.ndarray, shape: GridShape) -> np.ndarray:
     return ids[_greatest(((labels == i).astype(np.float32) for i in ids), shape)]
 
 
-def labels_of_scores(scores: np.ndarray, shape: GridShape) -> np.ndarray:
+def labels_of_scores(scores: np.ndarray, shape: GridShape, painted: Sequence[int] = ()) -> np.ndarray:
     """The class of the highest score in every voxel of a grid of another shape over the same extent.
 
-    Scores ``(D, H, W, C)`` are interpolated linearly, a class at a time, so that no second copy of them is made. The
-    result is of unsigned integers, as few bytes as C needs.
+    Scores ``(D, H, W, C)`` are interpolated linearly, a class at a time, so that no second copy of them is made. Where
+    they are of regions, ``painted`` are the regions' labels, and it is `paint` that decides. The result is of unsigned
+    integers, as few bytes as the labels need.
     """
+    if painted:
+        return paint((resample(scores[..., c], shape, order=1) for c in range(scores.shape[3])), painted)
     num_classes = scores.shape[3]
     winners = _greatest((scores[..., c] for c in range(num_classes)), shape)
     return winners.astype(np.min_scalar_type(num_classes - 1), copy=False)
+
+
+def paint(regions: Iterable[np.ndarray], painted: Sequence[int]) -> np.ndarray:
+    """The labels of voxels by the logits of regions, each ``(...)``: where one is above 0, its probability above 1/2,
+    the region's label of ``painted`` goes over those of the regions before it.
+
+    Unsigned integers ``(...)``, as few bytes as the labels need. It is what nnU-Net does with ``regions_class_order``.
+    """
+    labels = None
+    for logits, label in zip(regions, painted, strict=True):
+        if labels is None:
+            labels = np.zeros(logits.shape, np.min_scalar_type(max(painted)))
+        labels[logits > 0] = label
+    assert labels is not None  # there is a region
+    return labels
 
 
 def _greatest(masks: Iterable[np.ndarray], shape: GridShape) -> np.ndarray:

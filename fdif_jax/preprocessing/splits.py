@@ -1,10 +1,12 @@
 """Which cases of a dataset are trained on and which validate, drawn so that a seed gives the same everywhere."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from fdif_jax.datasets.nnunet_raw import Split
 from fdif_jax.datasets.reader import Case
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import stream
@@ -27,22 +29,32 @@ def fold(cases: Sequence[Case], folds: int, number: int, seed: int) -> tuple[lis
     return training, validation
 
 
-def listed_folds(cases: Sequence[Case]) -> list[int]:
-    """The numbers of the folds that a dataset's list puts its cases in, ascending; none if it does not."""
-    return sorted({case.fold for case in cases if case.fold is not None})
+class ListedFold(NamedTuple):
+    """A fold that a dataset makes: its number, and the cases that train and validate in it."""
+
+    number: int
+    training: list[Case]
+    validation: list[Case]
 
 
-def listed_fold(cases: Sequence[Case], number: int) -> tuple[list[Case], list[Case]]:
-    """Training and validation cases of a fold of the list, by its number; a case without one trains in every fold.
+def listed_folds(cases: Sequence[Case], splits: Sequence[Split] = ()) -> list[ListedFold]:
+    """The folds that a dataset puts its cases in, by number: of the cases' own ``fold``, or else of ``splits``.
 
-    FdifError if no case is left to train on.
+    By their own, a case validates in one fold and trains in all others; one without trains in every fold. By splits
+    each fold says it of every case, and takes no other.
     """
-    training, validation = (
-        [case for case in cases if (case.fold == number) is part] for part in (False, True)
-    )
-    if not training:
-        raise FdifError(f"all {len(cases)} cases are of fold {number}: none is left to train on")
-    return training, validation
+    numbers = sorted({case.fold for case in cases if case.fold is not None})
+    if numbers:
+        halves = (False, True)
+        return [
+            ListedFold(number, *([c for c in cases if (c.fold == number) is half] for half in halves))
+            for number in numbers
+        ]
+    by_id = {case.id: case for case in cases}
+    return [
+        ListedFold(number, *([by_id[name] for name in part] for part in split))
+        for number, split in enumerate(splits)
+    ]
 
 
 def few(cases: Sequence[Case], number: int, seed: int) -> list[Case]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fdif_jax.datasets.conventions import Conventions
-from fdif_jax.datasets.reader import Case, list_cases, load_conventions
+from fdif_jax.datasets.reader import Case, list_cases, list_splits, load_conventions
 from fdif_jax.errors import FdifError
 from fdif_jax.models.nnunet import PlannedNetwork
 from fdif_jax.preprocessing.case_cache import CaseCache
@@ -18,7 +18,7 @@ from fdif_jax.preprocessing.fingerprints import (
 )
 from fdif_jax.preprocessing.preparation import Prepared, prepare
 from fdif_jax.preprocessing.scan_store import ScanStore
-from fdif_jax.preprocessing.splits import HELD_OUT, apart, few, fold, listed_fold, listed_folds
+from fdif_jax.preprocessing.splits import HELD_OUT, ListedFold, apart, few, fold, listed_folds
 from fdif_jax.scripts.console.reading import each_good
 from fdif_jax.scripts.jobs.suited import voxel_budget
 from fdif_jax.scripts.options.finetuning import FinetuningOptions
@@ -40,14 +40,15 @@ def choose_cases(config: FinetuningOptions) -> Chosen:
     """Training and validation cases, as the options ask for them; FdifError if there are not so many."""
     conventions = load_conventions(config.dataset)
     listed, validation = list_cases(config.dataset)
-    training, own = listed, listed_folds(listed) if config.folds_from == "list" else []
+    own = listed_folds(listed, list_splits(config.dataset, listed)) if config.folds_from == "list" else []
+    training = listed
     if config.folds:
         training, validation = _fold(config, listed, own)
     elif config.val_from == "training":
         training, validation = apart(training, config.cases, config.val_cases, config.seed)
-    elif not validation and config.val_every and any(case.fold != own[0] for case in listed if own):
-        training, validation = listed_fold(training, own[0])
-        print(f"no validation cases are listed: those of fold {own[0]} validate; see --folds, --folds-from")
+    elif not validation and config.val_every and own and own[0].training:
+        number, training, validation = own[0]
+        print(f"no validation cases are listed: those of fold {number} validate; see --folds, --folds-from")
     elif not validation and config.val_every and len(training) > 1:
         folds = min(HELD_OUT, len(training))
         training, validation = fold(training, folds, 0, config.seed)
@@ -68,21 +69,24 @@ def choose_cases(config: FinetuningOptions) -> Chosen:
 
 
 def _fold(
-    config: FinetuningOptions, cases: Sequence[Case], own: Sequence[int]
+    config: FinetuningOptions, cases: Sequence[Case], own: Sequence[ListedFold]
 ) -> tuple[list[Case], list[Case]]:
-    """Training and validation cases of the fold that the options ask for: one of the list's ``own``, or a drawn one."""
+    """Training and validation cases of the fold that the options ask for, of the dataset's ``own`` or a drawn one."""
     number = config.fold or 0
     if not own:
         return fold(cases, config.folds, number, config.seed)
     if config.folds != len(own) or number >= len(own):
         asked = f"--folds {config.folds}" if config.folds != len(own) else f"--fold {number}"
+        numbers = ", ".join(str(one.number) for one in own)
         raise FdifError(
-            f"{asked}: the cases of {config.dataset} have {len(own)} folds ({', '.join(map(str, own))}); take these by "
+            f"{asked}: the cases of {config.dataset} have {len(own)} folds ({numbers}); take these by "
             f"--folds {len(own)}, or draw others by --folds-from seed"
         )
-    training, validation = listed_fold(cases, own[number])
-    always = sum(case.fold is None for case in cases)
-    said = f"the {len(validation)} cases of the list's fold {own[number]} validate"
+    listed, training, validation = own[number]
+    if not training:
+        raise FdifError(f"all {len(cases)} cases are of fold {listed}: none is left to train on")
+    always = len({case.id for case in cases}.difference(*({c.id for c in one.validation} for one in own)))
+    said = f"the {len(validation)} cases of the list's fold {listed} validate"
     print(said + f", {always} of no fold never do" * (always > 0) + "; --folds-from seed draws folds instead")
     return training, validation
 

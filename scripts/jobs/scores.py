@@ -53,14 +53,14 @@ class Referee:
             print(f"{run.path}: trained, without validation")
             return
         network, rows = self._network.of([weights], mirror_axes), []
-        names, folder = self._chosen.conventions.class_names, run.path / "predictions"
+        conventions, folder = self._chosen.conventions, run.path / "predictions"
         if save_predictions:
             make_folder(folder)
         with progress_bar() as bar:
             task = bar.add_task("evaluating", total=len(self._cases), measured="")
             for number, (case, prepared) in enumerate(zip(self._chosen.validation, self._cases, strict=True)):
                 bar.update(task, measured=case.id)
-                volume = read_label(case.label, self._chosen.conventions)
+                volume = read_label(case.label, conventions)
                 label = on_grid_of(case.image, prepared.way.crop.source, case.label, volume)
                 prediction = predict_case(network, prepared)
                 rows.append(self._dice(prediction, label))
@@ -69,18 +69,21 @@ class Referee:
                     first = Example(
                         image if image.ndim == 3 else image[..., 0], label[None], prediction[None]
                     )
-                    drawn = write_example(first, (Task("class", names),), run.path / PREDICTION)
+                    shown = Task("class", conventions.label_names)
+                    drawn = write_example(first, (shown,), run.path / PREDICTION)
                     pictures = [write_curve(run), *drawn]
                 if save_predictions:
                     path = folder / f"{case.id}{format_of(case.image).answer}"
                     write_atomic(path, encode_like(case.image, prediction))
                 bar.advance(task)
-        self._write(run, np.stack(rows), names)
+        self._write(run, np.stack(rows), conventions.class_names)
         print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))
 
     def _dice(self, prediction: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         assert label is not None  # validation cases are labelled
-        return dice(*where_labelled(prediction, label), len(self._chosen.conventions.class_names) + 1)
+        conventions = self._chosen.conventions
+        maps = where_labelled(prediction, label)
+        return dice(*maps, len(conventions.class_names) + 1, conventions.regions)
 
     def _write(self, run: Run, scores: np.ndarray, names: Sequence[str]) -> None:
         ids = [case.id for case in self._cases]
@@ -96,8 +99,9 @@ class Referee:
         )
         write_csv(run.path / "dice.csv", [["case", *names, "mean"], *rows])
         told = (*metrics["dice"].items(), ("mean", metrics["mean_dice"]))
+        what = "region" if self._chosen.conventions.regions else "class"
         lines = ((name, "absent" if value is None else f"{value:.4f}") for name, value in told)
-        Console().print(table_of(("class", "Dice"), lines, title=f"Dice of {len(ids)} validation cases"))
+        Console().print(table_of((what, "Dice"), lines, title=f"Dice of {len(ids)} validation cases"))
 
 
 def _plain(values: Any) -> Any:

@@ -42,7 +42,7 @@ class FinetuningOptions(TrainingOptions):
     fold: int | None = None
     """Which part to validate on, from 0; all, one after another, if not given."""
     folds_from: Literal["list", "seed"] = "list"
-    """Folds are those of the list where its cases have a "fold", or always drawn."""
+    """Folds are those of the list where its cases have a "fold", or of splits_final.json beside it; or always drawn."""
     which: Literal["best", "last"] = "last"
     """Weights of the pre-training run to begin with: of its best validation, or the newest."""
     freeze_encoder: Flag = False

@@ -21,7 +21,7 @@ class TrainingOptions(NetworkOptions):
     accumulate: int = 1
     """Parts that a batch is divided into, one after another, to save memory."""
     loss: Literal["dice_ce", "ce"] = "dice_ce"
-    """Soft Dice plus cross-entropy, or cross-entropy alone; summed over label maps where there are several."""
+    """Soft Dice plus cross-entropy, or cross-entropy alone; summed over label maps, and the mean over regions."""
     lr: float = 1e-4
     """Highest learning rate of AdamW."""
     weight_decay: float = 1e-5

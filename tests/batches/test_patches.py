@@ -111,6 +111,14 @@ def test_only_so_many_spots_are_remembered_and_the_same_ones(monkeypatch):
     assert len(set(np.asarray(one.spots[0, 0]).tolist())) == 10
 
 
+def test_patches_are_centred_on_regions_where_there_are_some():
+    label = np.zeros((6, 6, 6), int)
+    label[0, 0, :3], label[0, 1, :2] = 1, 2
+    source = lay_out([_prepared(np.zeros((6, 6, 6, 1)), label)], 3, ((1, 2), (2,)))
+    np.testing.assert_array_equal(source.counts, [[5, 2]])
+    assert set(np.asarray(source.spots[0, 0, :5]).tolist()) == {0, 1, 2, 6, 7}
+
+
 def test_more_voxels_than_can_be_numbered_are_refused(monkeypatch):
     monkeypatch.setattr(module, "_MOST_VOXELS", 400)
     case = _prepared(np.zeros((6, 6, 6, 1)), np.ones((6, 6, 6)))

@@ -320,6 +320,28 @@ def test_patients_whose_files_have_one_name_keep_every_prediction_and_score(pati
     assert len(list((tmp_path / "run/predictions").iterdir())) == 4
 
 
+def test_splits_beside_the_list_are_its_folds(patients, tmp_path, capsys):
+    document = json.loads(patients.read_text())
+    for number, entry in enumerate(document["training"]):
+        entry.pop("fold", None)
+        entry["id"] = f"p{number}"
+    patients.write_text(json.dumps(document))
+    splits = [{"train": ["p0", "p1"], "val": ["p2"]}, {"train": ["p5", "p3"], "val": ["p4", "p0"]}]
+    (patients.parent / "splits_final.json").write_text(json.dumps(splits))
+
+    def chosen(**options):
+        both = finetune.choose_cases(_config(patients, tmp_path, **options))
+        return [[case.id for case in part] for part in (both.training, both.validation)]
+
+    assert [chosen(folds=2, fold=fold) for fold in (0, 1)] == [list(split.values()) for split in splits]
+    assert "the 2 cases of the list's fold 1 validate, 3 of no fold never do" in capsys.readouterr().out
+    assert chosen() == list(splits[0].values())
+    training, validation = chosen(folds=2, fold=1, folds_from="seed")
+    assert sorted([*training, *validation]) == [f"p{i}" for i in range(6)]
+    with pytest.raises(FdifError, match=r"--folds 5: .* have 2 folds \(0, 1\)"):
+        chosen(folds=5)
+
+
 def test_folds_of_the_list_are_taken_unless_others_are_asked_for(patients, tmp_path, capsys):
     def validated(**options):
         chosen = finetune.choose_cases(_config(patients, tmp_path, **options))

@@ -201,6 +201,23 @@ def test_every_kind_of_file_comes_back_bit_for_bit(kind, state, tmp_path, capsys
     assert_same(exported(run), state)
 
 
+def test_a_later_stage_of_a_cascade_is_refused(state, tmp_path, capsys):
+    contents = nnunet_checkpoint(state)
+    arguments = contents["init_args"]
+    cascade = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    arguments["plans"]["configurations"]["3d_cascade_fullres"] = cascade
+    torch.save(
+        contents | {"init_args": arguments | {"configuration": "3d_cascade_fullres"}}, tmp_path / "c.pth"
+    )
+    with pytest.raises(SystemExit):
+        imported(tmp_path / "c.pth", "--out", tmp_path / "run")
+    assert (
+        "c.pth is a stage of a cascade, whose network sees the labels that 3d_lowres"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow("wants nnU-Net, whose files are made up above")
 def test_what_nnunet_itself_saves_is_read(state, tmp_path):
     """Its trainer's own method, on a trainer that has just what the method reads."""

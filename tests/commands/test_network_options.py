@@ -94,6 +94,13 @@ def test_plans_of_nnunet_say_network_and_patch(plans, tmp_path, monkeypatch):
     with pytest.raises(FdifError, match="--plans says strides"):
         spec(plans=plans, size=("strides=[1,2,2]",))
     few = {"steps": 1, "val_every": 0}
+    document = json.loads(plans.read_text())
+    document["configurations"]["cascade"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans.write_text(json.dumps(document))
+    with pytest.raises(
+        FdifError, match=r"configuration cascade is a stage of a cascade, .* 3d_lowres predicted"
+    ):
+        spec(plans=plans, configuration="cascade")
     config = pretrain.Config(
         out=tmp_path, plans=plans, primitives=("sphere",), min_objects=1, max_objects=2, **few
     )

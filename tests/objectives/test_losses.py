@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, DiceLoss
 from monai.metrics import DiceMetric
 
 from fdif_jax.objectives import losses
@@ -65,6 +65,61 @@ def test_voxels_without_a_label_count_in_no_loss():
     nobody = np.full_like(labels, -1)
     for loss in losses.LOSSES.values():
         assert np.isfinite(loss(logits, nobody))
+
+
+REGIONS = ((1, 2, 3), (2, 3), (3,))
+
+
+def _regions_in_torch(logits, labels):
+    """Logits, which regions a voxel is in, and whether it has a label, channels first."""
+    x, _ = _to_torch(logits, labels)
+    inside = torch.from_numpy(np.stack([np.isin(labels, of) for of in REGIONS], axis=1)).float()
+    return x, inside, torch.from_numpy(labels >= 0)[:, None].float()
+
+
+def test_losses_of_regions_equal_monai_and_pytorch():
+    logits, labels = _batch(3)
+    labels = np.random.default_rng(2).integers(0, 4, labels.shape).astype(np.uint8)
+    labels[0] = 0  # a sample without any region
+    x, inside, _ = _regions_in_torch(logits, labels)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(x, inside)
+    assert abs(float(losses.binary_cross_entropy(logits, labels, REGIONS)) - entropy.item()) < 1e-5
+    expected = entropy + DiceLoss(sigmoid=True)(x, inside)
+    expected.backward()
+    value, gradient = jax.value_and_grad(losses.dice_binary_cross_entropy)(logits, labels, REGIONS)
+    assert abs(float(value) - expected.item()) < 1e-5
+    np.testing.assert_allclose(gradient, np.moveaxis(x.grad.numpy(), 1, -1), atol=1e-7)
+
+
+def test_losses_of_regions_leave_out_voxels_without_a_label():
+    logits, labels = _batch(3)
+    labels = np.random.default_rng(2).integers(-1, 4, labels.shape).astype(np.int8)
+    x, inside, judged = _regions_in_torch(logits, labels)
+    each = torch.nn.functional.binary_cross_entropy_with_logits(x, inside, reduction="none")
+    entropy = (each.mean(1, keepdim=True) * judged).sum() / judged.sum()
+    p, axes = torch.sigmoid(x) * judged, (2, 3, 4)
+    dice = (2 * (p * inside).sum(axes) + 1e-5) / (p.sum(axes) + inside.sum(axes) + 1e-5)
+    expected = 1 - dice.mean() + entropy
+    expected.backward()
+    value, gradient = jax.value_and_grad(losses.dice_binary_cross_entropy)(logits, labels, REGIONS)
+    assert abs(float(value) - expected.item()) < 1e-5
+    assert abs(float(losses.binary_cross_entropy(logits, labels, REGIONS)) - entropy.item()) < 1e-5
+    np.testing.assert_allclose(gradient, np.moveaxis(x.grad.numpy(), 1, -1), atol=1e-7)
+    assert not np.asarray(gradient)[labels < 0].any()
+    for loss in losses.REGION_LOSSES.values():
+        assert np.isfinite(loss(logits, np.full_like(labels, -1), REGIONS))
+        certain = np.stack([np.where(np.isin(labels, of), 3e4, -3e4) for of in REGIONS], axis=-1)
+        assert float(loss(certain.astype(np.float32), labels, REGIONS)) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_loss_of_regions_is_nnunets_and_1():
+    theirs = pytest.importorskip("nnunetv2.training.loss.compound_losses")
+    logits, labels = _batch(3)
+    labels = np.random.default_rng(2).integers(0, 4, labels.shape).astype(np.uint8)
+    x, inside, _ = _regions_in_torch(logits, labels)
+    options = {"batch_dice": False, "do_bg": True, "smooth": 1e-5, "ddp": False}
+    expected = theirs.DC_and_BCE_loss({}, options)(x, inside).item() + 1
+    assert abs(float(losses.dice_binary_cross_entropy(logits, labels, REGIONS)) - expected) < 1e-5
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES.values())

@@ -15,7 +15,7 @@ from fdif_jax.batches.classification import classification_batch
 from fdif_jax.datasets import classification
 from fdif_jax.errors import FdifError
 from fdif_jax.objectives import losses
-from fdif_jax.objectives.supervised import Classification, Segmentation
+from fdif_jax.objectives.supervised import Classification, Regions, Segmentation
 from fdif_jax.tasks import Task
 
 THREE = (Task("shape", ("a", "b", "c")), Task("displacement", ("d",)), Task("mapper", ("e", "f")))
@@ -105,6 +105,16 @@ def test_classification_is_pytorchs_smoothed_cross_entropy_mean_over_labels(smoo
     )
 
 
+def test_one_region_is_one_class_whose_background_scores_0():
+    logits, wanted = jnp.asarray(scores(4, 3, 5, channels=1)), jnp.asarray(labels(4, 3, 5, sizes=(3,))[:, 0])
+    region, own = Regions(((1, 2),), "ce"), Segmentation((Task("class", ("both",)),), "ce")
+    assert region.channels == 1 and Regions(((1, 2), (1,))).channels == 2
+    expected = own.loss(jnp.concatenate([jnp.zeros_like(logits), logits], -1), jnp.minimum(wanted, 1))
+    assert abs(float(region.loss(logits, wanted)) - float(expected)) < 1e-5
+    finer_alone = region.loss([logits, logits[:, ::2]], jnp.asarray(wanted))
+    assert abs(float(finer_alone) - float(expected)) < 1e-5
+
+
 def test_the_published_label_smoothing_is_the_default():
     assert Classification((3,)).label_smoothing == 0.2
 
@@ -114,6 +124,7 @@ def test_the_published_label_smoothing_is_the_default():
     [
         (lambda: Segmentation(()), "at least one task"),
         (lambda: Segmentation(THREE, "dice"), "unknown loss 'dice'"),
+        (lambda: Regions(((1, 2),), "dice"), "unknown loss 'dice'"),
         (lambda: Classification(()), r"one or more labels, got \[\]"),
         (lambda: Classification((3, 0)), r"one or more labels, got \[3, 0\]"),
         (lambda: Classification((3,), 1.0), "label smoothing must be at least 0 and below 1, got 1.0"),

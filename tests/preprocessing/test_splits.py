@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fdif_jax.datasets.nnunet_raw import Split
 from fdif_jax.datasets.reader import Case
 from fdif_jax.errors import FdifError
-from fdif_jax.preprocessing.splits import apart, few, fold, listed_fold, listed_folds
+from fdif_jax.preprocessing.splits import apart, few, fold, listed_folds
 
 
 def _cases(number):
@@ -33,15 +34,17 @@ def test_every_case_validates_in_one_fold_and_is_trained_on_in_the_others(number
 @given(st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=9))
 def test_folds_of_a_list_are_what_it_says_and_cases_without_one_always_train(folds):
     cases = [case._replace(fold=own) for case, own in zip(_cases(len(folds)), folds, strict=True)]
-    assert listed_folds(cases) == sorted({own for own in folds if own is not None})
-    for number in listed_folds(cases):
-        if set(folds) == {number}:
-            with pytest.raises(FdifError, match=f"all {len(folds)} cases are of fold {number}"):
-                listed_fold(cases, number)
-            continue
-        training, validation = listed_fold(cases, number)
+    found = listed_folds(cases, [Split(("0",), ("1",))] if any(own is not None for own in folds) else [])
+    assert [one.number for one in found] == sorted({own for own in folds if own is not None})
+    for number, training, validation in found:
         assert [case.fold for case in validation] == [number] * folds.count(number)
         assert [case.fold for case in training] == [own for own in folds if own != number]
+
+
+def test_folds_of_a_file_beside_the_list_are_what_it_says():
+    a, b, c, d = cases = _cases(4)
+    splits = [Split(("0", "1"), ("3",)), Split(("2",), ())]
+    assert listed_folds(cases, splits) == [(0, [a, b], [d]), (1, [c], [])]
 
 
 def test_fewer_cases_are_among_more_and_none_of_them_validates():
