@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage, stats
+from scipy import ndimage, special, stats
 
 from fdif_jax.inference.prediction import predict_case
 from fdif_jax.inference.probabilities import (
@@ -109,6 +109,31 @@ def test_uncertainty_is_the_mutual_information_of_networks_and_the_entropy_of_on
     single = found(alone[0])
     np.testing.assert_allclose(single[box], entropies[0] / np.log(both.num_classes), atol=1e-4)
     assert single.sum() == pytest.approx(single[box].sum())  # nothing is uncertain outside
+
+
+def test_regions_have_a_sigmoid_each_and_are_painted(tmp_path):
+    first, second = (functional(Net(seed=seed)) for seed in range(2))
+    network = TiledNetwork(first.apply, [first.weights, second.weights], PATCH, painted=(2, 1, 3))
+    prepared = case((1.4, 0.7, 1.9))
+    with tempfile.TemporaryFile() as scratch:
+        found = predict_closely(network, prepared, scratch, uncertainty=True)
+        write_probabilities(tmp_path / "a.npz", scratch, prepared.way.crop, 3, regions=True)
+    array = np.load(tmp_path / "a.npz")["probabilities"]
+    alone = [network.of([member.weights], ()) for member in (first, second)]
+    logits = np.stack([on_the_file(prepared, one.logits(prepared.image)) for one in alone]).astype(float)
+    canonical, box = (prepared.way.crop.source.to_canonical, prepared.way.crop.box)
+    given = np.stack([canonical(volume.T) for volume in array])
+    np.testing.assert_allclose(given[:, *box], special.expit(logits.mean(0)), atol=1e-4)
+    assert given.sum() == pytest.approx(given[:, *box].sum(), rel=1e-5)  # no region outside
+    labels = np.select([region > 0.5 for region in array[::-1]], (3, 1, 2), 0).T
+    assert (found.labels != labels).mean() < 1e-3 and len(np.unique(found.labels)) > 1
+    np.testing.assert_array_equal(found.labels, predict_case(network, prepared))
+    p = special.expit(logits)
+    entropies = stats.entropy(np.stack([p, 1 - p]), axis=0)
+    wanted = (stats.entropy(np.stack([p.mean(0), 1 - p.mean(0)]), axis=0) - entropies.mean(0)).mean(
+        0
+    ) / np.log(2)
+    np.testing.assert_allclose(canonical(found.uncertainty)[box], wanted, atol=1e-4)
 
 
 def test_uncertainty_runs_from_0_to_1():
