@@ -60,6 +60,8 @@ def test_all_objectives_are_learnt_and_the_heads_stay_behind(whole):
     assert 0 < run.history[-1]["distance_error"] < 8 and 0 < run.history[-1]["restore_error"] < 3
     assert any(name.startswith("objective.contrast.levels.1.") for name in kept)
     assert kept["objective.distance.map.kernel"].shape == (4, 2)
+    assert kept["objective.distance.coarser.0.kernel"].shape == (8, 2)
+    assert not any(name.startswith("objective.restore.coarser") for name in kept)
     assert kept["objective.restore.map.kernel"].shape == (4, 1)
     model = models.create(**run.network)
     run.restore(model)
