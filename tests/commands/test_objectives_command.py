@@ -145,6 +145,20 @@ def test_contrast_alone_is_scored_by_retrieval(tmp_path):
     assert 0 <= last["score"] <= 1
 
 
+WINDOWED = {
+    "grid": (16, 16, 16), "min_objects": 2, "max_objects": 3, "size": ("features=[4,8]",), "steps": 2, "val_every": 2,
+    "val_samples": 2, "objective": "distance",
+}  # fmt: skip
+
+
+@pytest.mark.slow("trainings of organs, a minute each")
+@pytest.mark.parametrize("recipe", ["anatomix", "anatomy_random"])
+def test_distances_are_learnt_through_windows(recipe, tmp_path):
+    pretrain.run(pretrain.Config(out=tmp_path / "run", recipe=recipe, **WINDOWED))
+    last = load_run(tmp_path / "run").history[-1]
+    assert 0 < last["distance_error"] < 8 and last["score"] == 1 - last["distance_error"] / 16
+
+
 def test_the_class_objective_is_the_one_without_objectives(tmp_path):
     training = prepare(_config(tmp_path, objective="class", contrast=()))
     assert not any(name.startswith("objective") for name in training.network.weights)
