@@ -38,11 +38,6 @@ MEASURES = {"contrast": "retrieval", "distance": "distance_error", "restore": "r
 _EXTRA = {"distance": "distances", "restore": "clean"}
 
 
-def _at(values: Float[Array, "B d h w c"], shape: Sequence[int]) -> Float[Array, "B D H W c"]:
-    """Values of a coarser grid, between whose voxels they are linear; of the images' own grid as they are."""
-    return values if values.shape == tuple(shape) else jax.image.resize(values, tuple(shape), "linear")
-
-
 def parse_objective(text: str) -> dict[str, float]:
     """Weights by name, of a sum as in ``class + 0.5*contrast``.
 
@@ -200,7 +195,7 @@ class Combined:
         """Distances as the network and as the scenes have them."""
         assert targets.distances is not None
         wanted = jnp.repeat(jnp.moveaxis(targets.distances, 1, -1), self.looks, axis=0)
-        return _at(outputs.heads.distance(outputs.features[0]), wanted.shape), wanted
+        return outputs.heads.distance(outputs.features, wanted.shape[1:4]), wanted
 
     def _restored(
         self, outputs: Outputs, targets: Targets
@@ -208,7 +203,7 @@ class Combined:
         """Clean images as the network and as the scenes have them."""
         assert targets.clean is not None
         wanted = targets.clean.reshape(-1, *targets.clean.shape[2:])
-        return _at(outputs.heads.restore(outputs.features[0]), (*wanted.shape, 1))[..., 0], wanted
+        return outputs.heads.restore(outputs.features, wanted.shape[1:])[..., 0], wanted
 
     def measure(self, outputs: Outputs, targets: Targets) -> dict[str, Float[Array, "2"]]:
         """What validation tells of the objectives beside ``class``, by `MEASURES`: sums, and of how many.
@@ -260,6 +255,6 @@ class Heads(nnx.Module):
         if "contrast" in objective.names:
             self.contrast = Projections(channels, objective.contrast, rngs=rngs)
         if "distance" in objective.names:
-            self.distance = VoxelHead(channels[0], 2, rngs=rngs)
+            self.distance = VoxelHead(channels, 2, rngs=rngs)
         if "restore" in objective.names:
-            self.restore = VoxelHead(channels[0], 1, rngs=rngs)
+            self.restore = VoxelHead(channels[:1], 1, rngs=rngs)

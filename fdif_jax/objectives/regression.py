@@ -1,19 +1,46 @@
 """Numbers of every voxel: a head that gives them, and how far off they are."""
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 
 class VoxelHead(nnx.Module):
-    """A linear map of a voxel's features, the same for all voxels."""
+    """A sum of linear maps of features, one of every resolution.
 
-    def __init__(self, c_in: int, channels: int, *, rngs: nnx.Rngs):
-        self.map = nnx.Linear(c_in, channels, rngs=rngs)
+    From the coarsest on, each sum is linear between its voxels on the grid of the next finer features: what is far
+    away tells the large lengths, what is near the rest.
+    """
 
-    def __call__(self, features: Float[Array, "... C"]) -> Float[Array, "... c"]:
-        """The numbers, float32."""
-        return self.map(features.astype(jnp.float32))
+    def __init__(self, channels: Sequence[int], c_out: int, *, rngs: nnx.Rngs):
+        finest, *coarser = (nnx.Linear(c_in, c_out, rngs=rngs) for c_in in channels)
+        self.map = finest
+        self.coarser = nnx.List(coarser)
+
+    def __call__(
+        self, features: Sequence[Float[Array, "B d h w C"]], grid: Sequence[int]
+    ) -> Float[Array, "B D H W c"]:
+        """The numbers of the voxels of ``grid`` (D, H, W), float32.
+
+        Args:
+            features: of the resolutions that the head has maps for, finest first; more are left alone.
+            grid: voxels of the images.
+        """
+        pairs = zip((self.map, *self.coarser), features, strict=False)
+        mapped = [linear(level.astype(jnp.float32)) for linear, level in pairs]
+        total = mapped.pop()
+        for finer in mapped[::-1]:
+            total = finer + _at(total, finer.shape[1:4])
+        return _at(total, grid)
+
+
+def _at(values: Float[Array, "B d h w c"], grid: Sequence[int]) -> Float[Array, "B D H W c"]:
+    """Values of a coarser grid, between whose voxels they are linear; of ``grid`` itself as they are."""
+    shape = (len(values), *grid, values.shape[-1])
+    return values if values.shape == shape else jax.image.resize(values, shape, "linear")
 
 
 def smooth_l1(predicted: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, ""]:

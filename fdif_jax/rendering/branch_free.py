@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
-from fdif_jax.rendering.distances import REACH, painted_over, voxels_of_units
+from fdif_jax.rendering.distances import (
+    REACH,
+    Edges,
+    painted_last,
+    painted_over,
+    shown,
+    unpainted,
+    voxels_of_units,
+)
 from fdif_jax.rendering.renderer import (
     BITS,
     INTENSITY_TOP,
@@ -58,19 +66,23 @@ class BranchFree:
         painted = renderer.paint(planes, whole_volumes(table, volumes), table.label)
         return Rendering(jnp.clip(image, 0, INTENSITY_TOP), *painted, volumes)
 
-    def distances(self, tables: Table, volumes: Int[Array, "B n"]) -> Float[Array, "B 2 D H W"]:
+    def distances(
+        self, tables: Table, volumes: Int[Array, "B n"], edges: Edges | None = None
+    ) -> Float[Array, "B 2 D H W"]:
         """Distances in scenes of tables with a leading batch axis, as `Renderer.distances` gives each."""
-        return jax.vmap(self._distances)(tables, volumes)
+        return jax.vmap(self._distances)(tables, volumes, edges)
 
-    def _distances(self, table: Table, volumes: Array) -> Array:
+    def _distances(self, table: Table, volumes: Array, edges: Edges | None) -> Array:
         renderer, p = self.renderer, self.renderer.grid.points()
         table = in_painting_order(table, volumes)
         units = voxels_of_units(table.inverse)
 
         def draw(carry: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-            d = jnp.where(i < table.number, units[i] * renderer.distance(table, i, p), REACH)
-            return painted_over(*carry, d), None
+            d = units[i] * renderer.distance(table, i, p)
+            if edges is not None:
+                d = shown(d, edges.cut, renderer.grid.spacing)
+            return painted_over(*carry, jnp.where(i < table.number, d, REACH)), None
 
-        far = jnp.full(renderer.grid, REACH, jnp.float32)
-        painted, _ = lax.scan(draw, (far, far), jnp.arange(len(volumes)))
-        return jnp.clip(jnp.stack(painted), -REACH, REACH)
+        own, boundary = unpainted(renderer.grid, edges)
+        painted, _ = lax.scan(draw, (own, boundary), jnp.arange(len(volumes)))
+        return painted_last(jnp.stack(painted), edges)

@@ -27,7 +27,8 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.distances import REACH, painted_over, voxels_of_units
+from fdif_jax.rendering.branch_free import BranchFree
+from fdif_jax.rendering.distances import REACH, Edges, painted_over, voxels_of_units
 from fdif_jax.rendering.renderer import (
     BITS,
     INTENSITY_TOP,
@@ -156,8 +157,15 @@ class TileKernel:
         painted = jax.vmap(self.renderer.paint)(planes[crop], volumes, tables.label)
         return Rendering(image[crop], *painted, volumes)
 
-    def distances(self, tables: Table, volumes: Int[Array, "B n"]) -> Float[Array, "B 2 D H W"]:
-        """Distances in scenes of tables with a leading batch axis, as `Renderer.distances` gives each."""
+    def distances(
+        self, tables: Table, volumes: Int[Array, "B n"], edges: Edges | None = None
+    ) -> Float[Array, "B 2 D H W"]:
+        """Distances in scenes of tables with a leading batch axis, as `Renderer.distances` gives each.
+
+        Those of scenes behind windows, which compare a voxel with its neighbours, are `BranchFree`'s.
+        """
+        if edges is not None:
+            return BranchFree(self.renderer).distances(tables, volumes, edges)
         tables = jax.vmap(in_painting_order)(tables, volumes)
         units = jax.vmap(voxels_of_units)(tables.inverse)
         visible = self._visible(tables, REACH / units)

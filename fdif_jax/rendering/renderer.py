@@ -21,7 +21,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
-from fdif_jax.rendering.distances import REACH, painted_over, voxels_of_units
+from fdif_jax.rendering.distances import (
+    REACH,
+    Edges,
+    painted_last,
+    painted_over,
+    shown,
+    unpainted,
+    voxels_of_units,
+)
 from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.operations.parts import Region
@@ -149,7 +157,9 @@ class Renderer:
         painted = self.paint(planes[self.crop], whole_volumes(table, volumes), table.label)
         return Rendering(jnp.clip(image[self.crop], 0, INTENSITY_TOP), *painted, volumes)
 
-    def distances(self, table: Table, volumes: Int[Array, " n"]) -> Float[Array, "2 D H W"]:
+    def distances(
+        self, table: Table, volumes: Int[Array, " n"], edges: Edges | None = None
+    ) -> Float[Array, "2 D H W"]:
         """How far voxels of one scene are from surfaces, in millimetres, cut at ±`REACH`; pure and jittable.
 
         First the signed distance to the surface of the object that owns the voxel, also where that surface is painted
@@ -161,25 +171,28 @@ class Renderer:
         Args:
             table: the objects.
             volumes: that `render` found.
+            edges: of the window that the scene is seen through.
         """
         plan = Tiling.of(self.grid, self.tile)
         table = in_painting_order(table, volumes)
         units = voxels_of_units(table.inverse)
         first, steps = self.visible_tiles(table, plan.tile, REACH / units)
+        cut = None if edges is None else plan.pad(edges.cut)
 
         def visit(i: Array, step: Array, carry: Array) -> Array:
             start = plan.start(first[i], steps[i], step)
             d = units[i] * self.distance(table, i, self.grid.tile(tuple(start), plan.tile))
             place = (0, *start)
+            if cut is not None:
+                d = shown(d, lax.dynamic_slice(cut, place, (4, *plan.tile)), self.grid.spacing)
             own, boundary = lax.dynamic_slice(carry, place, (2, *plan.tile))
             return lax.dynamic_update_slice(carry, jnp.stack(painted_over(own, boundary, d)), place)
 
         def draw(i: Array, carry: Array) -> Array:
             return lax.fori_loop(0, jnp.prod(steps[i]), partial(visit, i), carry)
 
-        far = jnp.full((2, *plan.padded), REACH, jnp.float32)
-        painted = lax.fori_loop(0, table.number, draw, far)
-        return jnp.clip(painted[self.crop], -REACH, REACH)
+        painted = lax.fori_loop(0, table.number, draw, plan.pad(unpainted(self.grid, edges)))
+        return painted_last(painted[self.crop], edges)
 
     @property
     def crop(self) -> tuple:
@@ -329,6 +342,11 @@ class Tiling:
         position = (step // across // rows, step // across % rows, step % across)
         z, y, x = ((first[k] + position[k]) * self.tile[k] for k in range(3))
         return z, y, x
+
+    def pad(self, volumes: Float[Array, "n D H W"]) -> Float[Array, "n d h w"]:
+        """Volumes of the grid as large as the tiles."""
+        beyond = [(0, padded - n) for padded, n in zip(self.padded, volumes.shape[1:], strict=True)]
+        return jnp.pad(volumes, [(0, 0), *beyond], mode="edge")
 
     def within(self, grid: Grid, p: Point) -> Any:
         """Whether a voxel belongs to the grid, not to the padding."""

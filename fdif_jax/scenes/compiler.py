@@ -22,6 +22,7 @@ from fdif_jax.rendering.branch_free import BranchFree
 from fdif_jax.rendering.look import Look
 from fdif_jax.rendering.pallas_kernel import TileKernel
 from fdif_jax.rendering.renderer import Renderer, Rendering, Table, whole_numbers
+from fdif_jax.rendering.window import Opening
 from fdif_jax.scenes.classes import Families, ObjectClass, classes_of, tasks_of
 from fdif_jax.scenes.documents import Scene, SceneObject, ScenePart
 from fdif_jax.scenes.parts import ClassParts, PartRows
@@ -227,9 +228,7 @@ class Program(World):
     def _scanned(
         self, number: int, sampling: Sampling | None, extra: Collection[str], key: jax.Array
     ) -> Views:
-        return self._looked_at(
-            number, extra, key, *_rendered(self.renderer, self.draw(key, sampling=sampling), extra)
-        )
+        return self._looked_at(number, extra, key, _seen(self.renderer, extra, self._scene(sampling, key)))
 
     def _side_by_side(
         self, number: int, sampling: Sampling | None, extra: Collection[str], keys: jax.Array
@@ -238,21 +237,22 @@ class Program(World):
         if self.kernel == "auto" and TileKernel.refusal(self.renderer):
             render = BranchFree(self.renderer)
         looked_at = jax.vmap(partial(self._looked_at, number, extra))
-        tables = jax.vmap(partial(self.draw, sampling=sampling))(keys)
-        return looked_at(keys, *_rendered(render, tables, extra))
+        return looked_at(keys, _seen(render, extra, jax.vmap(partial(self._scene, sampling))(keys)))
 
-    def _looked_at(
-        self, number: int, extra: Collection[str], key: jax.Array, rendering: Rendering, distances: Any
-    ) -> Views:
-        recipe = self.recipe
-        rendering = recipe.window.apply(jax.random.fold_in(key, WINDOW), rendering, self._rows)
-        image, label, owner, _ = rendering
+    def _scene(self, sampling: Sampling | None, key: jax.Array) -> tuple[Table, Opening | None]:
+        """A random scene and the window that it is seen through."""
+        opening = self.recipe.window.opening(jax.random.fold_in(key, WINDOW), self.grid)
+        return self.draw(key, sampling=sampling), opening
+
+    def _looked_at(self, number: int, extra: Collection[str], key: jax.Array, scene: "_Seen") -> Views:
+        rendering, opening, distances = scene
+        image, label, owner, _ = opening.apply(rendering, self._rows) if opening else rendering
 
         def seen(look: Look) -> Array:
             views = [seen_in(look, key, view, image, label, owner, self.objects) for view in range(number)]
             return jnp.stack(views)
 
-        look = recipe.look
+        look = self.recipe.look
         return Views(seen(look), label, owner, distances, seen(look.clean) if "clean" in extra else None)
 
     @cached_property
@@ -378,12 +378,17 @@ class MixedProgram(World):
         return Scene(scene.grid, tuple(o.relabelled(lambda label: int(ids[label])) for o in scene.objects))
 
 
-def _rendered(
-    renderer: Renderer | TileKernel | BranchFree, table: Table, extra: Collection[str]
-) -> tuple[Rendering, Any]:
-    """What a renderer gives of a table, or of several, and distances where they are asked for."""
-    rendering = renderer.render(table)
-    return rendering, renderer.distances(table, rendering.volumes) if "distances" in extra else None
+_Seen = tuple[Rendering, Opening | None, Any]
+
+
+def _seen(
+    renderer: Renderer | TileKernel | BranchFree, extra: Collection[str], scene: tuple[Table, Opening | None]
+) -> _Seen:
+    """Of a scene, or of several, what a renderer gives, the window, and distances where they are asked for."""
+    table, opening = scene
+    rendering, edges = renderer.render(table), opening and opening.edges
+    asked = "distances" in extra
+    return rendering, opening, renderer.distances(table, rendering.volumes, edges) if asked else None
 
 
 def _factor(key: jax.Array, drawn: Array, fixed: Sequence[str | None], names: Sequence[str]) -> Array:

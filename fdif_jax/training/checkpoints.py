@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from fdif_jax.errors import FdifError
-from fdif_jax.training.network import State
+from fdif_jax.training.network import HEADS, State
 from fdif_jax.training.processes import is_first_process, wait_for_all
 
 UNSCORED = -1.0  # ranks below every score, so "best" is the newest checkpoint until there is a validation
@@ -291,4 +291,6 @@ def check_same_network(what: str, saved: Mapping[str, Any], wanted: Mapping[str,
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise FdifError(f"{what} is of another network: {'; '.join(faults[:3])}{more}")
+        heads = all(f"{HEADS}." in fault for fault in faults)
+        hint = "; its objectives' heads are an earlier version's: begin a new run in another directory"
+        raise FdifError(f"{what} is of another network: {'; '.join(faults[:3])}{more}{hint if heads else ''}")

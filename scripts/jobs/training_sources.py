@@ -99,11 +99,6 @@ def _objective(
         return segmentation, _augmented(config, scene_batch(program)), None
     combined = Combined(segmentation, tuple(sorted(weights.items())), program.objects, contrast)
     looks = [program.recipe.look, *(r.look for r in program.recipes)]
-    if "distance" in weights and any(r.window.fraction for r in program.recipes):
-        raise FdifError(
-            f"--objective {config.objective}: recipe {config.recipe} shows scenes through windows, whose edges "
-            "have no distances; set fraction of its [window] to 0, or leave out distance"
-        )
     if "restore" in weights and not config.augment and all(look == look.clean for look in looks):
         raise FdifError(
             f"--objective {config.objective}: recipe {config.recipe} has no look that degrades images, so there is "

@@ -60,6 +60,8 @@ def test_all_objectives_are_learnt_and_the_heads_stay_behind(whole):
     assert 0 < run.history[-1]["distance_error"] < 8 and 0 < run.history[-1]["restore_error"] < 3
     assert any(name.startswith("objective.contrast.levels.1.") for name in kept)
     assert kept["objective.distance.map.kernel"].shape == (4, 2)
+    assert kept["objective.distance.coarser.0.kernel"].shape == (8, 2)
+    assert not any(name.startswith("objective.restore.coarser") for name in kept)
     assert kept["objective.restore.map.kernel"].shape == (4, 1)
     model = models.create(**run.network)
     run.restore(model)
@@ -141,6 +143,20 @@ def test_contrast_alone_is_scored_by_retrieval(tmp_path):
     last = load_run(tmp_path / "run").history[-1]
     assert last["score"] == last["retrieval"] and "dice" not in last
     assert 0 <= last["score"] <= 1
+
+
+WINDOWED = {
+    "grid": (16, 16, 16), "min_objects": 2, "max_objects": 3, "size": ("features=[4,8]",), "steps": 2, "val_every": 2,
+    "val_samples": 2, "objective": "distance",
+}  # fmt: skip
+
+
+@pytest.mark.slow("trainings of organs, a minute each")
+@pytest.mark.parametrize("recipe", ["anatomix", "anatomy_random"])
+def test_distances_are_learnt_through_windows(recipe, tmp_path):
+    pretrain.run(pretrain.Config(out=tmp_path / "run", recipe=recipe, **WINDOWED))
+    last = load_run(tmp_path / "run").history[-1]
+    assert 0 < last["distance_error"] < 8 and last["score"] == 1 - last["distance_error"] / 16
 
 
 def test_the_class_objective_is_the_one_without_objectives(tmp_path):

@@ -27,6 +27,31 @@ def test_the_loss_is_pytorchs_smooth_l1():
     np.testing.assert_allclose(gradient, x.grad, atol=1e-7)
 
 
+def test_the_head_sums_linear_maps_of_all_resolutions():
+    """Against PyTorch: 1×1×1 convolutions, and trilinear interpolation from each grid to the next finer one."""
+    channels, grids, image = (6, 3, 5), ((4, 6, 8), (2, 3, 4), (1, 3, 2)), (8, 6, 8)
+    features = [
+        RNG.normal(size=(2, *grid, c)).astype(np.float32) for grid, c in zip(grids, channels, strict=True)
+    ]
+    head = VoxelHead(channels, 2, rngs=nnx.Rngs(0))
+    expected = torch.zeros((2, 2, 1, 1, 1))
+    for linear, level in zip((head.map, *head.coarser)[::-1], features[::-1], strict=True):
+        linear.bias[...] = jnp.asarray(RNG.normal(size=2), jnp.float32)
+        kernel, bias = (torch.from_numpy(np.array(p[...])) for p in (linear.kernel, linear.bias))
+        x = torch.nn.functional.conv3d(
+            torch.from_numpy(np.moveaxis(level, -1, 1)), kernel.T[..., None, None, None], bias
+        )
+        expected = x + torch.nn.functional.interpolate(expected, x.shape[2:], mode="trilinear")
+    expected = np.moveaxis(torch.nn.functional.interpolate(expected, image, mode="trilinear").numpy(), 1, -1)
+    got = head(features, image)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    finest = VoxelHead(channels[:1], 2, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(
+        finest(features, grids[0]), features[0] @ np.asarray(finest.map.kernel[...]), atol=1e-5
+    )
+
+
 def combined(*names, objects=4):
     return Combined(SEGMENTATION, tuple((name, 1.0) for name in names), objects)
 
@@ -36,7 +61,7 @@ def batch(objective, views=1):
     grid = (3, 4, 5)
     features = RNG.normal(size=(2 * views, *grid, 6)).astype(np.float32)
     heads = type("Heads", (), {})()
-    heads.distance, heads.restore = (VoxelHead(6, c, rngs=nnx.Rngs(c)) for c in (2, 1))
+    heads.distance, heads.restore = (VoxelHead((6,), c, rngs=nnx.Rngs(c)) for c in (2, 1))
     targets = Targets(
         None, None, None,
         RNG.uniform(-8, 8, (2, 2, *grid)).astype(np.float32),

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 import fdif_jax as fd
 from fdif_jax.rendering.renderer import Rendering
 from fdif_jax.rendering.window import Window
+from fdif_jax.sdf.grid import Grid
 
 SHAPE = (12, 16, 20)
 OWNER = jnp.zeros(SHAPE, jnp.uint8).at[2:10, 4:12, 5:15].set(3)
@@ -24,15 +26,15 @@ def away():
 
 @functools.partial(jax.jit, static_argnums=2)
 def through(key, scene, window):
-    return window.apply(key, scene, 5)
+    return window.opening(key, Grid(*SHAPE)).apply(scene, 5)
 
 
 def seen(seed=0, scene=SCENE, **changes):
     return through(jax.random.key(seed), scene, Window(**SMOOTH | changes))
 
 
-def test_no_window_changes_nothing():
-    assert Window().apply(jax.random.key(0), SCENE, 5) is SCENE and Window().instances == 0
+def test_by_default_there_is_no_window():
+    assert Window().opening(jax.random.key(0), Grid(*SHAPE)) is None and Window().instances == 0
 
 
 def test_outside_a_ball_everything_is_background():
@@ -61,6 +63,40 @@ def test_roughness_and_shift_vary_the_window_and_fraction_how_often():
     cuts = [np.asarray(seen(s, fraction=0.5, roughness=(0.05, 0.05), shift=0.2).owner) for s in range(24)]
     whole = [np.array_equal(cut, OWNER) for cut in cuts]
     assert 4 <= sum(whole) <= 20 and len({cut.tobytes() for cut in cuts}) == 25 - sum(whole)
+
+
+def transform(mask, spacing):
+    """Signed distance to the boundary of a mask, negative inside, to its middle between voxels of about 1 mm."""
+    inside, outside = (distance_transform_edt(m, sampling=spacing) for m in (mask, ~mask))
+    return np.where(mask, 0.5 - inside, outside - 0.5)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def opened(key, spacing):
+    """Windows as rough as those of `anatomix` in the mean, of which a half has an envelope."""
+    window = Window(fraction=1.0, roughness=(0.024, 0.024), shift=0.1, body=1.0, thickness=(0.05, 0.06))
+    return window.opening(key, Grid(40, 48, 44, spacing=spacing))
+
+
+def test_edges_are_millimetres_from_what_is_hidden_also_where_they_are_rough():
+    spacing = (1.25, 1.0, 0.8)
+    envelopes = []
+    for seed in range(6):
+        opening = jax.tree.map(np.asarray, opened(jax.random.key(seed), spacing))
+        body, cut, envelope = opening.edges
+        envelopes.append(opening.wrap.any())
+        np.testing.assert_array_equal(body, cut[0])
+        np.testing.assert_allclose(np.linalg.norm(cut[1:], axis=0), 1, atol=1e-3)
+        masks = [(cut[0], ~(opening.outside | opening.wrap)), (envelope, opening.wrap)]
+        for got, mask in masks[: 1 + envelopes[-1]]:
+            np.testing.assert_array_equal(got <= 0, mask)
+            # A surface beyond the grid may be nearer than what a transform of the grid knows.
+            expected = transform(mask, spacing)[8:-8, 8:-8, 8:-8]
+            error = np.abs(got[8:-8, 8:-8, 8:-8] - expected)
+            for near, part in ((2, 0.99), (4, 0.95)):
+                assert np.quantile(error[np.abs(expected) < near], part) < max(spacing), "a voxel"
+        assert envelopes[-1] or (envelope >= 8).all()
+    assert 0 < sum(envelopes) < 6
 
 
 @pytest.mark.slow("a program of several looks")

@@ -19,7 +19,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key, stream
 from fdif_jax.objectives.losses import cross_entropy, dice_cross_entropy
 from fdif_jax.training import loop
-from fdif_jax.training.checkpoints import _checksums
+from fdif_jax.training.checkpoints import _checksums, check_same_network
 from fdif_jax.training.loop import fit
 from fdif_jax.training.network import State, functional, weights
 from fdif_jax.training.plan import TrainingPlan
@@ -335,6 +335,17 @@ def test_weights_of_another_network_are_refused(uninterrupted):
     _same_bits(weights(model), before)
     with pytest.raises(FdifError, match="of another network"):
         _fit(uninterrupted[0], net=model)
+
+
+def test_heads_of_an_earlier_version_are_told_from_another_network():
+    saved = {"conv": np.zeros((2, 2)), "objective.distance.map": np.zeros((2, 2))}
+    with pytest.raises(
+        FdifError, match=r"lacks objective\.distance\.coarser; its .* begin a new run"
+    ) as error:
+        check_same_network("it", saved, saved | {"objective.distance.coarser": np.zeros((4, 2))})
+    assert "\n" not in str(error.value)
+    with pytest.raises(FdifError, match=r"lacks conv2$"):
+        check_same_network("it", saved, saved | {"conv2": np.zeros((4, 2))})
 
 
 @pytest.mark.parametrize(
