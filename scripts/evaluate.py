@@ -36,6 +36,7 @@ from fdif_jax.datasets.reader import VOLUME_SUFFIXES, find_volumes, list_cases, 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import Surface
 from fdif_jax.evaluation.scoring import MEASURES, bootstrap_interval, mean_defined, score_case
+from fdif_jax.extras import lacking
 from fdif_jax.io.files import check_out, make_folder, write_csv
 from fdif_jax.preprocessing.scans import check_same_grid, space_of
 from fdif_jax.preprocessing.spaces import Space
@@ -44,7 +45,6 @@ from fdif_jax.scripts.console.reading import each_good
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
-from fdif_jax.viewing import viz
 from fdif_jax.weights.state_dicts import some
 
 
@@ -231,6 +231,9 @@ def _draw_worst(
     order = [number for number in np.argsort(means) if not np.isnan(means[number])][: config.worst]
     if not order:
         return None
+    if lack := lacking("pictures"):
+        print(f"no pictures of the worst cases: that {lack}")
+        return None
     folder = config.out.with_name(f"{config.out.stem}_worst")
     make_folder(folder)
     for rank, number in enumerate(order, start=1):
@@ -247,6 +250,8 @@ def _draw_worst(
 
 def _draw(pair: _Pair, conventions: Conventions | None, path: Path, title: str) -> None:
     """Image, label map and prediction in three planes; on black where there is no image."""
+    from fdif_jax.viewing import viz
+
     prediction, label, space, _ = _read(pair, conventions)
     image = np.zeros(label.shape, np.uint8)
     if pair.image is not None:

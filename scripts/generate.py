@@ -34,11 +34,11 @@ from fdif_jax.datasets.reader import read_volume
 from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import lacking
 from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.options.format import DatasetJob, FormatOptions, job_of
-from fdif_jax.viewing import viz
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def run(config: Config) -> None:
     """Write the dataset, or what is missing of it."""
     if config.visualize < 0:
         raise FdifError(f"--visualize is {config.visualize}; it must be 0 or more")
+    if config.visualize and (lack := lacking("pictures")):
+        raise FdifError(f"--visualize {lack}")
     shard = _parse_shard(config.shard)
     job = job_of(config)
     out = config.out or Path("datasets", time.strftime("fdif_%Y%m%d_%H%M%S"))
@@ -159,6 +161,8 @@ def _description(plan: DatasetPlan) -> str:
 
 
 def _write_previews(out: Path, job: DatasetJob, count: int) -> Path:
+    from fdif_jax.viewing import viz
+
     folder = out / "previews"
     folder.mkdir(exist_ok=True)
     for index in range(count):

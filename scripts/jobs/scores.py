@@ -16,7 +16,7 @@ from fdif_jax.objectives.losses import mean_dice
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.console.tables import table_of
-from fdif_jax.scripts.console.watching import PREDICTION, write_curve, write_example
+from fdif_jax.scripts.console.watching import PREDICTION, available, write_curve, write_example
 from fdif_jax.scripts.jobs.cases import Chosen
 from fdif_jax.tasks import Task
 from fdif_jax.training.network import Weights
@@ -50,7 +50,8 @@ class Referee:
         if not self._cases:
             print(f"{run.path}: trained, without validation")
             return
-        network, rows = self._network.of([weights], mirror_axes), []
+        network, rows, pictures = self._network.of([weights], mirror_axes), [], []
+        draws = available("pictures")
         names, folder = self._chosen.conventions.class_names, run.path / "predictions"
         if save_predictions:
             make_folder(folder)
@@ -61,7 +62,7 @@ class Referee:
                 label = read_label(case.label, self._chosen.conventions).array
                 prediction = predict_case(network, prepared)
                 rows.append(self._dice(prediction, label))
-                if number == 0:
+                if number == 0 and draws:
                     image = read_volume(case.image, allow_4d=True).array
                     first = Example(
                         image if image.ndim == 3 else image[..., 0], label[None], prediction[None]
@@ -72,7 +73,7 @@ class Referee:
                     write_atomic(folder / f"{case.id}.nii.gz", encode_like(case.image, prediction))
                 bar.advance(task)
         self._write(run, np.stack(rows), names)
-        print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))
+        print(f"{run.path}: {', '.join([SCORES, 'dice.csv', *(path.name for path in pictures)])}")
 
     def _dice(self, prediction: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         assert label is not None  # validation cases are labelled
