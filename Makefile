@@ -28,9 +28,9 @@ test-all: $(VENV)/.installed-all
 LOWEST ?= .venv-lowest
 test-lowest:
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install -q -c tests/lowest.txt -e ".[all]" -r tests/lowest-test.txt
-	$(LOWEST)/bin/python -m pytest -q -m "slow or not slow" tests/test_core.py tests/test_lowest.py \
-	  tests/io/test_volumes.py tests/scenes/test_recipe.py
+	$(LOWEST)/bin/python -m pip install -q -c tests/lowest.txt -e ".[all]" pytest pytest-timeout hypothesis beartype
+	$(LOWEST)/bin/python -m pytest -q -m "slow or not slow" tests/test_core.py tests/io/test_volumes.py \
+	  tests/scenes/test_recipe.py tests/viewing/test_viz.py
 
 # The imports are those of the package as it is when installed, put together by links.
 lint: $(VENV)/.installed-dev

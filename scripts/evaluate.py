@@ -43,13 +43,14 @@ from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
 from fdif_jax.scripts.console.tables import table_of
+from fdif_jax.scripts.options.long_work import ProgressOption
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.weights.state_dicts import some
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgressOption):
     """Options of ``fdif evaluate``."""
 
     predictions: tyro.conf.Positional[Path]

@@ -61,7 +61,9 @@ def test_the_four_commands_run_without_any_extra(tmp_path):
     assert all(f"'fdif-jax[{extra}]'" in out for extra in ("pictures", "tensorboard"))
     assert {"metrics.jsonl", "classes.jsonl"} <= {path.name for path in (tmp_path / "pre").iterdir()}
     assert not list((tmp_path / "pre").rglob("*.png")) and not (tmp_path / "pre" / "tensorboard").exists()
-    tuning = f"finetune {HIPPOCAMPUS} --init pre --out tuned --steps 2 --cases 2 --val-cases 1 --patch 16 16 16"
+    tuning = (
+        f"finetune {HIPPOCAMPUS} --init pre --out tuned --steps 2 --cases 2 --val-cases 1 --patch 16 16 16"
+    )
     status, out, err = fdif(tmp_path, f"{tuning} {SHORT.partition(' --size')[0]}")
     assert status == 0 and "'fdif-jax[pictures]'" in out, err
     assert (tmp_path / "tuned" / "metrics.json").is_file()
