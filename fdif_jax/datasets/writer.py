@@ -125,10 +125,9 @@ def survey_dataset(
     check_out(out, folder=True)
     if _is_whole(out, header):
         return []
-    files = (_read_manifest(out) or {"files": {}})["files"]
     with contextlib.ExitStack() as stack:
-        files = files | _read_others(stack, path, header, shard)
-        others = bool(files)
+        others = _read_others(stack, path, header, shard)
+        files = others | (_read_manifest(out) or {"files": {}})["files"]
         if path.exists():
             _lock(stack.enter_context(open(path, "rb+")), path)
             files |= _read_journal(path, header)[0]
