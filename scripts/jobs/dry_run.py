@@ -27,14 +27,14 @@ class Estimate(NamedTuple):
 
     Attributes:
         doing: what it would do, a line each.
-        seconds: how long it would take; None where no rate can be measured.
+        seconds: how long it would take.
         rate: the rate that this follows from, in words.
         disk: bytes that it would write.
         out: where.
     """
 
     doing: Sequence[str]
-    seconds: float | None
+    seconds: float
     rate: str
     disk: float
     out: Path
@@ -43,11 +43,10 @@ class Estimate(NamedTuple):
         """Print it, with the disk's room, and the memory that measuring took."""
         if not is_first_process():
             return
-        takes = "not measured" if self.seconds is None else duration(self.seconds)
         peak = size(peak_memory(jax.local_devices()))
         lines = [
             *self.doing,
-            f"time: {takes}; {self.rate}",
+            f"time: {duration(self.seconds)}; {self.rate}",
             f"disk: {size(self.disk)} in {self.out}, where {size(room(self.out))} are free",
             f"memory: {peak} at most, as measured so far",
         ]
