@@ -79,7 +79,7 @@ def run(config: Config) -> None:
 
 def facts() -> dict[str, Any]:
     """Versions, devices, memory in bytes, cores, the cache, and the extras, each with what is missing."""
-    cache = Path(jax.config.jax_compilation_cache_dir or "")
+    cache = Path(jax.config.jax_compilation_cache_dir or "")  # type: ignore[attr-defined]
     files = [path for path in cache.rglob("*") if path.is_file()] if cache.is_dir() else []
     return {
         "versions": {"Python": platform.python_version()}
