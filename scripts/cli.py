@@ -42,7 +42,7 @@ COMMANDS = {
     "fit": "fit a shape of one's own to a mask",
     "fit-family": "learn a family of shapes from masks, as a Python file",
     "doctor": "say what is installed and missing here, and test that it works",
-    "completion": "print a script by which bash, zsh or tcsh complete commands and options",
+    "completion": "print a script by which bash or zsh complete commands and options",
     "bench": "measure the renderer, a training step, networks beside PyTorch's, or reliability",
 }
 

@@ -5,7 +5,6 @@ It completes by the Python (python3) that is found where the shell is used. Prin
 Example:
     fdif completion bash > ~/.local/share/bash-completion/completions/fdif
     fdif completion zsh > ~/.zfunc/_fdif
-    fdif completion tcsh > ~/.fdif.completion.tcsh
 """
 
 import contextlib
@@ -23,8 +22,8 @@ from fdif_jax.scripts import cli
 class Config:
     """Options of ``fdif completion``."""
 
-    shell: Positional[Literal["bash", "zsh", "tcsh"]]
-    """Whose script to print: that of bash, zsh or tcsh."""
+    shell: Positional[Literal["bash", "zsh"]]
+    """Whose script to print: that of bash or zsh."""
 
 
 def run(config: Config) -> None:

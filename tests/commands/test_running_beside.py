@@ -268,9 +268,8 @@ def test_bash_completes_commands_and_options(tmp_path, capsys):
     assert set(completed("fdif", "pre")) == {"predict", "pretrain"}
     assert "--num-samples" in completed("fdif", "generate", "--num-s")
     assert "--min-voxels" in completed("fdif", "bank", "build", "--min")
-    for shell in ("zsh", "tcsh"):
-        cli.run("completion", [shell])
-        assert "fdif" in capsys.readouterr().out
+    cli.run("completion", ["zsh"])
+    assert capsys.readouterr().out.startswith("#compdef fdif")
 
 
 def test_the_doctor_tells_facts_and_fails_with_a_check(tmp_path, monkeypatch, capsys):
