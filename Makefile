@@ -4,12 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The PyTorch that the comparisons run against; pinned because an open range draws in gigabytes of CUDA builds.
 TORCH ?= torch==2.13.0
+# One set of versions for everybody; `make CONSTRAINTS= …` takes the newest.
+CONSTRAINTS ?= -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -q $(CONSTRAINTS)
 DEMO ?= demo
 
 # Where it is set every process compiles every module again, and tests start many.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all lint docs docs-pictures gpu clean
+.PHONY: demo test test-all test-lowest lint docs docs-pictures gpu clean
 
 demo: $(VENV)/.installed
 	sh scripts/demo.sh $(BIN)/fdif $(DEMO)
@@ -20,6 +23,14 @@ test: $(VENV)/.installed-test
 test-all: $(VENV)/.installed-all
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/shapes/test_fixtures.py tests/scenes/test_compiler.py
+
+# The least versions that pyproject.toml allows, in an environment of their own: the four commands, files and formulas.
+LOWEST ?= .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q -c tests/lowest.txt -e ".[all]" pytest pytest-timeout hypothesis beartype
+	$(LOWEST)/bin/python -m pytest -q -m "slow or not slow" tests/test_core.py tests/io/test_volumes.py \
+	  tests/scenes/test_recipe.py tests/viewing/test_viz.py
 
 # The imports are those of the package as it is when installed, put together by links.
 lint: $(VENV)/.installed-dev
@@ -55,16 +66,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e .
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e ".[pictures,surfaces,tensorboard]"
 	touch $@
 
-$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -e ".[docs]"
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e ".[all,docs]"
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python $(VENV)/.browser
-	$(BIN)/python -m pip install -q -e ".[test]" $(TORCH)
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python $(VENV)/.browser
+	$(INSTALL) -e ".[test]" $(TORCH)
 	touch $@ $(VENV)/.installed
 
 # The pages are tested in Chromium. Where there is none and it cannot be installed, those tests are skipped.
@@ -74,13 +85,13 @@ $(VENV)/.browser: | $(VENV)/bin/python
 	  echo "no Chromium: tests in a browser are skipped"
 	touch $@
 
-$(VENV)/.installed-all: pyproject.toml | $(VENV)/bin/python $(VENV)/.browser
-	$(BIN)/python -m pip install -q -e ".[test]" nnunetv2 $(TORCH)
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/bin/python $(VENV)/.browser
+	$(INSTALL) -e ".[test]" twine nnunetv2 $(TORCH)
 	touch $@ $(VENV)/.installed-test $(VENV)/.installed
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python $(VENV)/.browser
-	$(BIN)/python -m pip install -q -e ".[dev]" $(TORCH)
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python $(VENV)/.browser
+	$(INSTALL) -e ".[dev]" $(TORCH)
 	touch $@ $(VENV)/.installed-test $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(DEMO) build site .cache *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(DEMO) build site .cache *.egg-info

@@ -18,18 +18,15 @@ import jax
 import jax.numpy as jnp
 
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import needing
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.compiler import compile
 from fdif_jax.scenes.recipe import Mixture, Recipe, load_recipe
 from fdif_jax.scenes.world import World
 
-try:
+with needing("torch"):
     import torch
     from torch.utils.data import IterableDataset, get_worker_info
-except ImportError as error:
-    raise FdifError(
-        "PyTorch is needed for fdif_jax.torch and not installed; install fdif-jax[torch]"
-    ) from error
 
 __all__ = ["VolumeDataset"]
 

@@ -6,6 +6,8 @@ Example:
     fdif bank show bank.npz
 """
 
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,15 +20,18 @@ from tyro.conf import Positional
 
 from fdif_jax.anatomy.bank import RELATIONS, Bank, build_bank
 from fdif_jax.anatomy.organ_masks import load_names
+from fdif_jax.datasets.reader import volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_out
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.console.progress import progress_bar, say
+from fdif_jax.scripts.jobs.dry_run import Estimate
+from fdif_jax.scripts.options.long_work import LongOptions
 from fdif_jax.scripts.options.settings import check_least
 
 
 @dataclass(frozen=True)
-class Build:
+class Build(LongOptions):
     """Options of `fdif bank build`."""
 
     labels: Positional[tuple[str, ...]]
@@ -85,12 +90,15 @@ def build(config: Build) -> None:
     file, default = _split(config.names, ":")
     check_out(config.out)
     names = [load_names(file, section or default) for _, section in sections]
+    if config.dry_run:
+        _estimate(config, [path for path, _ in sections], names).tell()
+        return
     with progress_bar() as bar:
         task = bar.add_task("reading", total=len(sections), measured="")
 
         def progress(warnings: list[str]) -> None:
             for warning in warnings:
-                bar.console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+                say(bar, f"warning: {warning}")
             bar.advance(task)
 
         paths = [path for path, _ in sections]
@@ -99,6 +107,23 @@ def build(config: Build) -> None:
     kept, size = int(bank.shown.sum()), config.out.stat().st_size / 1e6
     print(
         f"{len(bank.organs)} organs of {len(sections)} subjects ({kept} masks) in {config.out}, {size:.1f} MB"
+    )
+
+
+def _estimate(config: Build, paths: Sequence[str], names: Sequence[Mapping[int, str]]) -> Estimate:
+    """What building the bank needs: the headers of all label maps are read, and the first is turned into organs."""
+    for path in paths:
+        volume_type(Path(path))
+    begun = time.perf_counter()
+    bank = build_bank(paths[:1], names[:1], min_voxels=config.min_voxels)
+    seconds = time.perf_counter() - begun
+    arrays = [value for value in vars(bank).values() if isinstance(value, np.ndarray)]
+    return Estimate(
+        [f"a bank of {len(paths)} subjects; the first shows {len(bank.organs)} organs"],
+        seconds * len(paths),
+        f"{seconds:.3g} s a subject",
+        len(paths) * sum(array.nbytes for array in arrays),
+        config.out,
     )
 
 

@@ -18,6 +18,7 @@ import tyro
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.scripts.console.compilation import keep_compiled_programs, leave_out_searches
+from fdif_jax.scripts.console.progress import show_as
 from fdif_jax.scripts.console.surroundings import find_home, no_device, prepare_streams
 
 COMMANDS = {
@@ -40,6 +41,8 @@ COMMANDS = {
     "browse": "scroll through a dataset in a web browser",
     "fit": "fit a shape of one's own to a mask",
     "fit-family": "learn a family of shapes from masks, as a Python file",
+    "doctor": "say what is installed and missing here, and test that it works",
+    "completion": "print a script by which bash or zsh complete commands and options",
     "bench": "measure the renderer, a training step, networks beside PyTorch's, or reliability",
 }
 
@@ -73,6 +76,7 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
         if isinstance(to, Path):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 to.stat()  # no name may be too long, or a link to itself
+        show_as(getattr(config, "progress", "auto"))
         leave_out_searches()
         keep_compiled_programs()
         absl.logging.set_verbosity(absl.logging.FATAL)  # the checkpoint library's remarks to developers

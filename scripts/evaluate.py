@@ -32,7 +32,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -46,6 +46,7 @@ from fdif_jax.evaluation.calibration import BINS, brier_score, calibration_error
 from fdif_jax.evaluation.metrics import MEASURES
 from fdif_jax.evaluation.scoring import score_case, worst_place
 from fdif_jax.evaluation.surfaces import Surface
+from fdif_jax.extras import lacking
 from fdif_jax.inference.probabilities import KEY
 from fdif_jax.io.files import check_out, make_folder, reading, write_csv, write_json
 from fdif_jax.io.npz import read_npz
@@ -54,16 +55,18 @@ from fdif_jax.preprocessing.scans import on_grid_of, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
-from fdif_jax.scripts.jobs.score_page import Worst, write_page
 from fdif_jax.scripts.jobs.score_tables import CALIBRATION, COLUMNS, Score, Scores
+from fdif_jax.scripts.options.long_work import ProgressOption
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least, parse_settings
-from fdif_jax.viewing import viz
 from fdif_jax.weights.state_dicts import some
+
+if TYPE_CHECKING:
+    from fdif_jax.scripts.jobs.score_page import Worst
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgressOption):
     """Options of ``fdif evaluate``."""
 
     predictions: tyro.conf.Positional[Path]
@@ -128,7 +131,10 @@ def run(config: Config) -> None:
         raise FdifError(f"--tolerance must be 0 or more millimetres, not {config.tolerance:g}")
     check_least(config, "{} or more", worst=0)
     check_out(config.out)
+    lack = lacking("pictures")
     if config.report is not None:
+        if lack:
+            raise FdifError(f"--report: that {lack}")
         check_out(config.report)
     conventions = _conventions(config)
     regions = _regions(config, conventions)
@@ -143,9 +149,13 @@ def run(config: Config) -> None:
     console = Console(width=118, highlight=False)
     for table in scores.tables():
         console.print(table)
-    order = scores.worst(config.worst)
+    order = [] if lack else scores.worst(config.worst)
+    if lack and config.worst:
+        print(f"no pictures of the worst cases: that {lack}")
     worst = list(_draw(order, [pair for pair, _ in scored], scores, conventions, config))
     if config.report is not None:
+        from fdif_jax.scripts.jobs.score_page import write_page
+
         make_folder(config.report.parent)
         write_page(config.report, scores, worst, f"{config.predictions.name} against {config.labels.name}")
     print(f"{config.out}: {len(scored)} cases" + (f"; worst cases in {_folder(config)}" if order else ""))
@@ -300,7 +310,7 @@ def _together(
     ids = sorted({key for _, found in scored for key in found.values if isinstance(key, int)}) or [1]
     keys: list[_Key] = [*ids, *regions]
     names = conventions.class_names if conventions else tuple(map(str, ids))
-    colours = viz.class_colours([*ids, *(ids[-1] + number for number, _ in enumerate(regions, start=1))])
+    numbers = [*ids, *(ids[-1] + number for number, _ in enumerate(regions, start=1))]
     absent, nothing = np.full(len(measures), np.nan), np.zeros((BINS, 4))
     values = np.array([[found.values.get(key, absent) for key in keys] for _, found in scored])
     bins = None
@@ -308,7 +318,7 @@ def _together(
         bins = sum(np.array([found.bins.get(key, nothing) for key in keys]) for _, found in scored)
     cases = [pair.id for pair, _ in scored]
     classes, distances = (*names, *regions), (config.tolerance, config.surface)
-    return Scores(cases, classes, len(regions), measures, values, bins, colours, *distances)
+    return Scores(cases, classes, len(regions), measures, values, bins, numbers, *distances)
 
 
 def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
@@ -337,8 +347,11 @@ def _draw(
     scores: Scores,
     conventions: Conventions | None,
     config: Config,
-) -> Iterator[Worst]:
+) -> "Iterator[Worst]":
     """Draw these cases into the folder of the worst; gives what a report shows of them, if there is to be one."""
+    from fdif_jax.scripts.jobs.score_page import Worst
+    from fdif_jax.viewing import viz
+
     if order:
         make_folder(_folder(config))
     names, colours = conventions.label_names if conventions else (), scores.colours

@@ -35,6 +35,7 @@ from fdif_jax.models import released
 from fdif_jax.scenes.recipe import load_recipe, shipped_recipes
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.jobs.dry_run import Estimate
 from fdif_jax.scripts.jobs.side_by_side import Job
 from fdif_jax.scripts.jobs.study import (
     RECIPE,
@@ -43,10 +44,12 @@ from fdif_jax.scripts.jobs.study import (
     check_continues,
     load_results,
     load_study,
+    load_tuned,
     save_study,
 )
 from fdif_jax.scripts.jobs.study_jobs import Conductor, Jobs, checkpoints
 from fdif_jax.scripts.jobs.study_report import read_report, show, write_plots, write_tables
+from fdif_jax.scripts.options.long_work import LongOptions
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.training.runs import load_run
@@ -59,7 +62,7 @@ _OWN = {  # options of the commands that are the study's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LongOptions):
     """Options of `fdif experiment`."""
 
     dataset: tyro.conf.Positional[Path | None] = None
@@ -108,6 +111,9 @@ def run(config: Config) -> None:
     else:
         study = planned(config)
         check_continues(config.out, study)
+        if config.dry_run:
+            _estimate(config, study).tell()
+            return
         with progress_bar() as bar:
             bar.speed_estimate_period = 24 * 3600  # runs take minutes to hours
             conductor = Conductor(config.out, study, config.jobs, bar)
@@ -121,6 +127,44 @@ def run(config: Config) -> None:
     for failure in failures.values():
         more = f"; {len(failures)} runs failed in all" if len(failures) > 1 else ""
         raise FdifError(f"{failure}{more}")
+
+
+def _estimate(config: Config, study: Study) -> Estimate:
+    """What the study needs, by a run of each command that can begin now: the others take as long for each step."""
+    jobs, tuned = Jobs(config.out, study), load_tuned(config.out)
+    untuned = [init for init in study.inits if len(study.pairs) > 1 and init not in tuned]
+    every = {
+        "pretrain": [jobs.pretraining(init) for init in study.inits if study.recipe(init)],
+        "finetune": [job for init in untuned for of_pair in jobs.trials(init).values() for job in of_pair]
+        + [jobs.cell(cell, study.pairs[0]) for cell in study.cells],
+    }
+    doing, rates, seconds, disk = [], [], 0.0, 0.0
+    for command, of_command in every.items():
+        left = [job for job in of_command if job.steps not in checkpoints(job.directory)]
+        steps = sum(job.steps for job in left)
+        doing += [f"{len(left)} of {len(of_command)} runs of fdif {command}, {steps} steps"] * bool(
+            of_command
+        )
+        ready = [job for job in left if _can_begin(job)]
+        if left and not ready:
+            rates.append(f"a step of fdif {command} is not measured before a pre-training is done")
+        if ready:
+            module = cli.module_of(command)
+            one = module.estimate(cli.parsed(command, module, ready[0].arguments))
+            seconds += one.seconds * steps / ready[0].steps
+            disk += one.disk * len(left)
+            rates.append(f"fdif {command}: {one.rate}")
+    return Estimate(doing, seconds / config.jobs, "; ".join(rates) or "all is done", disk, config.out)
+
+
+def _can_begin(job: Job) -> bool:
+    """Whether the run that a job begins with, if it is one of the study's own, is there."""
+    begins = job.arguments[job.arguments.index("--init") + 1] if "--init" in job.arguments else SCRATCH
+    return (
+        job.command == "pretrain"
+        or not Path(begins).is_relative_to(job.log.parents[1])
+        or Path(begins).exists()
+    )
 
 
 def planned(config: Config) -> Study:

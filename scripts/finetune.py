@@ -40,6 +40,7 @@ from fdif_jax.preprocessing.scan_store import ScanStore
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import TrainingBar
 from fdif_jax.scripts.jobs.cases import Chosen, choose_cases, plan_for, read_prepared
+from fdif_jax.scripts.jobs.dry_run import Estimate, estimate_training
 from fdif_jax.scripts.jobs.initial_weights import SCRATCH, Initial, read_initial
 from fdif_jax.scripts.jobs.scores import Referee
 from fdif_jax.scripts.jobs.suited import suited
@@ -49,7 +50,7 @@ from fdif_jax.scripts.options.network import UNKNOWN_GRID, network_of, planned
 from fdif_jax.scripts.options.training import devices_of, plan_of, settings_of
 from fdif_jax.tasks import Task
 from fdif_jax.training.layer_rates import encoder_weights, layer_rates
-from fdif_jax.training.loop import fit
+from fdif_jax.training.loop import fit, rehearse
 from fdif_jax.training.network import Network, functional
 from fdif_jax.training.plan import TrainingPlan
 from fdif_jax.training.processes import is_first_process
@@ -81,23 +82,32 @@ def run(config: Config) -> None:
     check_finetuning(config)
     check_out(config.out, folder=True)
     if not config.folds:
-        _train(config)
+        if needed := _train(config):
+            needed.tell()
         return
+    numbers = range(config.folds) if config.fold is None else (config.fold,)
+    if config.dry_run and len(numbers) > 1:
+        print(f"of {len(numbers)} folds the first; each of the others needs about as much")
     with ScanStore(load_conventions(config.dataset)) as scans:  # which all folds share
-        for number in range(config.folds) if config.fold is None else (config.fold,):
+        for number in numbers[:1] if config.dry_run else numbers:
             print(f"fold {number} of {config.folds}")
             fold = dataclasses.replace(config, fold=number, out=config.out / f"fold_{number}")
-            _train(fold, scans)
+            if needed := _train(fold, scans):
+                needed.tell()
 
 
-def _train(config: Config, shared: ScanStore | None = None) -> None:
+def _train(config: Config, shared: ScanStore | None = None) -> Estimate | None:
+    """Train, or, of a dry run, what it needs."""
     devices = devices_of(config)
     config = suited(config)
+    if config.dry_run:
+        config = dataclasses.replace(config, cache=None)  # which would be written
     plan = plan_of(config, config.steps, config.seed)
     initial = read_initial(config.init, config.which, config)
     with ScanStore(load_conventions(config.dataset)) if shared is None else nullcontext(shared) as scans:
         ready = _prepare(config, initial, scans)
     conventions = ready.chosen.conventions
+    loss = _objective(conventions, config).loss
     referee = Referee(
         ready.validated_on,
         ready.chosen,
@@ -120,15 +130,25 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
         zoom=config.zoom,
         intensity=config.augment,
     )
-    with open_run(config.out, _document(config, plan, ready, initial)) as opened:
+    document = _document(config, plan, ready, initial)
+    data = lay_out(ready.trained_on, len(conventions.label_names) + 1, conventions.regions)
+    if config.dry_run:
+        return estimate_training(
+            config.out,
+            document,
+            plan.steps,
+            config.keep_every,
+            lambda: rehearse(ready.network, make_batch, data, plan, loss=loss, devices=devices),
+        )
+    with open_run(config.out, document) as opened:
         with TrainingBar(plan.steps) as bar:
             trained = fit(
                 ready.network,
                 make_batch,
-                lay_out(ready.trained_on, len(conventions.label_names) + 1, conventions.regions),
+                data,
                 plan,
                 opened,
-                loss=_objective(conventions, config).loss,
+                loss=loss,
                 devices=devices,
                 validate=lambda weights, _: referee.measure(devices.gather(weights)),
                 validate_every=config.val_every if ready.validated_on else 0,
@@ -144,6 +164,14 @@ def _train(config: Config, shared: ScanStore | None = None) -> None:
                 f"next: fdif predict --model {config.out} --input SCANS --out LABELS, "
                 f"or fdif export {config.out} --out weights.pth"
             )
+    return None
+
+
+def estimate(config: Config) -> Estimate:
+    """What a fine-tuning without folds needs, by its first steps; nothing is written."""
+    found = _train(dataclasses.replace(config, dry_run=True))
+    assert found is not None
+    return found
 
 
 def _prepare(config: Config, initial: Initial | None, scans: ScanStore) -> _Ready:

@@ -21,12 +21,13 @@ from fdif_jax.fitting.mask_targets import Mask
 from fdif_jax.io.files import check_out
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.fit import fitted, fitter_of
+from fdif_jax.scripts.options.long_work import ProgressOption
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.shapes.shape_names import find_family
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgressOption):
     """Options of `fdif fit-family`."""
 
     masks: Positional[tuple[str, ...]]

@@ -21,12 +21,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import needing
 from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
@@ -38,6 +37,10 @@ from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import Samples
 from fdif_jax.viewing.tracing import Colour, trace
 from fdif_jax.viewing.view_pictures import colour_of, encode
+
+with needing("pictures"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 from fdif_jax.vocabulary.authoring import Authored
 from fdif_jax.vocabulary.user_files import describe
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary

@@ -31,18 +31,22 @@ import fdif_jax as fd
 from fdif_jax.datasets import classification
 from fdif_jax.datasets.layouts import ClassificationLayout, DatasetPlan
 from fdif_jax.datasets.sources import RenderedSource
-from fdif_jax.datasets.writer import Report, write_dataset
+from fdif_jax.datasets.writer import Report, survey_dataset, write_dataset
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import lacking
 from fdif_jax.io.b2nd import read_b2nd
 from fdif_jax.io.volumes import read_volume
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
+from fdif_jax.scripts.jobs.dry_run import Estimate, duration, rate_of_samples
 from fdif_jax.scripts.options.format import DatasetJob, FormatOptions, job_of
-from fdif_jax.viewing import viz
+from fdif_jax.scripts.options.long_work import LongOptions
+
+Shard = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
-class Config(FormatOptions):
+class Config(FormatOptions, LongOptions):
     """Options of `fdif generate`."""
 
     out: Path | None = None
@@ -61,11 +65,16 @@ def run(config: Config) -> None:
     """Write the dataset, or what is missing of it."""
     if config.visualize < 0:
         raise FdifError(f"--visualize is {config.visualize}; it must be 0 or more")
+    if config.visualize and (lack := lacking("pictures")):
+        raise FdifError(f"--visualize {lack}")
     shard = _parse_shard(config.shard)
     job = job_of(config)
     out = config.out or Path("datasets", time.strftime("fdif_%Y%m%d_%H%M%S"))
     workers = min(os.cpu_count() or 1, 16) if config.workers is None else config.workers
     source = RenderedSource(job.sample, config.seed, config.batch_size)
+    if config.dry_run:
+        _estimate(config, job, source, out, workers, shard).tell()
+        return
     with _Bar() as bar:
         report = write_dataset(
             out,
@@ -82,7 +91,26 @@ def run(config: Config) -> None:
         print(f"pictures: {folder}")
 
 
-def _parse_shard(text: str | None) -> tuple[int, int] | None:
+def _estimate(
+    config: Config, job: DatasetJob, source: RenderedSource, out: Path, workers: int, shard: Shard
+) -> Estimate:
+    """What writing the dataset, or what is missing of it, needs."""
+    plan, batch_size = job.plan, config.batch_size
+    todo = survey_dataset(out, plan, workers, batch_size, shard)
+    doing = [f"{out}: {_description(plan)}", f"{len(todo)} samples to write"]
+    if not todo:
+        return Estimate(doing, 0.0, "all is there", 0.0, out)
+    rate = rate_of_samples(source, plan, todo, workers, batch_size)
+    return Estimate(
+        doing,
+        rate.first + len(todo) * rate.seconds,
+        f"{1 / rate.seconds:.3g} samples/s by {workers} workers, the first after {duration(rate.first)}",
+        len(todo) * rate.bytes,
+        out,
+    )
+
+
+def _parse_shard(text: str | None) -> Shard:
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -159,6 +187,8 @@ def _description(plan: DatasetPlan) -> str:
 
 
 def _write_previews(out: Path, job: DatasetJob, count: int) -> Path:
+    from fdif_jax.viewing import viz
+
     folder = out / "previews"
     folder.mkdir(exist_ok=True)
     for index in range(count):

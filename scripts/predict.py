@@ -55,20 +55,25 @@ from fdif_jax.inference.probabilities import (
     predict_closely,
     write_probabilities,
 )
-from fdif_jax.inference.sliding_window import Progress, TiledNetwork
+from fdif_jax.inference.sliding_window import Progress, TiledNetwork, tile_starts
 from fdif_jax.io.files import make_folder, reading, write_atomic, write_csv
 from fdif_jax.io.formats.dicom_seg import encode_dicom_seg
 from fdif_jax.io.volumes import encode_like, format_of, is_volume, read_volume_header
-from fdif_jax.preprocessing.preparation import Prepared, prepare
-from fdif_jax.preprocessing.scans import read_image
+from fdif_jax.preprocessing.preparation import Prepared, prepare, resampled_shape
+from fdif_jax.preprocessing.scans import Scan, read_image
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar, say
+from fdif_jax.scripts.console.reading import each_good
+from fdif_jax.scripts.jobs.dry_run import SECONDS, Estimate, duration
+from fdif_jax.scripts.options.long_work import LongOptions
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.training.network import Apply, Weights, functional, weights
 
+_PACKED = 50  # voxels of a label map that a byte of its file holds, about
+
 
 @dataclass(frozen=True)
-class Config:
+class Config(LongOptions):
     """Options of ``fdif predict``."""
 
     model: tuple[Path, ...]
@@ -121,6 +126,9 @@ def run(config: Config) -> None:
             )
     if kept:
         print(f"{config.out}: {len(kept)} of {len(cases)} are there already; --overwrite predicts them again")
+    if config.dry_run:
+        _estimate(ensemble, missing, config).tell()
+        return
     skipped = _predict(ensemble, missing, config, extras) if missing else 0
     if skipped:
         print(f"skipped {skipped} of {len(missing)} cases", file=sys.stderr)
@@ -247,13 +255,43 @@ def _predict(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config, ext
     return skipped
 
 
+def _estimate(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config) -> Estimate:
+    """What predicting needs. All scans are read, as bad ones are to be found; nothing is resampled."""
+    doing = [f"{len(cases)} label maps to write"]
+    if not cases:
+        return Estimate(doing, 0.0, "all are there", 0, config.out)
+    network = _tiled(ensemble, config)
+
+    def needed(case: ToPredict) -> tuple[int, int]:
+        """A case's voxels, and its windows."""
+        scan = _scan(case, ensemble)
+        resampled = resampled_shape(scan, ensemble.plan)
+        return scan.image[..., 0].size, len(tile_starts(resampled, network.patch, network.overlap))
+
+    read = [found for _, found in each_good(cases, needed, "reading", skip_bad=config.skip_bad)]
+    voxels, windows = map(sum, zip(*read, strict=True))
+    compiling, window = network.rehearse(SECONDS)
+    return Estimate(
+        [f"{len(read)} label maps to write, {windows} windows"],
+        compiling + windows * window,
+        f"{window:.3g} s a window, {duration(compiling)} to compile",
+        voxels / _PACKED
+        + voxels * 4 * (network.num_classes * config.save_probabilities + config.save_uncertainty),
+        config.out,
+    )
+
+
 def _read(case: ToPredict, ensemble: Ensemble) -> Prepared:
+    return prepare(_scan(case, ensemble), ensemble.plan)
+
+
+def _scan(case: ToPredict, ensemble: Ensemble) -> Scan:
     names = ensemble.conventions.channel_names
     if len(case.images) > 1:
         for name, path in zip(names, case.images, strict=False):
             if not is_volume(path):
                 raise FdifError(f"{path}: no such file; it would be the channel {name} of case {case.id}")
-    return prepare(read_image(case.id, case.images, ensemble.conventions), ensemble.plan)
+    return read_image(case.id, case.images, ensemble.conventions)
 
 
 if __name__ == "__main__":

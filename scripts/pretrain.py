@@ -30,6 +30,7 @@ from fdif_jax.evaluation.evaluator import Evaluator
 from fdif_jax.objectives.combined import Combined
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.watching import Watch
+from fdif_jax.scripts.jobs.dry_run import Estimate, estimate_training
 from fdif_jax.scripts.jobs.measures import measures_of
 from fdif_jax.scripts.jobs.prepared import Training, prepare
 from fdif_jax.scripts.options.presets import preset_of
@@ -37,7 +38,7 @@ from fdif_jax.scripts.options.pretraining import PretrainingOptions as Config
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import settings_of
 from fdif_jax.training.devices import OneEach
-from fdif_jax.training.loop import fit
+from fdif_jax.training.loop import Rehearsal, fit, rehearse
 from fdif_jax.training.network import Weights
 from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.run_document import PRETRAINING, RunDocument, Validation
@@ -51,27 +52,11 @@ def defaults(arguments: Sequence[str]) -> Config | None:
 
 def run(config: Config) -> None:
     """Train to the last step, from wherever the run directory is."""
-    check_least(config, val_samples=1)
-    training = prepare(config)
+    if config.dry_run:
+        estimate(config).tell()
+        return
+    training, document = _prepared(config)
     source, network, plan = training.source, training.network, training.plan
-    document = RunDocument(
-        kind=PRETRAINING,
-        network=training.spec,
-        task=source.task,
-        objective=source.weighed,
-        recipe=source.recipe,
-        curriculum=source.course.curriculum.to_dict() if source.course else None,
-        data=source.files,
-        training=settings_of(config, plan),
-        validation=Validation(config.val_every, config.val_samples, config.val_seed),
-    )
-    say = print if is_first_process() else lambda text: None
-    parameters = sum(network.weights[name].size for name in network.parameters)
-    say(
-        f"{source.name}: {' x '.join(map(str, source.grid))} voxels, {source.describe()}; "
-        f"network {training.spec['name']}: {parameters:,} parameters; {training.devices.describe()}"
-    )
-
     with open_run(config.out, document) as opened, Watch(opened, plan.steps, source.tasks) as watch:
         fit(
             network,
@@ -90,8 +75,57 @@ def run(config: Config) -> None:
             report=watch.show,
         )
         best = opened.best()
-    say(f"{config.out}: step {plan.steps}" + (f", best validation score {best:.3f}" if best >= 0 else ""))
-    say(f"next: fdif export {config.out} --out weights.pth")
+    _say(f"{config.out}: step {plan.steps}" + (f", best validation score {best:.3f}" if best >= 0 else ""))
+    _say(f"next: fdif export {config.out} --out weights.pth")
+
+
+def estimate(config: Config) -> Estimate:
+    """What the training needs, by its first steps; nothing is written."""
+    training, document = _prepared(config)
+    source, plan = training.source, training.plan
+
+    def rehearsed() -> Rehearsal:
+        return rehearse(
+            training.network,
+            source.make_batch,
+            None,
+            plan,
+            loss=source.objective.loss,
+            feed=source.feed,
+            course=source.course,
+            devices=training.devices,
+        )
+
+    return estimate_training(config.out, document, plan.steps, config.keep_every, rehearsed)
+
+
+def _say(text: str) -> None:
+    if is_first_process():
+        print(text)
+
+
+def _prepared(config: Config) -> tuple[Training, RunDocument]:
+    """What is trained, said in a line, and the document of its run; nothing is written yet."""
+    check_least(config, val_samples=1)
+    training = prepare(config)
+    source, network, plan = training.source, training.network, training.plan
+    document = RunDocument(
+        kind=PRETRAINING,
+        network=training.spec,
+        task=source.task,
+        objective=source.weighed,
+        recipe=source.recipe,
+        curriculum=source.course.curriculum.to_dict() if source.course else None,
+        data=source.files,
+        training=settings_of(config, plan),
+        validation=Validation(config.val_every, config.val_samples, config.val_seed),
+    )
+    parameters = sum(network.weights[name].size for name in network.parameters)
+    _say(
+        f"{source.name}: {' x '.join(map(str, source.grid))} voxels, {source.describe()}; "
+        f"network {training.spec['name']}: {parameters:,} parameters; {training.devices.describe()}"
+    )
+    return training, document
 
 
 def _validation(

@@ -30,7 +30,6 @@ from fdif_jax.scripts import cli
 from fdif_jax.settings import flattened
 from fdif_jax.training.run_document import ORIGIN, RUN, RunDocument
 from fdif_jax.training.runs import METRICS, load_run
-from fdif_jax.viewing import viz
 
 _SCORES = ("dice", "nsd", "accuracy")
 _OWN_COLUMNS = ("kind", "network.name", "network.preset", "training.steps")
@@ -273,6 +272,8 @@ def _remarks(entry: Entry) -> str:
 
 def write_plot(entries: Sequence[Entry], path: Path) -> None:
     """Draw loss and score (Dice, or a classification's accuracy) of all runs; FdifError if none has measured any."""
+    from fdif_jax.viewing import viz
+
     panels: dict[str, dict[str, viz.Curve]] = {"loss": {}, "score": {}}
     for entry in entries:
         score = next((name for name in ("dice", "accuracy") if getattr(entry, name) is not None), "score")

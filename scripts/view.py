@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import trimesh
 from tyro.conf import Positional
 
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import needing
 from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.io.names import safe_name
 from fdif_jax.scripts import cli
@@ -34,6 +34,9 @@ from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import check_mesh_name, page_of, write_mesh
 from fdif_jax.viewing.tracing import Colour, trace
 from fdif_jax.viewing.view_pictures import encode, save_sheet, save_slices
+
+with needing("surfaces"):
+    import trimesh
 
 POLL = 0.3  # seconds between looks at a watched file
 SHEET_COLUMNS = 4

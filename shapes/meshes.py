@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import igl
 import jax
 import jax.numpy as jnp
 import numpy as np
 import platformdirs
-import trimesh
 from scipy import sparse
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.extras import needing
 from fdif_jax.io.files import MESHES, check_genuine, not_there, reading, write_atomic
 from fdif_jax.io.nifti import LARGEST
 from fdif_jax.io.remarks import remark_left_out
@@ -33,6 +32,10 @@ from fdif_jax.sdf.shape import Shape
 from fdif_jax.shapes.masks import Outline, outline_of_mask
 from fdif_jax.vocabulary.parameters import Reader
 from fdif_jax.vocabulary.vocabulary import Family, Range, Vocabulary
+
+with needing("surfaces"):
+    import igl
+    import trimesh
 
 MASKS = (".nii.gz", ".nii")
 RESOLUTION = 48

@@ -1,15 +1,18 @@
 """The wheel: built from the tree, installed where there is no checkout, it holds all that the commands need."""
 
+import email
 import os
 import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 
 import pytest
 
 from tests.helpers.paths import COMPILED, ROOT
 
+PARTS = ("fdif_jax", "shapes", "models", "scripts")
 IMPORTS = """
 import importlib, pathlib, pkgutil
 import fdif_jax
@@ -21,6 +24,9 @@ for name in rooms:
     importlib.import_module(name)
 print(len(rooms))
 """
+
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+OFFLINE = ["--no-deps", "--no-index"]
 
 
 def ran(command, **options):
@@ -36,26 +42,34 @@ def ran(command, **options):
     return done.stdout
 
 
+SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The folder of commands of an environment with the wheel, which has the libraries of this one."""
+def built(tmp_path_factory):
+    """A folder with the archive of the sources, and the wheel that is built from it."""
     pytest.importorskip("setuptools", minversion="77")
     folder = tmp_path_factory.mktemp("wheel")
     tree = folder / "tree"
     tree.mkdir()
-    for name in ("fdif_jax", "shapes", "models", "scripts"):
+    for name in PARTS:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    pip, options = (
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"],
-        ["--no-deps", "--no-index"],
-    )
-    ran([*pip, "wheel", *options, "--no-build-isolation", "-w", folder, tree])
+    ran([sys.executable, "-c", SDIST, folder], cwd=tree)
+    (archive,) = folder.glob("*.tar.gz")
+    ran([*PIP, "wheel", *OFFLINE, "--no-build-isolation", "-w", folder, archive])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built):
+    """The folder of commands of an environment with the wheel, which has the libraries of this one."""
+    folder = built
     (wheel,) = folder.glob("*.whl")
     home = folder / "venv"
     venv.create(home, symlinks=True)
-    ran([*pip, "--python", home / "bin" / "python", "install", *options, wheel])
+    ran([*PIP, "--python", home / "bin" / "python", "install", *OFFLINE, wheel])
     libraries = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     # Behind the wheel on the path, and without what .pth files in these folders add, such as an editable checkout.
     (packages,) = home.glob("lib/python*/site-packages")
@@ -69,6 +83,25 @@ def run(installed, tmp_path):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     env = kept | {"JAX_COMPILATION_CACHE_DIR": str(COMPILED)}
     return lambda command, *arguments: ran([installed / command, *arguments], cwd=tmp_path, env=env)
+
+
+@pytest.mark.slow("an archive and a wheel are built")
+def test_archive_and_wheel_are_fit_to_be_published(built):
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+        (metadata,) = [name for name in names if name.endswith("/METADATA")]
+        said = email.message_from_bytes(opened.read(metadata))
+    sources = {path.relative_to(ROOT) for part in PARTS for path in (ROOT / part).rglob("*.py")}
+    packed = {name.removeprefix("fdif_jax/") for name in names}
+    assert {str(path).removeprefix("fdif_jax/") for path in sources} <= packed
+    for data in ("evaluation/cubes.npy", "scripts/options/presets/quick.toml", "shapes/torso.npz"):
+        assert data in packed
+    assert said["Author"] == "fdif-jax contributors" and said["License-Expression"] == "MIT"
+    assert {"3.11", "3.12", "3.13"} <= {line.rpartition(" ")[2] for line in said.get_all("Classifier")}
+    assert {"all", "pictures", "surfaces", "tensorboard", "torch"} <= set(said.get_all("Provides-Extra"))
+    pytest.importorskip("twine")
+    ran([sys.executable, "-m", "twine", "check", "--strict", *built.glob("*.whl"), *built.glob("*.tar.gz")])
 
 
 @pytest.mark.slow("a wheel is built and installed")

@@ -24,7 +24,7 @@ import numpy as np
 
 from fdif_jax.datasets.layouts import DatasetPlan
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import make_folder, parsed, whole_json_lines, write_atomic
+from fdif_jax.io.files import check_out, make_folder, parsed, whole_json_lines, write_atomic
 from fdif_jax.io.locks import hold
 from fdif_jax.settings import differences, first_few
 
@@ -84,9 +84,8 @@ def write_dataset(
         OSError: the disk is full or may not be written; what is finished stays and is not written again.
     """
     out, header = Path(out), {**plan.identity(), "made_with": _made_with()}
-    if workers < 1 or batch_size < 1:
-        raise FdifError(f"workers ({workers}) and batch size ({batch_size}) must be at least 1")
-    share, path = _share(plan.total, shard), out / (JOURNAL if shard is None else _JOURNAL.format(*shard))
+    share, path = _share(plan.total, shard, workers, batch_size), out / _journal_of(shard)
+    make_folder(out)
     whole = Report(0, len(share), complete=True)
     if _finished(out, header):
         return whole
@@ -117,8 +116,32 @@ def write_dataset(
             return Report(len(todo), found, complete=not missing, missing=tuple(missing))
 
 
-def _share(total: int, shard: tuple[int, int] | None) -> range:
-    """The samples of a call; FdifError for an impossible shard."""
+def survey_dataset(
+    out: Path, plan: DatasetPlan, workers: int, batch_size: int, shard: tuple[int, int] | None
+) -> list[int]:
+    """The samples that `write_dataset` would write; errors are its, and nothing is written."""
+    header = {**plan.identity(), "made_with": _made_with()}
+    share, path = _share(plan.total, shard, workers, batch_size), out / _journal_of(shard)
+    check_out(out, folder=True)
+    if _is_whole(out, header):
+        return []
+    with contextlib.ExitStack() as stack:
+        others = _read_others(stack, path, header, shard)
+        files = others | (_read_manifest(out) or {"files": {}})["files"]
+        if path.exists():
+            _lock(stack.enter_context(open(path, "rb+")), path)
+            files |= _read_journal(path, header)[0]
+    return _lacking(out, plan, share, files, _has_hash if shard or others else _has_size, workers)
+
+
+def _journal_of(shard: tuple[int, int] | None) -> str:
+    return JOURNAL if shard is None else _JOURNAL.format(*shard)
+
+
+def _share(total: int, shard: tuple[int, int] | None, workers: int, batch_size: int) -> range:
+    """The samples of a call; FdifError for an impossible shard or number."""
+    if workers < 1 or batch_size < 1:
+        raise FdifError(f"workers ({workers}) and batch size ({batch_size}) must be at least 1")
     first, step = shard or (0, 1)
     if not 0 <= first < step:
         raise FdifError(f"shard {first}/{step}: i/n needs 0 <= i < n")
@@ -256,8 +279,17 @@ def _hash(data: bytes | memoryview) -> str:
 
 
 def _finished(out: Path, header: dict) -> bool:
-    """Whether ``out`` is this dataset, whole."""
-    make_folder(out)
+    """Whether ``out`` is this dataset, whole; then journals that a killed call left go."""
+    whole = _is_whole(out, header)
+    if whole:
+        _remove_journals(out)
+    return whole
+
+
+def _is_whole(out: Path, header: dict) -> bool:
+    """Whether ``out`` is this dataset, whole; FdifError if it is another, or something else."""
+    if not out.exists():
+        return False
     manifest = _read_manifest(out)
     if manifest is None:
         names = [
@@ -271,8 +303,6 @@ def _finished(out: Path, header: dict) -> bool:
     whole = all(_has_size(out, path, files) for path in files)
     # Where nothing is to be written it does not matter what would write it.
     _check_same(out, manifest, header | {"made_with": manifest.get("made_with")} if whole else header)
-    if whole:
-        _remove_journals(out)
     return whole
 
 

@@ -4,14 +4,17 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
+from fdif_jax.extras import needing
 from fdif_jax.fitting.fitted_shape import Fit
 from fdif_jax.sdf.masks import extent
 from fdif_jax.viewing.viz import save_figure
+
+with needing("pictures"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 _FINE = 200  # points of the outline's mesh along each side of a panel
 _MASK, _SHAPE = "0.72", "tab:red"

@@ -11,6 +11,7 @@ known a slab at a time. Of C channels and K classes a volume of N voxels, D deep
 """
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, groupby, product
 from typing import NamedTuple
@@ -194,6 +195,21 @@ class TiledNetwork:
                 weights[at] += self._importance[..., None]
         sums /= weights
         yield Slab(first, sums)  # the last tiles end with the volume
+
+    def rehearse(self, seconds: float) -> tuple[float, float]:
+        """Seconds until a first call of the network has ended, which is compiled, and of a tile after that.
+
+        Measured for some ``seconds``, on an image of zeros.
+        """
+        image = np.zeros((*self.patch, self.in_channels), np.float32)
+        corners = np.zeros((self.tile_batch, 3), np.int32)
+        begun = time.perf_counter()
+        self._call(image, corners, apart=False).block_until_ready()
+        compiling, begun, calls = time.perf_counter() - begun, time.perf_counter(), 0
+        while calls == 0 or time.perf_counter() - begun < seconds:
+            self._call(image, corners, apart=False).block_until_ready()
+            calls += 1
+        return compiling, (time.perf_counter() - begun) / (calls * self.tile_batch)
 
     def _judged(
         self, image: np.ndarray, progress: Progress | None, apart: bool

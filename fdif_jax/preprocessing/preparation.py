@@ -88,14 +88,7 @@ def prepare(scan: Scan, plan: CasePlan) -> Prepared:
     FdifError if it has other channels, its spacing is more than 100 times the plan's or less than a hundredth of it, or
     its grid at the plan's spacing is more than memory holds.
     """
-    if scan.image.shape[3] != len(plan.channels):
-        raise FdifError(
-            f"case {scan.id}: {scan.image.shape[3]} channels, but the plan is for {len(plan.channels)}"
-        )
-    scan = scan.cropped()
-    spacing = scan.space.canonical.spacing
-    resampled = shape_at(scan.crop.shape, spacing, plan.spacing)
-    _check_resampling(f"case {scan.id}", spacing, plan, resampled)
+    resampled, scan = resampled_shape(scan, plan), scan.cropped()
     channels = (
         resample(normalise(scan.image[..., c]), resampled, plan.order)
         for c, normalise in enumerate(plan.channels)
@@ -106,6 +99,18 @@ def prepare(scan: Scan, plan: CasePlan) -> Prepared:
     if scan.label is not None:
         label = pad_to(resample_labels(scan.label, resampled), plan.patch)
     return Prepared(scan.id, image, label, Way(scan.crop, resampled, (d, h, w)))
+
+
+def resampled_shape(scan: Scan, plan: CasePlan) -> GridShape:
+    """The grid of a case, cropped and at a plan's spacing, before it is padded; FdifError as of `prepare`."""
+    if scan.image.shape[3] != len(plan.channels):
+        raise FdifError(
+            f"case {scan.id}: {scan.image.shape[3]} channels, but the plan is for {len(plan.channels)}"
+        )
+    spacing = scan.space.canonical.spacing
+    resampled = shape_at(scan.crop.shape, spacing, plan.spacing)
+    _check_resampling(f"case {scan.id}", spacing, plan, resampled)
+    return resampled
 
 
 def _check_resampling(what: str, spacing: Spacing, plan: CasePlan, resampled: GridShape) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -86,11 +86,55 @@ def fit(
     devices = devices or Devices()
     devices.check_batch(plan.batch_size, plan.accumulate)
     intervals = (log_every, validate_every, checkpoint_every, keep_every)
+    steps = _Steps(network, plan, devices, intervals, course)
     with run.checkpoints(keep_every=keep_every) as checkpoints, _stop_requests() as stopped:
-        loop = _Loop(
-            network, plan, run, devices, checkpoints, intervals, stopped, validate, patience, report, course
-        )
+        loop = _Loop(steps, run, checkpoints, stopped, validate, patience, report)
         return loop.train(make_batch, data, loss, feed)
+
+
+class Rehearsal(NamedTuple):
+    """What the first steps of a training took.
+
+    Attributes:
+        compiling: seconds until the first call had ended.
+        step: seconds of a step after that.
+        state_bytes: of what a checkpoint keeps.
+    """
+
+    compiling: float
+    step: float
+    state_bytes: int
+
+
+def rehearse(
+    network: Network,
+    make_batch: MakeBatch,
+    data: Any,
+    plan: TrainingPlan,
+    *,
+    loss: Loss,
+    feed: Callable[[int], Any] | None = None,
+    course: Course | None = None,
+    devices: Devices | None = None,
+    seconds: float = 3.0,
+) -> Rehearsal:
+    """Do the first steps of a training for some seconds, as `fit` does them, and keep nothing; arguments are its."""
+    devices = devices or Devices()
+    state = fresh_state(network, plan, devices, course)
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    begun = time.perf_counter()
+    endless = dataclasses.replace(plan, steps=max(plan.steps, 1_000_000))  # a short one is measured, too
+    calls = _Steps(network, endless, devices, (STEPS_PER_CALL,) * 4, course).calls(
+        0, state, make_batch, data, loss, feed
+    )
+    next(calls)
+    compiling = time.perf_counter() - begun
+    steps, took = 0, 0.0
+    for _, _, trace, more in calls:
+        steps, took = steps + len(trace), took + more
+        if took > seconds:
+            break
+    return Rehearsal(compiling, took / steps, state_bytes)
 
 
 def _due(done: int, *intervals: int) -> bool:
@@ -99,66 +143,19 @@ def _due(done: int, *intervals: int) -> bool:
 
 
 @dataclasses.dataclass
-class _Loop:
-    """What stays the same from step to step; as in `fit`, and a list that says when to stop.
+class _Steps:
+    """The steps of a training, from call to call of the jitted function.
 
     ``intervals`` are the steps between two measurements, validations, checkpoints, and checkpoints that are kept.
     """
 
     network: Network
     plan: TrainingPlan
-    run: Run
     devices: Devices
-    checkpoints: Checkpoints
     intervals: tuple[int, int, int, int]
-    stopped: list[int]
-    validate: Callable[[Weights, int], Mapping[str, float]] | None
-    patience: int
-    report: Callable[[int, Mapping[str, float]], None]
     course: Course | None
 
-    def train(
-        self, make_batch: MakeBatch, data: Any, loss: Loss, feed: Callable[[int], Any] | None
-    ) -> Weights:
-        """From the newest checkpoint to the last step; see `fit`."""
-        plan, run = self.plan, self.run
-        log_every, validate_every, *saves_every = self.intervals
-        done, state = run.resume(self.checkpoints, fresh_state(self.network, plan, self.devices, self.course))
-        if done == plan.steps or _no_better(run, self.patience):
-            self.report(done, run.history[-1] if run.history else {})
-            return state.result
-        losses: list[float] = []
-        seconds = 0.0
-        calls = self._calls(done, state, make_batch, data, loss, feed)
-        for done, state, trace, took in calls:
-            _check_trace(trace, done - len(trace), plan, run, self.checkpoints)
-            losses, seconds = losses + trace[:, 0].tolist(), seconds + took
-            measured = {"loss": losses[-1]}
-            last = done == plan.steps
-            asked = jax.process_count() == 1 or last or _due(done, *self.intervals)
-            stopping = asked and any_process(bool(self.stopped))
-            validated: Mapping[str, float] = {}
-            if self.validate and validate_every and (last or done % validate_every == 0):
-                validated = self.validate(state.result, done)
-            best = bool(validated) and validated["score"] > run.best()
-            enough = bool(validated) and not best and _no_better(run, self.patience, now=1)
-            save = last or best or stopping or enough or _due(done, *saves_every)
-            if save or validated or done % log_every == 0:
-                measured = self._measured(done, losses, seconds, state) | {
-                    name: value for name, value in validated.items() if not np.isnan(value)
-                }
-                run.record(step=done, **measured)
-                losses, seconds = [], 0.0
-            if save:
-                self.checkpoints.save(done, state, measured.get("score"))
-            self.report(done, measured)
-            if stopping and not last:
-                raise KeyboardInterrupt
-            if enough:
-                break
-        return state.result
-
-    def _calls(
+    def calls(
         self,
         done: int,
         state: State,
@@ -187,12 +184,69 @@ class _Loop:
             done = stop
             yield done, state, trace, time.perf_counter() - start
 
+
+@dataclasses.dataclass
+class _Loop:
+    """What stays the same from step to step; as in `fit`, and a list that says when to stop."""
+
+    steps: _Steps
+    run: Run
+    checkpoints: Checkpoints
+    stopped: list[int]
+    validate: Callable[[Weights, int], Mapping[str, float]] | None
+    patience: int
+    report: Callable[[int, Mapping[str, float]], None]
+
+    def train(
+        self, make_batch: MakeBatch, data: Any, loss: Loss, feed: Callable[[int], Any] | None
+    ) -> Weights:
+        """From the newest checkpoint to the last step; see `fit`."""
+        steps, run = self.steps, self.run
+        plan = steps.plan
+        log_every, validate_every, *saves_every = steps.intervals
+        fresh = fresh_state(steps.network, plan, steps.devices, steps.course)
+        done, state = run.resume(self.checkpoints, fresh)
+        if done == plan.steps or _no_better(run, self.patience):
+            self.report(done, run.history[-1] if run.history else {})
+            return state.result
+        losses: list[float] = []
+        seconds = 0.0
+        calls = steps.calls(done, state, make_batch, data, loss, feed)
+        for done, state, trace, took in calls:
+            _check_trace(trace, done - len(trace), plan, run, self.checkpoints)
+            losses, seconds = losses + trace[:, 0].tolist(), seconds + took
+            measured = {"loss": losses[-1]}
+            last = done == plan.steps
+            asked = jax.process_count() == 1 or last or _due(done, *steps.intervals)
+            stopping = asked and any_process(bool(self.stopped))
+            validated: Mapping[str, float] = {}
+            if self.validate and validate_every and (last or done % validate_every == 0):
+                validated = self.validate(state.result, done)
+            best = bool(validated) and validated["score"] > run.best()
+            enough = bool(validated) and not best and _no_better(run, self.patience, now=1)
+            save = last or best or stopping or enough or _due(done, *saves_every)
+            if save or validated or done % log_every == 0:
+                measured = self._measured(done, losses, seconds, state) | {
+                    name: value for name, value in validated.items() if not np.isnan(value)
+                }
+                run.record(step=done, **measured)
+                losses, seconds = [], 0.0
+            if save:
+                self.checkpoints.save(done, state, measured.get("score"))
+            self.report(done, measured)
+            if stopping and not last:
+                raise KeyboardInterrupt
+            if enough:
+                break
+        return state.result
+
     def _measured(self, done: int, losses: Sequence[float], seconds: float, state: State) -> dict[str, float]:
-        shown = self.course.measured(jax.tree.map(np.asarray, state.competence)) if self.course else {}
+        course, plan = self.steps.course, self.steps.plan
+        shown = course.measured(jax.tree.map(np.asarray, state.competence)) if course else {}
         return {
             "loss": float(np.mean(losses)),
-            "volumes_per_second": round(self.plan.batch_size * len(losses) / seconds, 3),
-            "learning_rate": float(self.plan.schedule(done - 1)),
+            "volumes_per_second": round(plan.batch_size * len(losses) / seconds, 3),
+            "learning_rate": float(plan.schedule(done - 1)),
             **shown,
         }
 

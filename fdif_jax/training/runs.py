@@ -138,18 +138,12 @@ def open_run(path: str | os.PathLike, document: RunDocument) -> Iterator[Run]:
             is named.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise FdifError(f"{path} is a file; give a directory for the run")
     if not is_first_process():
         wait_for_all("the run is open")
         _check_same_document(path, document)
         yield load_run(path)
         return
-    begun = (path / RUN).is_file()
-    if begun:
-        _check_same_document(path, document)
-    elif path.is_dir() and any(p.name != LOCK and not p.name.endswith(".part") for p in path.iterdir()):
-        raise FdifError(f"{path} is not empty and holds no run ({RUN}); give a new or empty directory")
+    begun = check_begins(path, document)
     path.mkdir(parents=True, exist_ok=True)
     with open(path / LOCK, "w") as lock:
         if not hold(lock):
@@ -158,6 +152,18 @@ def open_run(path: str | os.PathLike, document: RunDocument) -> Iterator[Run]:
             write_json(path / RUN, dataclasses.replace(document, origin=Origin.here()).to_dict())
         wait_for_all("the run is open")
         yield load_run(path)
+
+
+def check_begins(path: Path, document: RunDocument) -> bool:
+    """Whether a run that was asked for like this is there, to go on; FdifError as of `open_run`. Writes nothing."""
+    if path.exists() and not path.is_dir():
+        raise FdifError(f"{path} is a file; give a directory for the run")
+    if (path / RUN).is_file():
+        _check_same_document(path, document)
+        return True
+    if path.is_dir() and any(p.name != LOCK and not p.name.endswith(".part") for p in path.iterdir()):
+        raise FdifError(f"{path} is not empty and holds no run ({RUN}); give a new or empty directory")
+    return False
 
 
 def load_run(path: str | os.PathLike) -> Run:

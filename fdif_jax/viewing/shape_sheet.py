@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
+from fdif_jax.extras import needing
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.shape import Box, Shape
@@ -20,6 +18,11 @@ from fdif_jax.viewing.tracing import trace
 from fdif_jax.viewing.view_pictures import colour_of, cut_open
 from fdif_jax.viewing.viz import save_figure
 from fdif_jax.vocabulary.vocabulary import Family
+
+with needing("pictures"):
+    from matplotlib.axes import Axes
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
 
 _SHOWN = 6
 _PIXELS, _RESOLUTION = 200, 48  # of a lit member, and samples an axis to find where it is

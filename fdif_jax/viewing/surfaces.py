@@ -15,12 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import trimesh
-from skimage.measure import marching_cubes
-from trimesh.viewer.notebook import scene_to_html
-from trimesh.visual.material import PBRMaterial
 
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import needing
 from fdif_jax.io.files import MESHES, write_atomic
 from fdif_jax.sdf.masks import extent
 from fdif_jax.sdf.operations.parts import Parts
@@ -28,6 +25,12 @@ from fdif_jax.sdf.sampled import Sampled
 from fdif_jax.sdf.shape import Distance, Point, Shape
 from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.tracing import Colour, Region, Solid, as_arrays
+
+with needing("surfaces"):
+    import trimesh
+    from skimage.measure import marching_cubes
+    from trimesh.viewer.notebook import scene_to_html
+    from trimesh.visual.material import PBRMaterial
 
 ROOM = 0.06  # around a shape, over the edges of its box
 STEEPEST = 4.0

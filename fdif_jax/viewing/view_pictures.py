@@ -7,14 +7,17 @@ import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
-from PIL import Image
 
+from fdif_jax.extras import needing
 from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import Samples
 from fdif_jax.viewing.tracing import Colour, Region, Solid
 from fdif_jax.viewing.viz import save_figure
+
+with needing("pictures"):
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 _GOLDEN = 0.6180339887  # turns of the colour circle between neighbouring numbers
 _LINES = 9  # of equal distance in a slice

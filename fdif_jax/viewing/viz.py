@@ -4,17 +4,20 @@ import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import needing
 from fdif_jax.io.files import write_atomic
 from fdif_jax.sdf.masks import extent
+
+with needing("pictures"):
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 _LEGEND_ENTRIES = 14
 _LEGEND_COLUMNS = 4

@@ -17,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import needing
 from fdif_jax.io.files import check_genuine, not_there, reading, write_atomic
 
 # Where the training programs put a state dict, the most particular first.
@@ -235,10 +236,6 @@ def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _torch():
-    try:
+    with needing("torch"):
         import torch
-    except ImportError as error:
-        raise FdifError(
-            "PyTorch is needed for .pth files and not installed; install fdif-jax[torch]"
-        ) from error
     return torch

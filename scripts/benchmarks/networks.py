@@ -34,6 +34,7 @@ from rich.table import Table
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.extras import needing
 from fdif_jax.scripts.benchmarks.parts import busy, seconds_of_call
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least, shown
@@ -238,12 +239,8 @@ def _theirs(model: nnx.Module, images: np.ndarray, case: Case) -> Timed:
 
 def torch_or_error() -> ModuleType:
     """PyTorch; FdifError where it is not installed."""
-    try:
+    with needing("torch"):
         import torch
-    except ImportError:
-        raise FdifError(
-            "PyTorch is what networks are measured against, and not installed; install fdif-jax[torch]"
-        ) from None
     return torch
 
 

@@ -10,6 +10,7 @@ import tyro
 
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts import pretrain
+from fdif_jax.scripts.console.progress import Form
 from fdif_jax.scripts.jobs.prepared import Training
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import settings_of
@@ -41,6 +42,8 @@ class StepOptions(pretrain.Config):
     val_seed: Hidden[int] = pretrain.Config.val_seed
     checkpoint_every: Hidden[int] = pretrain.Config.checkpoint_every
     keep_every: Hidden[int] = pretrain.Config.keep_every
+    progress: Hidden[Form] = "auto"
+    dry_run: Hidden[bool] = False
 
 
 Options = TypeVar("Options", bound=StepOptions)

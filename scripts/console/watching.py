@@ -7,6 +7,8 @@
     curve.png                 loss, scores and learning rate so far
     prediction.png            image, label and prediction of the first volume; one a task where there are several
     pictures/step_000500.png  the same of every evaluation
+
+Where the extra tensorboard or pictures of the package is not installed, a line says so, and its files are not written.
 """
 
 import resource
@@ -18,13 +20,13 @@ from typing import Any
 import jax
 
 from fdif_jax.evaluation.evaluator import Evaluation, Example
+from fdif_jax.extras import lacking
 from fdif_jax.io.files import append_json_line, read_json_lines, write_atomic, write_json_lines
 from fdif_jax.objectives.combined import MEASURES
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.tasks import Task
 from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.runs import Run
-from fdif_jax.viewing import viz
 
 CLASSES, CURVE, PREDICTION = "classes.jsonl", "curve.png", "prediction.png"
 PICTURES, TENSORBOARD = "pictures", "tensorboard"
@@ -83,6 +85,14 @@ def peak_memory(devices: Sequence[jax.Device]) -> int:
     return resident if sys.platform == "darwin" else 1024 * resident
 
 
+def available(extra: str) -> bool:
+    """Whether an extra of the package that a run can do without is installed; a line says so if it is not."""
+    lack = lacking(extra)
+    if lack:
+        print(f"without {extra}: that {lack}")
+    return lack is None
+
+
 class Watch:
     """Shows a run and writes down what there is to see of it. Use it in a ``with`` block, inside `open_run`'s.
 
@@ -95,8 +105,13 @@ class Watch:
         self._run, self._tasks = run, tuple(tasks)
         self._bar = TrainingBar(steps)
         self._tensorboard: Any = None
+        self._begun = False
+        self._has_pictures = self._has_tensorboard = True
 
     def __enter__(self) -> "Watch":
+        if is_first_process():
+            self._has_pictures = available("pictures")
+            self._has_tensorboard = available("tensorboard")
         self._bar.__enter__()
         return self
 
@@ -113,9 +128,9 @@ class Watch:
             return
         self._begin(step)
         for name, value in recorded.items():
-            if name != "step":
+            if name != "step" and self._tensorboard:
                 self._tensorboard.add_scalar(name, value, step)
-        if "score" in recorded:
+        if "score" in recorded and self._has_pictures:
             write_curve(self._run)
 
     def evaluation(self, step: int, evaluation: Evaluation) -> dict[str, float]:
@@ -123,6 +138,8 @@ class Watch:
         if is_first_process():
             self._begin(step)
             append_json_line(self._run.path / CLASSES, {"step": step, **evaluation.classes})
+            if not self._has_pictures:
+                return evaluation.scalars
             (self._run.path / PICTURES).mkdir(exist_ok=True)
             for path in write_example(
                 evaluation.example, self._tasks, self._run.path / PICTURES / f"step_{step:06d}.png"
@@ -133,13 +150,16 @@ class Watch:
 
     def _begin(self, step: int) -> None:
         """Before the first thing is written, at ``step``: drop what was written after the run's history ended."""
-        if self._tensorboard:
+        if self._begun:
             return
-        from tensorboardX import SummaryWriter  # slow to import
-
+        self._begun = True
         kept = max((int(m["step"]) for m in self._run.history if m["step"] < step), default=-1)
         if (classes := self._run.path / CLASSES).exists():
             write_json_lines(classes, [line for line in read_json_lines(classes) if line["step"] <= kept])
+        if not self._has_tensorboard:
+            return
+        from tensorboardX import SummaryWriter  # slow to import
+
         folder = self._run.path / TENSORBOARD
         # A file of its own name, even if the last one was begun in this very second.
         self._tensorboard = SummaryWriter(
@@ -152,6 +172,8 @@ class Watch:
 
 def write_curve(run: Run) -> Path:
     """Draw what the run has measured so far into its ``curve.png``."""
+    from fdif_jax.viewing import viz
+
     series = {name: [(m["step"], m[name]) for m in run.history if name in m] for name in _CURVES}
     viz.save_curves({name: points for name, points in series.items() if points}, run.path / CURVE)
     return run.path / CURVE
@@ -162,6 +184,8 @@ def write_example(example: Example, tasks: Sequence[Task], path: Path) -> list[P
 
     A volume that is classified is drawn with its classes in words. Gives the pictures.
     """
+    from fdif_jax.viewing import viz
+
     if example.label.ndim == 1:
         words = [
             f"{task.name}: {task.class_names[label]}, predicted {task.class_names[prediction]}"

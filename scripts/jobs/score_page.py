@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.colors import to_hex
-from matplotlib.ticker import MaxNLocator
 
 from fdif_jax.evaluation.calibration import MARGIN, calibration_error
+from fdif_jax.extras import needing
 from fdif_jax.io.files import write_atomic
 from fdif_jax.scripts.jobs.score_tables import COLUMNS, Mean, Score, Scores
+
+with needing("pictures"):
+    from matplotlib.colors import to_hex
+    from matplotlib.ticker import MaxNLocator
 
 _WIDTH, _LEFT, _ROW, _BOTTOM = 420, 118, 26, 22  # of a distribution: all, names, a class, the axis
 _EDGE, _ROOM = 300, 34  # of the calibration's square, and what is around it

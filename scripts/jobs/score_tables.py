@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from rich import box
@@ -12,7 +12,9 @@ from rich.table import Table
 from fdif_jax.evaluation.metrics import Measure
 from fdif_jax.evaluation.scoring import bootstrap_interval, mean_defined
 from fdif_jax.scripts.console.tables import table_of
-from fdif_jax.viewing.viz import Colour
+
+if TYPE_CHECKING:
+    from fdif_jax.viewing.viz import Colour
 
 Score = Literal[Measure, "ece", "brier"]
 CALIBRATION: tuple[Score, ...] = ("ece", "brier")
@@ -70,7 +72,7 @@ class Scores:
         values: ``(cases, classes, measures)``, NaN where undefined.
         bins: what `calibration.reliability` counted of each class in all cases, ``(classes, BINS, 4)``; None where no
             prediction has probabilities.
-        colours: of the classes, and in their order, by their ids.
+        ids: of the classes, and numbers after them of the regions, by which they are coloured.
         tolerance: of NSD, mm.
         surface: what surfaces are measured by.
     """
@@ -81,9 +83,16 @@ class Scores:
     measures: Sequence[Score]
     values: np.ndarray
     bins: np.ndarray | None
-    colours: Mapping[int, Colour]
+    ids: Sequence[int]
     tolerance: float
     surface: str
+
+    @cached_property
+    def colours(self) -> "Mapping[int, Colour]":
+        """Of the classes, in their order, by their ids."""
+        from fdif_jax.viewing.viz import class_colours
+
+        return class_colours(self.ids)
 
     @property
     def per_case(self) -> np.ndarray:

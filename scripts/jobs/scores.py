@@ -18,7 +18,7 @@ from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.scans import on_grid_of
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.console.tables import table_of
-from fdif_jax.scripts.console.watching import PREDICTION, write_curve, write_example
+from fdif_jax.scripts.console.watching import PREDICTION, available, write_curve, write_example
 from fdif_jax.scripts.jobs.cases import Chosen
 from fdif_jax.tasks import Task
 from fdif_jax.training.network import Weights
@@ -52,8 +52,9 @@ class Referee:
         if not self._cases:
             print(f"{run.path}: trained, without validation")
             return
-        network, rows = self._network.of([weights], mirror_axes), []
+        network, rows, pictures = self._network.of([weights], mirror_axes), [], []
         conventions, folder = self._chosen.conventions, run.path / "predictions"
+        draws = available("pictures")
         if save_predictions:
             make_folder(folder)
         with progress_bar() as bar:
@@ -64,7 +65,7 @@ class Referee:
                 label = on_grid_of(case.image, prepared.way.crop.source, case.label, volume)
                 prediction = predict_case(network, prepared)
                 rows.append(self._dice(prediction, label))
-                if number == 0:
+                if number == 0 and draws:
                     image = read_volume(case.image, allow_4d=True).array
                     first = Example(
                         image if image.ndim == 3 else image[..., 0], label[None], prediction[None]
@@ -77,7 +78,7 @@ class Referee:
                     write_atomic(path, encode_like(case.image, prediction))
                 bar.advance(task)
         self._write(run, np.stack(rows), conventions.class_names)
-        print(f"{run.path}: {SCORES}, dice.csv, " + ", ".join(path.name for path in pictures))
+        print(f"{run.path}: {', '.join([SCORES, 'dice.csv', *(path.name for path in pictures)])}")
 
     def _dice(self, prediction: np.ndarray, label: np.ndarray | None) -> np.ndarray:
         assert label is not None  # validation cases are labelled

@@ -73,6 +73,11 @@ class Jobs:
         name = f"tuning {init}, learning rate {pair.lr:g}, warm-up {pair.warmup:g}, seed {number}"
         return self._finetuning(name, cell, pair, study.tune_steps, directory, held_out)
 
+    def trials(self, init: str) -> dict[Pair, list[Job]]:
+        """The runs that tune an initialisation: of every pair as many as the study asks for."""
+        numbers = range(self._study.tune_seeds)
+        return {pair: [self.tuning(init, pair, n) for n in numbers] for pair in self._study.pairs}
+
     def cell(self, cell: Cell, pair: Pair) -> Job:
         """A cell of the study."""
         study, name = self._study, f"{cell.init}, {cell.cases} cases, seed {cell.seed}"
@@ -118,10 +123,7 @@ class Conductor:
         tuned = load_tuned(folder)
         self._pretraining = [self._jobs.pretraining(init) for init in study.inits if study.recipe(init)]
         self._tuning = {
-            init: {
-                pair: [self._jobs.tuning(init, pair, n) for n in range(study.tune_seeds)]
-                for pair in study.pairs
-            }
+            init: self._jobs.trials(init)
             for init in study.inits
             if len(study.pairs) > 1 and init not in tuned
         }

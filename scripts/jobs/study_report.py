@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -18,10 +15,16 @@ from rich.table import Table
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.statistics import LEARNT, Result, Summary, summarise
+from fdif_jax.extras import needing
 from fdif_jax.io.files import write_atomic, write_csv, write_json
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.jobs.study import Study, load_results, load_tuned
 from fdif_jax.viewing.viz import plain_axes, save_figure
+
+with needing("pictures"):
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CSV, JSON, MARKDOWN, DICE, CURVES = "results.csv", "results.json", "table.md", "dice.png", "curves.png"
 

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fdif_jax.scripts.options.long_work import LongOptions
 from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
@@ -13,7 +14,7 @@ from fdif_jax.training.processes import join_processes
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(NetworkOptions):
+class TrainingOptions(NetworkOptions, LongOptions):
     """The network, and how it is trained."""
 
     batch_size: int = 2

@@ -273,7 +273,7 @@ def test_what_cannot_be_written_is_refused_in_one_line(runs, tmp_path, capsys, m
     assert "does not say what patches it was trained on; give --patch D H W" in error
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     for form in ("monai", "nnunet", "nnssl"):
-        assert "install fdif-jax[torch]" in refused(capsys, resenc, out, "--to", form)
+        assert "pip install 'fdif-jax[torch]'" in refused(capsys, resenc, out, "--to", form)
 
 
 def test_nested_contents_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

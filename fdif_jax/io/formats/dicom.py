@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import needing
 from fdif_jax.io.files import check_genuine, reading, visible
 from fdif_jax.io.formats.dicom_grid import Frame, frames_of, grid_of
 from fdif_jax.io.memory import DEFLATED, check_fits
@@ -65,11 +66,10 @@ class Slices(NamedTuple):
 def needed(library: str, path: str | os.PathLike, why: str) -> Any:
     """A library of the extra ``formats``; FdifError, with what to install, if it is not there."""
     try:
-        return importlib.import_module(library)
-    except ImportError:
-        raise FdifError(
-            f"{path}: {why} needs {library.partition('.')[0]}: pip install 'fdif-jax[formats]'"
-        ) from None
+        with needing("formats"):
+            return importlib.import_module(library)
+    except FdifError as error:
+        raise FdifError(f"{path}: {why} {error}") from None
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
