@@ -89,7 +89,7 @@ def test_predictions_are_painted_by_what_a_run_recorded(maps, monkeypatch):
 
 @pytest.mark.slow("three trainings of hippocampi")
 def test_one_training_of_regions_reaches_two_of_one_class_each(tmp_path, capsys):
-    """Whole and anterior hippocampus: the network of two regions is, within a point of Dice, no worse than one for each.
+    """Whole and anterior hippocampus: a network of two regions is, within a point of Dice, no worse than one for each.
 
     It had 0.844 and 0.822 where they had 0.839 and 0.812.
     """
