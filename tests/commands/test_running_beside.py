@@ -10,6 +10,7 @@ import time
 import pytest
 
 from fdif_jax.errors import FdifError
+from fdif_jax.extras import EXTRAS
 from fdif_jax.scripts import cli, doctor, experiment, finetune, generate, pretrain
 from fdif_jax.scripts.console import progress
 from fdif_jax.scripts.console.progress import progress_bar, say, show_as
@@ -280,7 +281,7 @@ def test_the_doctor_tells_facts_and_fails_with_a_check(tmp_path, monkeypatch, ca
     told = json.loads(capsys.readouterr().out)
     assert all(check["well"] for check in told["checks"].values()) and told["cores"] >= 1
     assert told["versions"]["jax"] and told["devices"] and told["memory"] > 2**20
-    assert set(told["extras"]) == {"pictures", "surfaces", "tensorboard", "torch"}
+    assert set(told["extras"]) == set(EXTRAS)
     assert not list(tmp_path.iterdir())
 
     def broken():
