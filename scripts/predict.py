@@ -8,12 +8,17 @@ Scans are prepared as the run prepared its training cases, and a window of its p
 of a cross-validation is the ensemble of its folds; several --model are one ensemble. Logits are averaged over its
 networks, over mirrorings, and over the windows that a voxel is in.
 
+--model is also nnU-Net's folder of a training, with plans.json, dataset.json and fold_0, fold_1, …, of a residual
+encoder U-Net or a Primus; scans are then prepared as its plans say, and --which best takes checkpoint_best.pth.
+
 A scan whose prediction is in --out already is left out, so that the same command goes on where it stopped. A file there
 that is on another grid than its scan is another scan's of the same name, and an error.
 
 Example:
     fdif predict --model runs/tuned --input imagesTs --out predictions
     fdif predict --model runs/a runs/b --input imagesTs --out predictions --mirror-axes 0 1 2 --which best
+    fdif predict --model nnUNet_results/Dataset004_Hippocampus/nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres
+        --input imagesTs --out predictions
 """
 
 import contextlib
@@ -35,17 +40,18 @@ from fdif_jax.evaluation.evaluator import ahead
 from fdif_jax.inference.prediction import (
     Ensemble,
     ToPredict,
+    along,
     encode_like,
     find_cases,
-    load_ensemble,
     predict_case,
 )
-from fdif_jax.inference.sliding_window import TiledNetwork
+from fdif_jax.inference.sliding_window import TiledNetwork, Windows
 from fdif_jax.io.files import make_folder, write_atomic
 from fdif_jax.preprocessing.preparation import Prepared, prepare
 from fdif_jax.preprocessing.scans import read_image
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar, say
+from fdif_jax.scripts.jobs.nnunet_results import load_networks
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.training.network import Apply, Weights, functional, weights
 
@@ -55,7 +61,7 @@ class Config:
     """Options of ``fdif predict``."""
 
     model: tuple[Path, ...]
-    """Run directories of `fdif finetune`."""
+    """Run directories of `fdif finetune`, or one results folder of nnU-Net."""
     input: Path
     """Folder of scans, or one scan."""
     out: Path
@@ -68,6 +74,8 @@ class Config:
         tuple[int, ...] | Literal["none"] | None, tyro.conf.arg(metavar="none|AXIS ...")
     ] = None
     """Axes (0 left-right, 1 back-front, 2 down-up) to average mirrored predictions over; the run's if not given."""
+    windows: Windows | None = None
+    """Whose places and weights of windows; MONAI's for runs, nnU-Net's for its results, if not given."""
     tile_batch: int = 2
     """Windows that the network sees at a time."""
     overwrite: Flag = False
@@ -78,7 +86,7 @@ class Config:
 
 def run(config: Config) -> None:
     """Predict what is not there yet."""
-    ensemble = load_ensemble(config.model)
+    ensemble = load_networks(config.model)
     cases = find_cases(config.input, len(ensemble.conventions.channel_names), config.out)
     if config.out.resolve() == cases[0].images[0].parent.resolve():
         raise FdifError(f"--out {config.out}: holds the scans; give another folder")
@@ -116,7 +124,7 @@ def load_members(ensemble: Ensemble, which: str | None) -> tuple[Apply, list[Wei
     for training_run, own in zip(ensemble.runs, ensemble.which, strict=True):
         training_run.restore(model, which or own)
         members.append(weights(model))
-    return functional(model).apply, members
+    return along(functional(model).apply, ensemble.axes), members
 
 
 def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
@@ -132,6 +140,7 @@ def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
         overlap=overlap,
         tile_batch=config.tile_batch,
         mirror_axes=mirror_axes,
+        windows=config.windows or ensemble.windows,
     )
     spacing, patch = (" × ".join(f"{n:.3g}" for n in numbers) for numbers in (plan.spacing, plan.patch))
     said = [f"spacing {spacing} mm", f"patch {patch}", f"overlap {overlap:g}"]
@@ -172,7 +181,8 @@ def _read(case: ToPredict, ensemble: Ensemble) -> Prepared:
         for name, path in zip(names, case.images, strict=False):
             if not path.is_file():
                 raise FdifError(f"{path}: no such file; it would be the channel {name} of case {case.id}")
-    return prepare(read_image(case.id, case.images, ensemble.conventions), ensemble.plan)
+    image = read_image(case.id, case.images, ensemble.conventions)
+    return prepare(image.as_filed() if ensemble.as_filed else image, ensemble.plan)
 
 
 if __name__ == "__main__":
