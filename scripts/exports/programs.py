@@ -3,6 +3,7 @@
 Beside it lies a JSON file with what whoever calls it needs: patch, spacing, normalisation, labels.
 """
 
+import importlib
 import logging
 import os
 import warnings
@@ -36,20 +37,25 @@ def write_onnx(tuned: FineTuned, out: Path) -> None:
 
     FdifError for more than one network, or if the packages that write it are not installed.
     """
+    _check_installed()
     net = loaded_twin(tuned.single("onnx"), predicting=True).eval()
     data = _onnx(net, (2, len(tuned.plan.channels), *tuned.plan.patch))
     _write(tuned, out, data, "onnx", f"image: float32 (B, C, {_patch(tuned)})", _ONNX)
 
 
+def _check_installed() -> None:
+    for package in ("onnx", "onnxscript", "torch"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise FdifError(
+                f"--to onnx needs the Python package {package}, which is not installed; install fdif-jax[onnx]"
+            ) from None
+
+
 def _onnx(net: Any, shape: Sequence[int]) -> bytes:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch
-    except ImportError as error:
-        raise FdifError(
-            f"--to onnx needs the Python package {error.name}, which is not installed; install fdif-jax[onnx]"
-        ) from None
+    import torch
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks to developers of PyTorch's exporter

@@ -4,23 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
 from flax import nnx
 
-from fdif_jax import models
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.nnunet_plans import plans_of, read_cases
 from fdif_jax.preprocessing.normalisation import AsItIs, UnitRange, Window, ZScore
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.exports import monai_bundle
 from fdif_jax.scripts.exports.finetuned import load_finetuned
 from fdif_jax.scripts.jobs.nnunet_results import load_networks
-from fdif_jax.training.run_document import RunDocument
-from fdif_jax.training.runs import open_run
+from fdif_jax.training.network import State, set_weights, weights
+from fdif_jax.training.runs import load_run, open_run
 from tests.helpers.paths import HIPPOCAMPUS
 
 torch = pytest.importorskip("torch")
@@ -65,9 +65,16 @@ def refused(capsys, *arguments, command=export) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run directory of the ResEnc U-Net, and its network."""
+    """A run directory of the ResEnc U-Net, whose classes are about as frequent, and its network."""
     folder = tmp_path_factory.mktemp("runs") / "tuned"
-    return folder, tuned(folder)
+    model = tuned(folder)
+    logits = model(np.random.default_rng(0).standard_normal((1, 16, 16, 16, 1), np.float32))
+    head = "decoder.seg_layers.0.bias"
+    set_weights(model, {head: weights(model)[head] - logits.mean((0, 1, 2, 3))})
+    document = replace(load_run(folder).document, origin=None)
+    with open_run(folder, document) as opened, opened.checkpoints() as checkpoints:
+        checkpoints.save(2, State(weights(model), {"steps": jnp.array(2)}, {}), None)
+    return folder, model
 
 
 def results_of(folder: Path) -> Path:
@@ -147,8 +154,8 @@ def test_what_nnunet_gets_is_predicted_with_by_us_as_before(run, scan, tmp_path)
     assert folder.parts[-2:] == ("Dataset004_Hippocampus", "nnUNetTrainer__fdifPlans__3d_fullres")
     want = predict(run[0], scan, tmp_path / "a")["scan.nii.gz"]
     assert len(np.unique(want)) > 1
-    np.testing.assert_array_equal(predict(folder, scan, tmp_path / "b")["scan.nii.gz"], want)
-    np.testing.assert_array_equal(predict(folder / "fold_0", scan, tmp_path / "c")["scan.nii.gz"], want)
+    found = predict(folder / "fold_0", scan, tmp_path / "b", "--windows", "monai")["scan.nii.gz"]
+    np.testing.assert_array_equal(found, want)
 
 
 def test_a_network_of_other_axes_is_ours_with_its_kernels_turned(run, scan, tmp_path):
@@ -173,13 +180,13 @@ def test_a_network_of_other_axes_is_ours_with_its_kernels_turned(run, scan, tmp_
     (tmp_path / "straight").mkdir()
     nib.save(straight, tmp_path / "straight/scan.nii.gz")
     want = predict(run[0], tmp_path / "straight", tmp_path / "a")["scan.nii.gz"]
-    found = predict(folder, scan, tmp_path / "b")["scan.nii.gz"]
+    found = predict(folder, scan, tmp_path / "b", "--windows", "monai")["scan.nii.gz"]
     assert (found == want).mean() > 0.999  # sums are in another order
 
 
 def test_all_folds_are_in_one_results_folder_and_other_forms_ask_for_one(tmp_path, capsys):
     networks = [tuned(tmp_path / f"folds/fold_{n}") for n in range(2)]
-    assert networks
+    assert len(networks) == 2
     export(tmp_path / "folds", "nnunet-results", tmp_path / "results")
     assert len(load_networks([results_of(tmp_path / "results")]).runs) == 2
     said = refused(capsys, tmp_path / "folds", "monai-bundle", tmp_path / "bundle")
@@ -191,8 +198,8 @@ def test_all_folds_are_in_one_results_folder_and_other_forms_ask_for_one(tmp_pat
 
 
 def test_what_cannot_be_written_says_why_and_what_can(run, tmp_path, capsys):
-    document = json.loads((run[0] / "run.json").read_text()) | {"network": VNET}
-    with open_run(tmp_path / "vnet", RunDocument.from_dict(document)):
+    document = replace(load_run(run[0]).document, origin=None, network=VNET)
+    with open_run(tmp_path / "vnet", document):
         pass  # its weights are not asked for
     said = refused(capsys, tmp_path / "vnet", "nnunet-results", tmp_path / "a")
     assert "nnU-Net has no vnet; write it --to monai-bundle" in said
@@ -233,6 +240,7 @@ def test_results_folders_that_lack_something_are_refused_in_a_line(run, scan, tm
 # ------------------------------------------------------------------------------------------------ programs
 
 
+@pytest.mark.slow("a program for three platforms, and a process that reads it")
 def test_an_exported_program_runs_where_there_is_no_fdif(run, tmp_path):
     path, model = run
     export(path, "exported", tmp_path / "net.jaxexport")
@@ -254,6 +262,7 @@ def test_an_exported_program_runs_where_there_is_no_fdif(run, tmp_path):
     assert told["patch"] == [16, 16, 16] and told["channels"] == {"MRI": {"kind": "zscore", "nonzero": False}}
 
 
+@pytest.mark.slow("PyTorch's exporter takes longer than networks do")
 def test_an_onnx_model_gives_our_logits(run, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
@@ -285,6 +294,17 @@ def config_parser(folder):
     return parser
 
 
+def assert_same_logits(bundle, model, shape):
+    net = config_parser(bundle).get_parsed_content("network_def").eval()
+    net.load_state_dict(torch.load(bundle / "models/model.pt", weights_only=True))
+    images = np.random.default_rng(3).standard_normal((1, *shape), np.float32)
+    with torch.no_grad():
+        logits = net(torch.from_numpy(np.moveaxis(images, -1, 1).copy())).numpy()
+    want = np.moveaxis(np.asarray(nnx.jit(model.__class__.__call__)(model, images)), -1, 1)
+    np.testing.assert_allclose(logits, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.slow("MONAI, and a network by two libraries")
 def test_a_bundle_prepares_scans_as_we_do_and_has_the_network(scan, tmp_path):
     pytest.importorskip("monai")
     from fdif_jax.preprocessing.preparation import prepare
@@ -306,24 +326,26 @@ def test_a_bundle_prepares_scans_as_we_do_and_has_the_network(scan, tmp_path):
     want = prepare(read_image("four", [path], load_finetuned(tmp_path / "run", None).conventions), plan)
     d, h, w = want.way.content
     np.testing.assert_allclose(np.moveaxis(found, 0, -1), want.image[d, h, w], atol=1e-4)
-    net = parser.get_parsed_content("network_def").eval()
-    net.load_state_dict(torch.load(tmp_path / "bundle/models/model.pt", weights_only=True))
-    images = rng.standard_normal((1, 16, 16, 16, 4), np.float32)
-    with torch.no_grad():
-        logits = net(torch.from_numpy(np.moveaxis(images, -1, 1).copy())).numpy()
-    want = np.moveaxis(np.asarray(model(images)), -1, 1)
-    np.testing.assert_allclose(logits, want, atol=1e-4 * np.abs(want).max())
+    assert_same_logits(tmp_path / "bundle", model, (16, 16, 16, 4))
 
 
-@pytest.mark.parametrize("name", ["swin_unetr", "unetr", "vnet", "primus"])
-def test_a_bundle_names_the_class_of_each_network_with_arguments_that_json_holds(name):
-    size = {"preset": "tiny"} if name in ("primus",) else {}
-    size |= {"grid": [32, 32, 32]} if models.takes_grid(name) else {}
-    model = nnx.eval_shape(lambda: models.create(name, in_channels=1, out_channels=2, **size))
-    twin = model.torch_twin().predicting
-    assert json.loads(json.dumps(twin.arguments)) is not None
-    packages = monai_bundle._needed(twin)
-    assert ("dynamic-network-architectures" in packages) == (name == "primus")
+@pytest.mark.slow("networks of four kinds, by two libraries")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("swin_unetr", {"feature_size": 12, "depths": [1, 1, 1, 1]}),
+        ("unetr", {"grid": [32, 32, 64], "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}),
+        ("vnet", {}),
+        ("primus", {"grid": [32, 32, 64], "embed_dim": 24, "depth": 2, "num_heads": 2}),
+    ],
+)
+def test_a_bundle_has_the_class_and_the_weights_of_each_network(name, size, tmp_path):
+    plan = CasePlan((1.0, 1.0, 1.0), (32, 32, 64), (ZScore(),))
+    model = tuned(tmp_path / "run", {"name": name, "in_channels": 1, "out_channels": 3, **size}, plan)
+    export(tmp_path / "run", "monai-bundle", tmp_path / "bundle")
+    assert_same_logits(tmp_path / "bundle", model, (32, 32, 64, 1))
+    needed = json.loads((tmp_path / "bundle/configs/metadata.json").read_text())["required_packages_version"]
+    assert ("dynamic-network-architectures" in needed) == (name == "primus")
 
 
 # ------------------------------------------------------------------------------------- the programs themselves
