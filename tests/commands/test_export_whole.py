@@ -158,12 +158,14 @@ def test_what_nnunet_gets_is_predicted_with_by_us_as_before(run, scan, tmp_path)
     np.testing.assert_array_equal(found, want)
 
 
-def test_a_network_of_other_axes_is_ours_with_its_kernels_turned(run, scan, tmp_path):
-    """nnU-Net reads slices, rows and columns as filed: kernels whose axes are reversed see what ours see."""
-    export(run[0], "nnunet-results", tmp_path / "results")
-    folder = results_of(tmp_path / "results")
+def turn(folder):
+    """Make of a results folder one that reads slices, rows and columns as filed, as nnU-Net's own trainings do."""
     plans = json.loads((folder / "plans.json").read_text())
-    plans |= {"transpose_forward": [0, 1, 2], "image_reader_writer": "SimpleITKIO"}
+    plans |= {"transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2]}
+    plans |= {"image_reader_writer": "SimpleITKIO"}
+    configuration = plans["configurations"]["3d_fullres"]
+    for name in ("patch_size", "spacing"):
+        configuration[name] = configuration[name][::-1]
     (folder / "plans.json").write_text(json.dumps(plans))
     file = folder / "fold_0/checkpoint_final.pth"
     contents = torch.load(file, weights_only=False)
@@ -173,6 +175,13 @@ def test_a_network_of_other_axes_is_ours_with_its_kernels_turned(run, scan, tmp_
         for name, tensor in contents["network_weights"].items()
     }
     torch.save(contents, file)
+
+
+def test_a_network_of_other_axes_is_ours_with_its_kernels_turned(run, scan, tmp_path):
+    """nnU-Net reads slices, rows and columns as filed: kernels whose axes are reversed see what ours see."""
+    export(run[0], "nnunet-results", tmp_path / "results")
+    folder = results_of(tmp_path / "results")
+    turn(folder)
     ensemble = load_networks([folder])
     assert ensemble.as_filed and ensemble.mirror_axes == (0,)
     # the same voxels with an affine by which their axes are canonical
@@ -379,13 +388,20 @@ def assert_agree(found: dict, want: dict):
 
 
 @pytest.mark.slow("a fine-tuning, and nnU-Net's own command")
-def test_nnunet_predicts_what_we_predict(trained, tmp_path):
+@pytest.mark.parametrize("turned", [False, True], ids=["as exported", "as nnU-Net trains"])
+def test_nnunet_predicts_what_we_predict(trained, tmp_path, turned):
     pytest.importorskip("nnunetv2")
-    folder, want = trained
+    folder, _ = trained
     env = nnunet_client.environment(tmp_path)
     export(folder / "run", "nnunet-results", tmp_path / "results")
+    model = folder / "run"
+    if turned:
+        model = results_of(tmp_path / "results")
+        turn(model)
+    want = predict(model, folder / "scans", tmp_path / "ours", "--windows", "nnunet")
     env["nnUNet_results"] = str(tmp_path / "results")
-    of = ["-d", "Dataset004_Hippocampus", "-p", "fdifPlans", "-c", "3d_fullres", "-f", 0]
+    dataset = results_of(tmp_path / "results").parent.name
+    of = ["-d", dataset, "-p", "fdifPlans", "-c", "3d_fullres", "-f", 0]
     to = ["-i", folder / "scans", "-o", tmp_path / "theirs", "-device", "cpu", "-npp", 1, "-nps", 1]
     command(env, "nnUNetv2_predict", *of, *to)
     theirs = {p.name: np.asarray(nib.load(p).dataobj) for p in (tmp_path / "theirs").glob("*.nii.gz")}
