@@ -147,13 +147,21 @@ def inference(tuned: FineTuned, twin: TorchTwin) -> dict[str, Any]:
         "val_handlers": "@handlers",
     }
     return {
-        "imports": ["$import glob", "$import re", "$import numpy as np", "$import torch"],
+        "imports": [
+            "$import glob",
+            "$import re",
+            "$import numpy as np",
+            "$import torch",
+            "$from monai.data import MetaTensor",
+            "$from monai.transforms.utils import convert_applied_interp_mode",
+        ],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/scans'",
         "output_dir": "$@bundle_root + '/labels'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": {"_target_": twin.path, **called},
         "network": "$@network_def.to(@device)",
+        **_grid(plan),
         "channels": [_transform(channel) for channel in plan.channels],
         "preprocessing": {"_target_": "Compose", "transforms": _there(plan)},
         "cases": _cases(len(plan.channels)),
@@ -196,7 +204,7 @@ def _inferer(mirror_axes: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _there(plan: CasePlan) -> list[dict[str, Any]]:
+def _there(plan: CasePlan) -> list[Any]:
     """The way of a scan to the network's grid (`preprocessing.preparation`), but for the padding of the windows."""
     axes = [["L", "R"], ["P", "A"], ["I", "S"]]
     return [
@@ -215,16 +223,31 @@ def _there(plan: CasePlan) -> list[dict[str, Any]]:
             "allow_smaller": True,
         },
         *_normalised([_transform(channel) for channel in plan.channels]),
+        "@with_grid",
         {
-            "_target_": "Spacingd",
+            "_target_": "ResampleToMatchd",
             "keys": "image",
-            "pixdim": list(plan.spacing),
+            "key_dst": "grid",
             "mode": plan.order,
             "padding_mode": "nearest",
-            "scale_extent": True,
-            "align_corners": True,
+            "align_corners": False,
         },
+        {"_target_": "DeleteItemsd", "keys": "grid"},
     ]
+
+
+def _grid(plan: CasePlan) -> dict[str, str | list[float]]:
+    """How the grid to resample to is made: the outer faces stay, so that the spacing is the plan's but for rounding."""
+    sizes = "[max(round(n * float(s) / t), 1) for n, s, t in zip(image.shape[1:], image.pixdim, @spacing)]"
+    scales = "[n / new for n, new in zip(image.shape[1:], size)]"
+    matrix = "np.block([[np.diag(scales), (np.array(scales)[:, None] - 1) / 2], [np.zeros((1, 3)), 1]])"
+    return {
+        "spacing": list(plan.spacing),
+        "size_of": f"$lambda image: {sizes}",
+        "affine_of": f"$lambda image, size: (lambda scales: np.matmul(image.affine.numpy(), {matrix}))({scales})",
+        "grid_of": "$lambda image, size: MetaTensor(torch.zeros(1, *size), affine=@affine_of(image, size))",
+        "with_grid": "$lambda data: {**data, 'grid': @grid_of(data['image'], @size_of(data['image']))}",
+    }
 
 
 def _normalised(channels: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -259,9 +282,12 @@ def _transform(channel: Normalisation) -> dict[str, Any]:
     return {"_target_": "Identity"}
 
 
-def _back(classes: int) -> list[dict[str, Any]]:
+def _back(classes: int) -> list[Any]:
     """The way of the logits back to the scan's grid, and to a file of labels."""
+    traces = "convert_applied_interp_mode(data['image'].applied_operations, 'bilinear', False)"
     return [
+        # logits go back linearly, however the image was resampled
+        f"$lambda data: [setattr(data['image'], 'applied_operations', {traces}), data][1]",
         {
             "_target_": "Invertd",
             "keys": "pred",

@@ -320,7 +320,7 @@ def test_a_bundle_prepares_scans_as_we_do_and_has_the_network(scan, tmp_path):
     from fdif_jax.preprocessing.scans import read_image
 
     channels = ("CT", "T1", "T2", "PET")
-    plan = CasePlan((1.0, 1.0, 1.0), (16, 16, 16), (WINDOW, ZScore(nonzero=True), UnitRange(), AsItIs()))
+    plan = CasePlan((0.8, 1.1, 1.3), (16, 16, 16), (WINDOW, ZScore(nonzero=True), UnitRange(), AsItIs()))
     model = tuned(tmp_path / "run", RESENC | {"in_channels": 4}, plan, channels)
     export(tmp_path / "run", "monai-bundle", tmp_path / "bundle")
     rng = np.random.default_rng(2)
