@@ -86,7 +86,7 @@ $(VENV)/.browser: | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/bin/python $(VENV)/.browser
-	$(INSTALL) -e ".[test]" twine nnunetv2 $(TORCH)
+	$(INSTALL) -e ".[test-all]" $(TORCH)
 	touch $@ $(VENV)/.installed-test $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python $(VENV)/.browser

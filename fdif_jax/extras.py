@@ -29,6 +29,7 @@ EXTRAS = {
         ("trimesh", "igl", "skimage"), "fdif view and gallery, meshes as shapes and shapes as meshes"
     ),
     "tensorboard": Extra(("tensorboardX",), "TensorBoard's files of a pre-training"),
+    "onnx": Extra(("onnx", "onnxscript", "torch"), "fine-tuned networks as ONNX"),
     "torch": Extra(("torch",), "weights as .pth files, datasets for PyTorch, comparisons with PyTorch"),
 }
 """By the name that ``pip install 'fdif-jax[NAME]'`` takes."""

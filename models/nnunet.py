@@ -8,7 +8,7 @@ nnU-Net 2.4, ``architecture``.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,9 +109,13 @@ def resenc_network(options: Mapping[str, Any]) -> NnunetNetwork:
     told = {name: options[option] for name, option in _OPTIONS.items()}
     arguments = json.loads(json.dumps(told))  # as a plan has them: lists, no tuples
     named = arguments == _RESENC_L
+    told = {"n_stages": len(options["features"]), **arguments, **_FIXED}
     return NnunetNetwork(
+        architecture=architecture_of(
+            f"dynamic_network_architectures.architectures.unet.{_CLASS}", told, _IMPORTED
+        ),
         name="ResEncL" if named else _CLASS,
-        arguments=None if named else {"n_stages": len(options["features"]), **arguments, **_FIXED},
+        arguments=None if named else told,
         imported=_IMPORTED,
         trainer="nnUNetTrainer",
         pretrained_trainer="PretrainedTrainer",
@@ -119,6 +123,15 @@ def resenc_network(options: Mapping[str, Any]) -> NnunetNetwork:
         key_to_stem="encoder.stem",
         keys_to_in_proj=("encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"),
     )
+
+
+def architecture_of(path: str, arguments: Mapping[str, Any], imported: Sequence[str] = ()) -> dict[str, Any]:
+    """A network as the plans of nnU-Net tell it: its class, what that is called with, and what of it is imported."""
+    return {
+        "network_class_name": path,
+        "arch_kwargs": dict(arguments),
+        "_kw_requires_import": list(imported),
+    }
 
 
 def _configuration(path: Path, name: str) -> dict[str, Any]:

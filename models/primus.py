@@ -22,6 +22,8 @@ from fdif_jax.errors import FdifError
 from fdif_jax.models.conv import ConvTranspose, PatchConv, Triple, repeated
 from fdif_jax.models.eva import Eva, EvaConfig, whole
 from fdif_jax.models.layers import LayerNorm
+from fdif_jax.models.nnunet import architecture_of
+from fdif_jax.models.torch_twins import TorchTwin
 from fdif_jax.weights.nnunet_files import NnunetNetwork
 from fdif_jax.weights.state_dicts import TorchBuffer
 
@@ -191,18 +193,26 @@ class Primus(nnx.Module):
         """What the edges of a grid must be multiples of."""
         return self.config.patch_embed_size
 
-    def torch_code(self) -> str:
-        """Python code that builds the PyTorch twin, untrained, as ``net``."""
+    def torch_twin(self) -> TorchTwin:
+        """How the PyTorch twin is made."""
         c = self.config
-        return f"""\
-from dynamic_network_architectures.architectures.primus import Primus
-net = Primus(
-    input_channels={c.in_channels}, num_classes={c.out_channels}, input_shape={c.grid},
-    embed_dim={c.embed_dim}, eva_depth={c.depth}, eva_numheads={c.num_heads},
-    patch_embed_size={c.patch_embed_size}, num_register_tokens={c.num_register_tokens},
-    use_rot_pos_emb={c.use_rot_pos_emb}, use_abs_pos_embed={c.use_abs_pos_embed}, mlp_ratio={c.mlp_ratio},
-    drop_path_rate={c.drop_path_rate}, init_values={c.init_values}, scale_attn_inner={c.scale_attn_inner},
-)"""
+        arguments = {
+            "input_channels": c.in_channels,
+            "num_classes": c.out_channels,
+            "input_shape": c.grid,
+            "embed_dim": c.embed_dim,
+            "eva_depth": c.depth,
+            "eva_numheads": c.num_heads,
+            "patch_embed_size": c.patch_embed_size,
+            "num_register_tokens": c.num_register_tokens,
+            "use_rot_pos_emb": c.use_rot_pos_emb,
+            "use_abs_pos_embed": c.use_abs_pos_embed,
+            "mlp_ratio": c.mlp_ratio,
+            "drop_path_rate": c.drop_path_rate,
+            "init_values": c.init_values,
+            "scale_attn_inner": c.scale_attn_inner,
+        }
+        return TorchTwin("dynamic_network_architectures.architectures.primus.Primus", arguments)
 
     def nnunet(self) -> NnunetNetwork:
         """How nnU-Net builds this network, and where nnssl finds its parts.
@@ -216,18 +226,20 @@ net = Primus(
         buildable = (
             not c.num_register_tokens and c.use_rot_pos_emb and c.use_abs_pos_embed and c.mlp_ratio == 8 / 3
         )
+        arguments = {
+            "embed_dim": c.embed_dim,
+            "encoder_eva_depth": c.depth,
+            "encoder_eva_numheads": c.num_heads,
+            "patch_embed_size": list(c.patch_embed_size),
+            "input_shape": list(c.grid),
+            "drop_path_rate": c.drop_path_rate,
+            "init_values": c.init_values,
+            "scale_attn_inner": c.scale_attn_inner,
+        }
         return NnunetNetwork(
+            architecture=architecture_of(self.torch_twin().path, arguments),
             name=f"Primus{name or 'X'}",
-            arguments={
-                "embed_dim": c.embed_dim,
-                "encoder_eva_depth": c.depth,
-                "encoder_eva_numheads": c.num_heads,
-                "patch_embed_size": list(c.patch_embed_size),
-                "input_shape": list(c.grid),
-                "drop_path_rate": c.drop_path_rate,
-                "init_values": c.init_values,
-                "scale_attn_inner": c.scale_attn_inner,
-            },
+            arguments=arguments,
             imported=(),
             trainer=f"nnUNet_Primus_{name}_Trainer" if name and buildable else None,
             pretrained_trainer="PretrainedTrainer_Primusx" if buildable else None,

@@ -24,6 +24,7 @@ from fdif_jax.models.conv import AvgPool, Conv, ConvTranspose, Triple, repeated
 from fdif_jax.models.initialisers import LEAKY_SLOPE
 from fdif_jax.models.layers import InstanceNorm, call
 from fdif_jax.models.nnunet import resenc_network
+from fdif_jax.models.torch_twins import TorchTwin
 from fdif_jax.weights.nnunet_files import NnunetNetwork
 
 # nnU-Net's planner (ResEncUNetPlanner) starts at 32 features, doubles to at most 320, and adds stages until a patch
@@ -292,19 +293,28 @@ class ResEncUNet(nnx.Module):
         """Channels of what `encode` gives."""
         return self.config.features[-1]
 
-    def torch_code(self) -> str:
-        """Python code that builds the PyTorch twin, untrained, as ``net``."""
+    def torch_twin(self) -> TorchTwin:
+        """How the PyTorch twin is made."""
         c = self.config
-        return f"""\
-from torch import nn
-from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-net = ResidualEncoderUNet(
-    input_channels={c.in_channels}, n_stages={len(c.features)}, features_per_stage={c.features},
-    conv_op=nn.Conv3d, kernel_sizes={c.kernels}, strides={c.strides},
-    n_blocks_per_stage={c.blocks}, num_classes={c.out_channels}, n_conv_per_stage_decoder={c.decoder_convs},
-    conv_bias={c.conv_bias}, norm_op=nn.InstanceNorm3d, norm_op_kwargs={{"eps": 1e-5, "affine": True}},
-    nonlin=nn.LeakyReLU, nonlin_kwargs={{"inplace": True}}, deep_supervision={c.deep_supervision},
-)"""
+        arguments = {
+            "input_channels": c.in_channels,
+            "n_stages": len(c.features),
+            "features_per_stage": c.features,
+            "conv_op": "torch.nn.Conv3d",
+            "kernel_sizes": c.kernels,
+            "strides": c.strides,
+            "n_blocks_per_stage": c.blocks,
+            "num_classes": c.out_channels,
+            "n_conv_per_stage_decoder": c.decoder_convs,
+            "conv_bias": c.conv_bias,
+            "norm_op": "torch.nn.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+            "deep_supervision": c.deep_supervision,
+        }
+        path = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+        return TorchTwin(path, arguments, ("conv_op", "norm_op", "nonlin"))
 
     def nnunet(self) -> NnunetNetwork:
         """How nnU-Net builds this network, and where nnssl finds its parts."""

@@ -17,6 +17,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.models.conv import Triple
 from fdif_jax.models.layers import call
 from fdif_jax.models.swin import STAGES, SwinTransformer, SwinUNETRConfig
+from fdif_jax.models.torch_twins import TorchTwin
 from fdif_jax.models.unetr_blocks import TORCH_NAMES, UnetOutBlock, UnetrBasicBlock, UnetrUpBlock, decoded
 
 # Feature sizes that MONAI's authors published weights for, under their names.
@@ -108,18 +109,15 @@ class SwinUNETR(nnx.Module):
         """Channels of what `encode` gives."""
         return self.config.feature_size * 2**STAGES
 
-    def torch_code(self) -> str:
-        """Python code that builds the PyTorch twin, untrained, as ``net``."""
-        c = self.config
-        return f"""\
-from monai.networks.nets import SwinUNETR
-net = SwinUNETR(
-    in_channels={c.in_channels}, out_channels={c.out_channels}, feature_size={c.feature_size},
-    depths={c.depths}, num_heads={c.num_heads}, window_size={c.window_size},
-    qkv_bias={c.qkv_bias}, mlp_ratio={c.mlp_ratio}, drop_rate={c.drop_rate},
-    attn_drop_rate={c.attn_drop_rate}, dropout_path_rate={c.dropout_path_rate},
-    normalize={c.normalize}, patch_norm={c.patch_norm}, downsample="{c.downsample}", use_v2={c.use_v2},
-)"""
+    def torch_twin(self) -> TorchTwin:
+        """How the PyTorch twin is made."""
+        same = (
+            "in_channels", "out_channels", "feature_size", "depths", "num_heads", "window_size", "qkv_bias",
+            "mlp_ratio", "drop_rate", "attn_drop_rate", "dropout_path_rate", "normalize", "patch_norm", "downsample",
+            "use_v2",
+        )  # fmt: skip
+        arguments = {name: getattr(self.config, name) for name in same}
+        return TorchTwin("monai.networks.nets.SwinUNETR", arguments)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 5 or shape[-1] != self.config.in_channels:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from fdif_jax.errors import FdifError
 from fdif_jax.models.conv import Triple
 from fdif_jax.models.layers import call
+from fdif_jax.models.torch_twins import TorchTwin
 from fdif_jax.models.unetr_blocks import (
     TORCH_NAMES,
     UnetOutBlock,
@@ -110,16 +111,24 @@ class UNETR(nnx.Module):
         d, h, w = (n // EDGE for n in self.config.grid)
         return d, h, w
 
-    def torch_code(self) -> str:
-        """Python code that builds the PyTorch twin, untrained, as ``net``."""
+    def torch_twin(self) -> TorchTwin:
+        """How the PyTorch twin is made."""
         c = self.config
-        return f"""\
-from monai.networks.nets import UNETR
-net = UNETR(
-    in_channels={c.in_channels}, out_channels={c.out_channels}, img_size={c.grid}, feature_size={c.feature_size},
-    hidden_size={c.hidden_size}, mlp_dim={c.mlp_dim}, num_heads={c.num_heads}, proj_type={c.proj_type!r},
-    conv_block={c.conv_block}, res_block={c.res_block}, dropout_rate={c.dropout_rate}, qkv_bias={c.qkv_bias},
-)"""
+        arguments = {
+            "in_channels": c.in_channels,
+            "out_channels": c.out_channels,
+            "img_size": c.grid,
+            "feature_size": c.feature_size,
+            "hidden_size": c.hidden_size,
+            "mlp_dim": c.mlp_dim,
+            "num_heads": c.num_heads,
+            "proj_type": c.proj_type,
+            "conv_block": c.conv_block,
+            "res_block": c.res_block,
+            "dropout_rate": c.dropout_rate,
+            "qkv_bias": c.qkv_bias,
+        }
+        return TorchTwin("monai.networks.nets.UNETR", arguments)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         expected = (*self.config.grid, self.config.in_channels)

@@ -20,6 +20,7 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.models.conv import Conv, ConvTranspose, PatchConv, Triple
 from fdif_jax.models.initialisers import TORCH
 from fdif_jax.models.layers import BatchNorm, call, dropout, split
+from fdif_jax.models.torch_twins import TorchTwin
 
 ACTIVATIONS = ("elu", "relu", "prelu")
 FEATURES = 16  # of the finest stage; every coarser one has twice as many
@@ -256,15 +257,11 @@ class VNet(nnx.Module):
             outputs.append(self._stage(stage, outputs[-1], key=stage_key))
         return outputs[1:]
 
-    def torch_code(self) -> str:
-        """Python code that builds the PyTorch twin, untrained, as ``net``."""
-        c = self.config
-        return f"""\
-from monai.networks.nets import VNet
-net = VNet(
-    spatial_dims=3, in_channels={c.in_channels}, out_channels={c.out_channels}, act={c.act!r},
-    dropout_prob_down={c.dropout_prob_down}, dropout_prob_up={c.dropout_prob_up}, bias={c.bias},
-)"""
+    def torch_twin(self) -> TorchTwin:
+        """How the PyTorch twin is made."""
+        same = ("in_channels", "out_channels", "act", "dropout_prob_down", "dropout_prob_up", "bias")
+        arguments = {"spatial_dims": 3} | {name: getattr(self.config, name) for name in same}
+        return TorchTwin("monai.networks.nets.VNet", arguments)
 
     def _stage(self, stage, *inputs, key):
         return call(stage, *inputs, key, remat=self.config.remat)

@@ -28,7 +28,7 @@ COMMANDS = {
     "bank": "turn label maps into a bank of organs for recipes of anatomy, or list one",
     "pretrain": "pre-train a network on scenes drawn inside the jitted step",
     "runs": "list training runs side by side, and plot their curves",
-    "export": "write a run's weights as a PyTorch state dict or safetensors",
+    "export": "write a run's weights for PyTorch, or a fine-tuned network whole for other programs",
     "weights": "list released weights, or write some for PyTorch, MONAI or nnU-Net",
     "import": "make a run directory of a PyTorch checkpoint (MONAI, nnU-Net, nnssl)",
     "finetune": "fine-tune on a labelled dataset and report Dice",

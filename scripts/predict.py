@@ -10,6 +10,9 @@ Scans are prepared as the run prepared its training cases, and a window of its p
 of a cross-validation is the ensemble of its folds; several --model are one ensemble. Logits are averaged over its
 networks, over mirrorings, and over the windows that a voxel is in.
 
+--model is also nnU-Net's folder of a training, with plans.json, dataset.json and fold_0, fold_1, …, of a residual
+encoder U-Net or a Primus; scans are then prepared as its plans say, and --which best takes checkpoint_best.pth.
+
 A scan whose prediction is in --out already is left out, so that the same command goes on where it stopped. A file there
 that is on another grid than its scan is another scan's of the same name, and an error.
 
@@ -23,6 +26,8 @@ Example:
     fdif predict --model runs/tuned --input imagesTs --out predictions
     fdif predict --model runs/a runs/b --input imagesTs --out predictions --mirror-axes 0 1 2 --which best
     fdif predict --model runs/folds --input imagesTs --out predictions --save-probabilities --save-uncertainty
+    fdif predict --model nnUNet_results/Dataset004_Hippocampus/nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres
+        --input imagesTs --out predictions
 """
 
 import contextlib
@@ -45,8 +50,8 @@ from fdif_jax.evaluation.evaluator import ahead
 from fdif_jax.inference.prediction import (
     Ensemble,
     ToPredict,
+    along,
     find_cases,
-    load_ensemble,
     predict_case,
 )
 from fdif_jax.inference.probabilities import (
@@ -55,7 +60,7 @@ from fdif_jax.inference.probabilities import (
     predict_closely,
     write_probabilities,
 )
-from fdif_jax.inference.sliding_window import Progress, TiledNetwork, tile_starts
+from fdif_jax.inference.sliding_window import Progress, TiledNetwork, Windows, tile_starts
 from fdif_jax.io.files import make_folder, reading, write_atomic, write_csv
 from fdif_jax.io.formats.dicom_seg import encode_dicom_seg
 from fdif_jax.io.volumes import encode_like, format_of, is_volume, read_volume_header
@@ -65,6 +70,7 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar, say
 from fdif_jax.scripts.console.reading import each_good
 from fdif_jax.scripts.jobs.dry_run import SECONDS, Estimate, duration
+from fdif_jax.scripts.jobs.nnunet_results import load_networks
 from fdif_jax.scripts.options.long_work import LongOptions
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.training.network import Apply, Weights, functional, weights
@@ -77,7 +83,7 @@ class Config(LongOptions):
     """Options of ``fdif predict``."""
 
     model: tuple[Path, ...]
-    """Run directories of `fdif finetune`."""
+    """Run directories of `fdif finetune`, or one results folder of nnU-Net."""
     input: Path
     """Folder of scans, or one scan: a file, or a folder of DICOM slices."""
     out: Path
@@ -90,6 +96,8 @@ class Config(LongOptions):
         tuple[int, ...] | Literal["none"] | None, tyro.conf.arg(metavar="none|AXIS ...")
     ] = None
     """Axes (0 left-right, 1 back-front, 2 down-up) to average mirrored predictions over; the run's if not given."""
+    windows: Windows | None = None
+    """Whose places and weights of windows; MONAI's for runs, nnU-Net's for its results, if not given."""
     tile_batch: int = 2
     """Windows that the network sees at a time."""
     save_probabilities: Flag = False
@@ -108,7 +116,7 @@ class Config(LongOptions):
 
 def run(config: Config) -> None:
     """Predict what is not there yet."""
-    ensemble = load_ensemble(config.model)
+    ensemble = load_networks(config.model)
     channels = len(ensemble.conventions.channel_names)
     cases = find_cases(config.input, channels, config.out, series=config.series, dicom_seg=config.dicom_seg)
     first = cases[0].images[0].resolve()
@@ -202,7 +210,7 @@ def load_members(ensemble: Ensemble, which: str | None) -> tuple[Apply, list[Wei
     for training_run, own in zip(ensemble.runs, ensemble.which, strict=True):
         training_run.restore(model, which or own)
         members.append(weights(model))
-    return functional(model).apply, members
+    return along(functional(model).apply, ensemble.axes), members
 
 
 def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
@@ -219,6 +227,7 @@ def _tiled(ensemble: Ensemble, config: Config) -> TiledNetwork:
         tile_batch=config.tile_batch,
         mirror_axes=mirror_axes,
         painted=ensemble.conventions.painted,
+        windows=config.windows or ensemble.windows,
     )
     spacing, patch = (" × ".join(f"{n:.3g}" for n in numbers) for numbers in (plan.spacing, plan.patch))
     said = [f"spacing {spacing} mm", f"patch {patch}", f"overlap {overlap:g}"]
@@ -266,7 +275,9 @@ def _estimate(ensemble: Ensemble, cases: Sequence[ToPredict], config: Config) ->
         """A case's voxels, and its windows."""
         scan = _scan(case, ensemble)
         resampled = resampled_shape(scan, ensemble.plan)
-        return scan.image[..., 0].size, len(tile_starts(resampled, network.patch, network.overlap))
+        return scan.image[..., 0].size, len(
+            tile_starts(resampled, network.patch, network.overlap, network.windows)
+        )
 
     read = [found for _, found in each_good(cases, needed, "reading", skip_bad=config.skip_bad)]
     voxels, windows = map(sum, zip(*read, strict=True))
@@ -291,7 +302,8 @@ def _scan(case: ToPredict, ensemble: Ensemble) -> Scan:
         for name, path in zip(names, case.images, strict=False):
             if not is_volume(path):
                 raise FdifError(f"{path}: no such file; it would be the channel {name} of case {case.id}")
-    return read_image(case.id, case.images, ensemble.conventions)
+    image = read_image(case.id, case.images, ensemble.conventions)
+    return image.as_filed() if ensemble.as_filed else image
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.models import released
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.tables import table_by
-from fdif_jax.scripts.jobs.exporting import Trained, Wanted, check_wanted, write_weights
+from fdif_jax.scripts.jobs.exporting import Form, Trained, Wanted, check_wanted, write_weights
 from fdif_jax.settings import flattened
 
 
@@ -34,6 +34,8 @@ class Config(Wanted):
     """Which weights; all are listed if not given."""
     out: Path | None = None
     """File to write: .pth, .pt or .safetensors; the card is shown if not given."""
+    to: Form | None = None
+    """Who reads it; if not given the suffix says: monai for .pth and .pt, or safetensors."""
 
 
 def run(config: Config) -> None:
@@ -52,11 +54,11 @@ def run(config: Config) -> None:
     if config.out is None:
         _show(card)
         return
-    check_wanted(config, config.out)
+    form = check_wanted(config.to, config.out)
     trained = Trained(
         card.name, card.network, released.load(card.name), card.pretraining["grid"], synthetic=True
     )
-    write_weights(trained, config, config.out)
+    write_weights(trained, config, form, config.out)
 
 
 def _list() -> None:

@@ -65,7 +65,7 @@ def test_the_constraints_hold_all_that_make_installs():
 def test_extras_are_those_that_errors_name():
     assert EXTRAS.keys() <= OPTIONAL.keys()
     (all_,) = OPTIONAL["all"]
-    assert Requirement(all_).extras == EXTRAS.keys() - {"torch"}
+    assert Requirement(all_).extras == EXTRAS.keys() - {"torch", "onnx"}
 
 
 def test_the_citation_is_of_this_version_and_names_no_person():

@@ -7,28 +7,40 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import is_one_scan, volume_type, volumes_in
 from fdif_jax.errors import FdifError
-from fdif_jax.inference.sliding_window import Progress, TiledNetwork
+from fdif_jax.inference.sliding_window import Progress, TiledNetwork, Windows
 from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
 from fdif_jax.settings import differences
+from fdif_jax.training.network import Apply
 from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference
 from fdif_jax.training.runs import Run, load_run
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a file of one channel
 
 
+class Member(Protocol):
+    """A fine-tuned network that can be restored: a `Run`, or what somebody else's training left."""
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The network as plain data."""
+
+    def restore(self, model: Any, which: str) -> Any:
+        """Put the weights of the ``last`` step or of the ``best`` validation into the network."""
+
+
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Fine-tuning runs of one network on one kind of cases.
+    """Fine-tuned networks of one kind for one kind of cases.
 
     Attributes:
         runs: at least one.
@@ -36,14 +48,20 @@ class Ensemble:
         conventions: of channels and labels.
         overlap, mirror_axes: of inference, as the first run has them.
         which: of every run the weights that it says to predict with, ``last`` or ``best``.
+        axes: which axes of a case the network takes as its first, second and third.
+        as_filed: cases have their axes as their files store them (`Scan.as_filed`), not canonical ones.
+        windows: whose windows (`TiledNetwork`).
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[Member, ...]
     plan: CasePlan
     conventions: Conventions
     overlap: float
     mirror_axes: tuple[int, ...]
     which: tuple[str, ...]
+    axes: tuple[int, int, int] = (0, 1, 2)
+    as_filed: bool = False
+    windows: Windows = "monai"
 
 
 def load_ensemble(paths: Sequence[Path]) -> Ensemble:
@@ -185,6 +203,13 @@ def _renamed(path: Path, name: str, other: str) -> Path:
     if path.name.startswith(name):
         return path.with_name(other + path.name.removeprefix(name))
     return _renamed(path.parent, name, other) / path.name
+
+
+def along(apply: Apply, axes: Sequence[int]) -> Apply:
+    """A network that takes the axes of its images in another order (`Ensemble.axes`), as one that takes ours."""
+    there = (0, *(axis + 1 for axis in axes), 4)
+    back = tuple(map(int, np.argsort(there)))
+    return lambda weights, tiles: apply(weights, tiles.transpose(there)).transpose(back)
 
 
 def _has_one_channel(path: Path) -> bool:

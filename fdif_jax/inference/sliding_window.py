@@ -11,10 +11,11 @@ known a slab at a time. Of C channels and K classes a volume of N voxels, D deep
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, groupby, product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +28,43 @@ from fdif_jax.training.network import Apply, Weights
 
 # MONAI's Gaussian importance: standard deviation in patch edges, and the least weight a voxel has.
 _SIGMA, _LEAST_WEIGHT = 0.125, 1e-3
+_LEAST_HALF = 6e-9  # nnU-Net's least weight: the least number above 0 in half precision, of weights up to 10
+
+Windows = Literal["monai", "nnunet"]
 
 Progress = Callable[[int, int], None]  # is told how many tiles of a volume are done, and of how many
 
 
-def gaussian_importance(patch: GridShape) -> np.ndarray:
-    """Weight of every voxel of a patch, float32 ``(D, H, W)``: a Gaussian around its middle, never below 1e-3."""
-    edges = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (_SIGMA * n)) ** 2) for n in patch]
-    return np.maximum(np.einsum("i,j,k->ijk", *edges), _LEAST_WEIGHT).astype(np.float32)
+def gaussian_importance(patch: GridShape, windows: Windows = "monai") -> np.ndarray:
+    """Weight of every voxel of a patch, float32 ``(D, H, W)``: a Gaussian around its middle, never below 1e-3.
+
+    nnU-Net's middle is a voxel, the later one of two, and its least weight is what half precision tells from 0.
+    """
+    mine = windows == "monai"
+    middles = [(n - 1) / 2 if mine else n // 2 for n in patch]
+    edges = [
+        np.exp(-0.5 * ((np.arange(n) - middle) / (_SIGMA * n)) ** 2)
+        for n, middle in zip(patch, middles, strict=True)
+    ]
+    least = _LEAST_WEIGHT if mine else _LEAST_HALF
+    return np.maximum(np.einsum("i,j,k->ijk", *edges), least).astype(np.float32)
 
 
-def tile_starts(shape: GridShape, patch: GridShape, overlap: float) -> np.ndarray:
-    """Corners ``(T, 3)`` of the patches that cover a volume, ``1 - overlap`` of a patch apart; the last end with it."""
+def tile_starts(shape: GridShape, patch: GridShape, overlap: float, windows: Windows = "monai") -> np.ndarray:
+    """Corners ``(T, 3)`` of the patches that cover a volume, ``1 - overlap`` of a patch apart; the last end with it.
+
+    nnU-Net's are equally far apart, ``1 - overlap`` of a patch at most.
+    """
     corners = []
     for size, edge in zip(shape, patch, strict=True):
-        step = max(int(edge * (1 - overlap)), 1)
         last = max(size - edge, 0)
-        corners.append(sorted({min(i, last) for i in range(0, last + step, step)}))
+        if windows == "nnunet":
+            gaps = max(math.ceil(last / (edge * (1 - overlap))), 1)
+            starts = {round(last / gaps * i) for i in range(gaps + 1)}
+        else:
+            step = max(int(edge * (1 - overlap)), 1)
+            starts = {min(i, last) for i in range(0, last + step, step)}
+        corners.append(sorted(starts))
     return np.array(list(product(*corners)), np.int32)
 
 
@@ -71,6 +92,7 @@ class TiledNetwork:
         tile_batch: tiles a call of the network.
         mirror_axes: average over all mirrorings along these axes, 2 to the power of their number.
         painted: where the network's channels are regions, the label of each (`paint`); else they are classes.
+        windows: whose places and weights of tiles (`tile_starts`, `gaussian_importance`).
 
     Raises:
         FdifError: an impossible overlap, number of tiles, or axis; no weights; a patch that the network cannot take.
@@ -87,15 +109,16 @@ class TiledNetwork:
         tile_batch: int = 2,
         mirror_axes: Sequence[int] = (),
         painted: Sequence[int] = (),
+        windows: Windows = "monai",
     ):
         if not 0 <= overlap < 1:
             raise FdifError(f"overlap must be at least 0 and below 1, not {overlap}")
         if tile_batch < 1:
             raise FdifError(f"a call of the network needs at least 1 tile, not {tile_batch}")
         self.patch, self.in_channels, self.painted = patch, in_channels, tuple(painted)
-        self.overlap, self.tile_batch = overlap, tile_batch
+        self.overlap, self.tile_batch, self.windows = overlap, tile_batch, windows
         self._take(members, mirror_axes)
-        self._importance = gaussian_importance(patch)
+        self._importance = gaussian_importance(patch, windows)
         tiles = jax.ShapeDtypeStruct((tile_batch, *patch, in_channels), jnp.float32)
         self.num_classes = jax.eval_shape(apply, self._members[0], tiles).shape[-1]
         importance = jnp.asarray(self._importance)[..., None]
@@ -216,7 +239,7 @@ class TiledNetwork:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Every tile's corner and its weighted logits, in order; the device is at the next batch meanwhile."""
         depth, height, width = image.shape[:3]
-        corners = tile_starts((depth, height, width), self.patch, self.overlap)
+        corners = tile_starts((depth, height, width), self.patch, self.overlap, self.windows)
         batches, done = np.split(corners, range(self.tile_batch, len(corners), self.tile_batch)), 0
         for batch, scores in zip(batches, ahead(self._call(image, b, apart) for b in batches), strict=True):
             yield from zip(batch, np.asarray(scores), strict=False)  # the last batch may be filled up

@@ -60,6 +60,11 @@ class Scan:
         label = None if self.label is None else np.ascontiguousarray(self.label[box])
         return Scan(self.id, np.ascontiguousarray(self.image[box]), label, self.space, box)
 
+    def as_filed(self) -> "Scan":
+        """The image with its axes as its file stores them, in a space in which those are the canonical ones."""
+        space = Space(self.space.shape, np.diag([*self.space.spacing, 1.0]))
+        return Scan(self.id, np.ascontiguousarray(self.space.from_canonical(self.image)), None, space)
+
 
 def read_scan(case: Case, conventions: Conventions) -> Scan:
     """Read a labelled case and check it by what its dataset says.

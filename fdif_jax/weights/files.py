@@ -33,10 +33,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: name → array; names as of the bare network, without what data-parallel or compiled wrappers prepend.
         plans: ``init_args`` of an nnU-Net checkpoint and ``nnssl_adaptation_plan`` of an nnssl one, if there.
+        mirror_axes: of an nnU-Net checkpoint, what it allows to be mirrored along when it predicts.
     """
 
     state: dict[str, np.ndarray]
     plans: dict[str, Any]
+    mirror_axes: Any = None
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -142,7 +144,8 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         )
     plans = {name: contents[name] for name in _PLANS if isinstance(contents.get(name), Mapping)}
     _check_held(path, state)
-    return Checkpoint(_unwrapped({name: as_array(value) for name, value in state.items()}), plans)
+    arrays = _unwrapped({name: as_array(value) for name, value in state.items()})
+    return Checkpoint(arrays, plans, contents.get("inference_allowed_mirroring_axes"))
 
 
 def _check_held(path: str | os.PathLike, state: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 class NnunetNetwork:
     """How nnU-Net's code builds a network, and where nnssl finds its parts."""
 
+    architecture: dict[str, Any]  # as the plans of nnU-Net tell it
     name: str  # nnssl's name of the architecture; the class, where the arguments say the rest
     arguments: dict[str, Any] | None  # of the class, plain data; None where the name says everything
     imported: tuple[str, ...]  # those of the arguments that name Python objects

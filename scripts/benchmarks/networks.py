@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -35,11 +34,11 @@ from rich.table import Table
 from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.extras import needing
+from fdif_jax.models.torch_twins import loaded_twin
 from fdif_jax.scripts.benchmarks.parts import busy, seconds_of_call
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least, shown
 from fdif_jax.training.network import count_parameters, functional
-from fdif_jax.weights import state_dicts
 
 # The sizes of the literature, and little ones. What is not named is the network's default, which is the original's.
 STANDARD: dict[str, dict[str, Any]] = {
@@ -250,30 +249,7 @@ def torch_net(model: Any):
     torch.set_num_threads(os.cpu_count() or 1)
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True  # as XLA multiplies float32 on a GPU
-    net = torch_twin(model)
-    state = {name: torch.from_numpy(array) for name, array in state_dicts.to_torch_state_dict(model).items()}
-    net.load_state_dict(state, strict=True)
-    return net
-
-
-def torch_twin(model: Any):
-    """The PyTorch original, untrained."""
-    # Some originals import torchvision, by way of timm, and use none of it. Its wheels for CUDA fail beside a PyTorch
-    # for CPUs, in the module that registers what compiled operators are like.
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        pass
-    except RuntimeError:
-        sys.modules["torchvision._meta_registrations"] = ModuleType("torchvision._meta_registrations")
-    scope: dict[str, Any] = {}
-    try:
-        exec(model.torch_code(), scope)
-    except ImportError as error:
-        raise FdifError(
-            f"the original of {type(model).__name__} needs the Python package {error.name}; install it"
-        ) from None
-    return scope["net"]
+    return loaded_twin(model)
 
 
 def _table(config: Config, rows: list[dict[str, Any]]) -> Table:

@@ -46,8 +46,6 @@ class Trained(NamedTuple):
 class Wanted:
     """The options of a command that writes weights."""
 
-    to: Form | None = None
-    """Who reads it; if not given the suffix says: monai for .pth and .pt, or safetensors."""
     in_channels: int | None = None
     """Write the network for images of so many channels."""
     out_channels: int | None = None
@@ -56,19 +54,18 @@ class Wanted:
     """Write the network for patches of so many voxels, which nnssl's plan then recommends; the run's if not given."""
 
 
-def check_wanted(wanted: Wanted, out: Path) -> Form:
+def check_wanted(to: Form | None, out: Path) -> Form:
     """The form in which to write ``out``; FdifError if it cannot be written, or has another suffix."""
-    form = _form(wanted, out)
+    form = _form(to, out)
     check_out(out)
     return form
 
 
-def write_weights(trained: Trained, wanted: Wanted, out: Path) -> None:
+def write_weights(trained: Trained, wanted: Wanted, form: Form, out: Path) -> None:
     """Write a network's weights, and print what loads them.
 
     FdifError if the form is not for this network, or the network cannot be adapted as wanted.
     """
-    form = _form(wanted, out)
     nnunet = built_by_nnunet(trained.source, trained.network, trained.model, form)
     model = _adapted(trained, wanted, form)
     state = state_dicts.to_torch_state_dict(model)
@@ -85,34 +82,34 @@ def write_weights(trained: Trained, wanted: Wanted, out: Path) -> None:
     print(_usage(form, out, model, nnunet))
 
 
-def _form(wanted: Wanted, out: Path) -> Form:
+def _form(to: Form | None, out: Path) -> Form:
     suffix = check_suffix(out)
-    form = wanted.to or ("safetensors" if suffix == ".safetensors" else "monai")
+    form = to or ("safetensors" if suffix == ".safetensors" else "monai")
     if (form == "safetensors") != (suffix == ".safetensors"):
         suffixes = ".safetensors" if form == "safetensors" else ".pth or .pt"
         raise FdifError(f"--to {form} writes {suffixes}, not {out}")
     return form
 
 
-def built_by_nnunet(source: str, network: dict[str, Any], model: Any, form: Form) -> NnunetNetwork | None:
+def built_by_nnunet(source: str, network: dict[str, Any], model: Any, form: str) -> NnunetNetwork | None:
     """How nnU-Net builds a network, for a form that it reads; None for others.
 
     FdifError, naming the ``source``, if nnU-Net has no such network, or no trainer for it. Weights may be missing yet.
     """
-    if form not in ("nnunet", "nnssl"):
+    if form not in ("nnunet", "nnssl", "nnunet-results"):
         return None
-    name = network["name"]
+    name, whole = network["name"], form == "nnunet-results"
     if not hasattr(model, "nnunet"):
         raise FdifError(
             f"{source}: --to {form} is for resenc_unet and primus, nnU-Net has no {name}; "
-            "write it --to monai or --to safetensors"
+            f"write it --to {'monai-bundle' if whole else 'monai or --to safetensors'}"
         )
     nnunet = model.nnunet()
-    if (nnunet.trainer if form == "nnunet" else nnunet.pretrained_trainer) is None:
-        other = "--to nnssl or " if nnunet.pretrained_trainer else ""
+    if (nnunet.pretrained_trainer if form == "nnssl" else nnunet.trainer) is None:
+        other = "--to nnssl or " if nnunet.pretrained_trainer and not whole else ""
         raise FdifError(
             f"{source}: no trainer of nnU-Net's for --to {form} builds a {name} of this kind; "
-            f"write it {other}--to monai, for code of your own"
+            f"write it {other}--to {'monai-bundle' if whole else 'monai, for code of your own'}"
         )
     return nnunet
 
@@ -175,6 +172,6 @@ def _usage(form: str, path: Path, model: Any, nnunet: NnunetNetwork | None) -> s
         encoder = isinstance(model, models.Classifier)
         which = ", with as many classes as you have" if encoder else ""
         call = load.format(file=str(path), rest=_ENCODER if encoder else "")
-        return f"\nIn PyTorch{which}:\n\n{model.torch_code()}\n{call}"
+        return f"\nIn PyTorch{which}:\n\n{model.torch_twin().code()}\n{call}"
     commands, trainer = (_NNUNET, nnunet.trainer) if form == "nnunet" else (_NNSSL, nnunet.pretrained_trainer)
     return f"\nIn nnU-Net:\n\n{commands.format(file=path, trainer=trainer)}"

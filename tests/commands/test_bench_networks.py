@@ -74,11 +74,9 @@ def test_both_take_the_gradient_of_the_same_loss():
     model = models.create("resenc_unet", **spec)
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 8, 1), np.float32)
     case = networks.Case({"name": "resenc_unet", **spec, "dtype": "float32"}, "cpu", (8, 8, 8), 2, 1)
-    net = networks.torch_twin(model)
-    state = networks.state_dicts.to_torch_state_dict(model)
-    net.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    net = networks.loaded_twin(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "torch_twin", lambda model: net)
+        patch.setattr(networks, "loaded_twin", lambda model: net)
         networks._theirs(model, images, case).backward()
     gradient = networks._ours(model, images)[0].backward()
     name = "decoder.seg_layers.0.weight"

@@ -23,10 +23,10 @@ except ImportError:
 
 
 def twin(model: nnx.Module) -> torch.nn.Module:
-    """The PyTorch network that ``model.torch_code()`` builds, for evaluation; the model's values do not count."""
+    """The PyTorch network that ``model.torch_twin().code()`` builds, for evaluation, untrained."""
     scope: dict = {}
     torch.manual_seed(0)
-    exec(model.torch_code(), scope)
+    exec(model.torch_twin().code(), scope)
     return scope["net"].eval()
 
 
@@ -101,7 +101,7 @@ def assert_same_shapes(model: nnx.Module) -> int:
     """
     scope: dict = {}
     with torch.device("meta"):
-        exec(model.torch_code(), scope)
+        exec(model.torch_twin().code(), scope)
     theirs = {name: tuple(tensor.shape) for name, tensor in scope["net"].state_dict().items()}
     ours = {}
     for _, names, variable in state_dicts.torch_variables(model):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
-from fdif_jax.inference.sliding_window import TiledNetwork
+from fdif_jax.inference.sliding_window import TiledNetwork, gaussian_importance, tile_starts
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.normalisation import AsItIs
 from fdif_jax.preprocessing.preparation import prepare
@@ -40,6 +40,19 @@ def test_logits_equal_monai(shape, overlap, tile_batch):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     np.testing.assert_array_equal(tiled.labels(image), logits.argmax(-1))
     assert tiled.labels(image).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "overlap"),
+    [((13, 9, 17), (8, 6, 8), 0.5), ((35, 51, 36), (24, 32, 24), 0.5), ((40, 12, 9), (10, 12, 9), 0.3)],
+)
+def test_windows_of_nnunet_equal_its_own(shape, patch, overlap):
+    theirs = pytest.importorskip("nnunetv2.inference.sliding_window_prediction")
+    corners = tile_starts(shape, patch, overlap, "nnunet")
+    steps = theirs.compute_steps_for_sliding_window(shape, patch, 1 - overlap)
+    np.testing.assert_array_equal(corners, list(itertools.product(*steps)))
+    weights = theirs.compute_gaussian(patch, value_scaling_factor=10, device="cpu").numpy() / 10.0
+    np.testing.assert_allclose(gaussian_importance(patch, "nnunet"), weights, rtol=2e-3, atol=1e-7)
 
 
 @pytest.mark.slow("a network, by two libraries; windows of functions are beside it")

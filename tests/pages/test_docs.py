@@ -5,10 +5,14 @@ Sizes are made small by replacing a few words of a page, each of which must be t
 
 import json
 import os
+import sys
 
 import pytest
 
+from fdif_jax.preprocessing.fingerprints import CasePlan
+from fdif_jax.preprocessing.normalisation import ZScore
 from tests.helpers.pages import run_page
+from tests.helpers.paths import HIPPOCAMPUS
 
 nnunet_client = pytest.importorskip("tests.helpers.nnunet_client")
 SCENES = "--primitives sphere --sdf-mappers inverse_cube --min-objects 1 --max-objects 2"
@@ -76,3 +80,32 @@ def test_from_nnunet_to_jax(nnunet):
     }
     run_page("from-nnunet.md", folder, env, split | named | small)
     assert os.path.getsize(folder / "finetuned.pth") > 10_000
+
+
+@pytest.mark.slow("nnU-Net's, MONAI's and PyTorch's own commands")
+def test_a_network_leaves_whole(tmp_path):
+    for package in ("nnunetv2", "monai", "fire", "ignite", "onnxscript"):
+        pytest.importorskip(package)
+    env = nnunet_client.environment(tmp_path)
+    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], *filter(None, sys.path)])
+    plan = CasePlan((1.0, 1.0, 1.0), (40, 56, 40), (ZScore(),))
+    nnunet_client.save_run(
+        tmp_path / "runs/tuned",
+        {"name": "resenc_unet", "in_channels": 1, "out_channels": 3, "features": [4, 6], "blocks": 1},
+        kind="fine-tuning",
+        dataset={"list": "Task04_Hippocampus"},
+        cases=plan.to_dict(),
+        labels={"class_names": ["anterior", "posterior"], "ignore": None, "channel_names": ["MRI"]},
+        inference={"overlap": 0.5, "mirror_axes": [], "weights": "last"},
+    )
+    (tmp_path / "scans").mkdir()
+    image = HIPPOCAMPUS / "imagesTr/hippocampus_001.nii.gz"
+    (tmp_path / "scans/hippocampus_001_0000.nii.gz").symlink_to(image)
+    small = {
+        "SCANS": "scans",
+        "-f 0 -i": "-f 0 -device cpu -npp 1 -nps 1 -i",
+        "nnUNetResEncUNetMPlans": "fdifPlans",
+    }
+    run_page("leave-whole.md", tmp_path, env, small)
+    found = [list((tmp_path / "LABELS" / name).glob("*.nii.gz")) for name in ("monai", "nnunet", "fdif")]
+    assert [len(files) for files in found] == [1, 1, 1]
