@@ -14,9 +14,6 @@ from jax._src.interpreters.partial_eval import DynamicJaxprTracer
 from tests.helpers.paths import COMPILED, FIXTURES
 from tests.helpers.studies import calls  # noqa: F401
 
-# Tests compile far longer than they compute: of LLVM's passes few, and none of the fusions that take most of
-# the time. Where XLA_FLAGS is set, if to nothing, it stays: `make test-all` tries formulas and scenes so, as users do.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false")
 # Compiled programs are the same from run to run, and in the processes that tests start.
 for setting, value in (
     ("compilation_cache_dir", str(COMPILED)),
@@ -32,6 +29,19 @@ hypothesis.settings.load_profile("default")
 # Flax asks whatever it counts random draws with for its sharding. A tracer has none, and looks through all that has
 # been traced to say where it comes from: four fifths of the time that it takes to build a network without values.
 DynamicJaxprTracer._origin_msg = lambda tracer: ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile in little time, where XLA_FLAGS says nothing.
+
+    Tests compile far longer than they compute: none of XLA's fusions, which take most of the time, and of LLVM's passes few,
+    or, where the slow tests are left out, none. Where XLA_FLAGS is set, if to nothing, it stays: `make test-all` tries
+    formulas and scenes so, as users do.
+    """
+    level = 0 if config.option.markexpr == "not slow" else 1
+    os.environ.setdefault(
+        "XLA_FLAGS", f"--xla_backend_optimization_level={level} --xla_cpu_use_fusion_emitters=false"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
