@@ -34,9 +34,9 @@ DynamicJaxprTracer._origin_msg = lambda tracer: ""
 def pytest_configure(config: pytest.Config) -> None:
     """Compile in little time, where XLA_FLAGS says nothing.
 
-    Tests compile far longer than they compute: none of XLA's fusions, which take most of the time, and of LLVM's passes few,
-    or, where the slow tests are left out, none. Where XLA_FLAGS is set, if to nothing, it stays: `make test-all` tries
-    formulas and scenes so, as users do.
+    Tests compile far longer than they compute: none of XLA's fusions, which take most of the time, and of LLVM's passes
+    few, or, where the slow tests are left out, none. Where XLA_FLAGS is set, if to nothing, it stays: `make test-all`
+    tries formulas and scenes so, as users do.
     """
     level = 0 if config.option.markexpr == "not slow" else 1
     os.environ.setdefault(

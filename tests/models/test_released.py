@@ -18,7 +18,6 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs.initial_weights import read_initial
 from fdif_jax.scripts.options.network import NetworkOptions
 from fdif_jax.weights.state_dicts import to_torch_state_dict, torch_variables
-from tests.helpers.slow import quick_of
 
 NAMES = released.names()
 
@@ -40,7 +39,8 @@ def test_all_together_are_no_burden_to_the_wheel():
     assert NAMES and sum(path.stat().st_size for path in released.FOLDER.iterdir()) < 40e6
 
 
-@pytest.mark.parametrize("name", quick_of(NAMES, ["resenc-tiny"], "larger networks"))
+@pytest.mark.slow("packs whole networks; what was released is read above")
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_loaded_packs_into_the_same_file(name):
     model = released.load(name)
     assert released.packed(model) == released.card_of(name).file.read_bytes()

@@ -174,7 +174,7 @@ def test_a_star_has_its_tips_and_symmetry():
     np.testing.assert_allclose(star(*points), star(*turned), atol=1e-4)
 
 
-QUICK = ("smooth", "many", "difference", "twist", "extrude", "displace")
+QUICK = ("smooth", "many", "difference", "twist", "displace")
 
 
 def build_all():
