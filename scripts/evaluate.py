@@ -152,7 +152,8 @@ def run(config: Config) -> None:
     order = [] if lack else scores.worst(config.worst)
     if lack and config.worst:
         print(f"no pictures of the worst cases: that {lack}")
-    worst = list(_draw(order, [pair for pair, _ in scored], scores, conventions, config))
+    judged = [pair for pair, _ in scored]
+    worst = list(_draw(order, judged, scores, conventions, config)) if order else []
     if config.report is not None:
         from fdif_jax.scripts.jobs.score_page import write_page
 
@@ -352,8 +353,7 @@ def _draw(
     from fdif_jax.scripts.jobs.score_page import Worst
     from fdif_jax.viewing import viz
 
-    if order:
-        make_folder(_folder(config))
+    make_folder(_folder(config))
     names, colours = conventions.label_names if conventions else (), scores.colours
     if conventions and conventions.regions:
         colours = viz.class_colours(range(1, 1 + len(names)))
