@@ -5,8 +5,8 @@ it stopped, and ends with the same weights, to the bit, as if it had never been 
 distance are measured on synthetic volumes of seeds that are never trained on, the same for every run of a recipe.
 
 --preset takes its settings from a file, and what else is given changes them: fdif-swinunetr, fdif-resencl,
-fdif-primusm and avs-db are the published ones, quick is for a laptop, gpu-resenc for minutes on one GPU. Options of
-the recipe that are not given stay as the recipe has them.
+fdif-primusm and avs-db are the published ones, quick and organs are for a laptop, gpu-resenc for minutes on one GPU.
+Options of the recipe that are not given stay as the recipe has them.
 
 Example:
     fdif pretrain --preset quick --out runs/quick

@@ -17,8 +17,8 @@ class PretrainingOptions(TrainingOptions, RecipeOptions):
     out: Path
     """Run directory: weights, measurements, pictures."""
     preset: str | None = None
-    """Settings by name (fdif-swinunetr, fdif-resencl, fdif-primusm, avs-db, quick, gpu-resenc) or a .toml file of
-    options."""
+    """Settings by name (fdif-swinunetr, fdif-resencl, fdif-primusm, avs-db, quick, organs, gpu-resenc) or a .toml file
+    of options."""
     objective: str = "class"
     """What is learnt of a scene, a sum with weights as in "class + 0.5*contrast": class, the class of every voxel;
     contrast, features that agree within an instance and between two looks of a scene; distance, how far every voxel
