@@ -178,9 +178,9 @@ def test_fine_tune(capsys, calls, monkeypatch):
     }
     run_here("fine-tune.md", small, capsys)
     assert Path("runs/tuned/metrics.json").is_file() and Path("runs.png").is_file()
-    assert len(list(Path("predictions").iterdir())) == len(
-        list(Path("Task04_Hippocampus/imagesTr").iterdir())
-    )
+    scans = len(list(Path("Task04_Hippocampus/imagesTr").iterdir()))
+    for kind in ("*.nii.gz", "*.npz", "uncertainty/*.nii.gz"):
+        assert len(list(Path("predictions").glob(kind))) == scans
     assert "| cases |" in Path("study/table.md").read_text().lower() and calls()
 
 
