@@ -27,13 +27,13 @@ import numpy as np
 import fdif_jax as fd
 from fdif_jax import models, shapes
 from fdif_jax.batches.scenes import scene_batch
-from fdif_jax.datasets.reader import read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.extras import EXTRAS, lacking
 from fdif_jax.io.files import write_atomic
 from fdif_jax.io.locks import hold
 from fdif_jax.io.memory import memory
 from fdif_jax.io.nifti import encode_nifti
+from fdif_jax.io.volumes import read_volume
 from fdif_jax.objectives.supervised import Segmentation
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.options.recipe import Flag

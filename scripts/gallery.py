@@ -37,13 +37,13 @@ from fdif_jax.viewing.camera import Camera
 from fdif_jax.viewing.surfaces import Samples
 from fdif_jax.viewing.tracing import Colour, trace
 from fdif_jax.viewing.view_pictures import colour_of, encode
+from fdif_jax.vocabulary.authoring import Authored
+from fdif_jax.vocabulary.user_files import describe
+from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
 with needing("pictures"):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-from fdif_jax.vocabulary.authoring import Authored
-from fdif_jax.vocabulary.user_files import describe
-from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
 SAMPLES, FINE_SAMPLES = 48, 96  # along each edge, to find where a shape is, and to draw from them
 QUALITY = 82  # of the pictures, as WebP has it

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,8 +150,8 @@ def find_list(path: Path) -> Path:
     """The JSON list of a dataset's directory; any other path is taken for the list itself."""
     if not path.is_dir():
         return path
-    if has_list(path):
-        return next(path / name for name in _LISTS if (path / name).is_file())
+    for file in _lists_in(path):
+        return file
     found = sorted(path.glob("Dataset*_*/dataset.json"))
     training = [one for one in found if not one.parent.name.endswith("_Val")]
     if len(training) == 1:
@@ -168,7 +168,11 @@ def find_list(path: Path) -> Path:
 
 def has_list(folder: Path) -> bool:
     """Whether there is a dataset's JSON list in a folder, where `find_list` looks first."""
-    return any((folder / name).is_file() for name in _LISTS)
+    return any(_lists_in(folder))
+
+
+def _lists_in(folder: Path) -> Iterator[Path]:
+    return (folder / name for name in _LISTS if (folder / name).is_file())
 
 
 def _nnunet_validation(path: Path, taken: Collection[str]) -> list[Case]:

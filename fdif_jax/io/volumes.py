@@ -16,9 +16,9 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import b2nd_type, read_b2nd
 from fdif_jax.io.files import reading
 from fdif_jax.io.formats.dicom import dicom_files, is_dicom, is_series, read_dicom, read_slices
-from fdif_jax.io.formats.metaimage import encode_metaimage, read_metaimage, read_metaimage_header
+from fdif_jax.io.formats.metaimage import METAIMAGE, encode_metaimage
 from fdif_jax.io.formats.mgh import encode_mgh_like, read_mgh, read_mgh_header
-from fdif_jax.io.formats.nrrd import encode_nrrd, read_nrrd, read_nrrd_header
+from fdif_jax.io.formats.nrrd import NRRD, encode_nrrd
 from fdif_jax.io.nifti import (
     DEFLATE_LEVEL,
     Volume,
@@ -90,15 +90,15 @@ _BLOSC2 = Format(
     ".nii.gz",
 )
 _NRRD = Format(
-    read_nrrd,
-    lambda path: _seen(read_nrrd_header(path)),
-    lambda source, labels: encode_nrrd(labels, read_nrrd_header(source).affine),
+    NRRD.volume,
+    lambda path: _seen(NRRD.header(path)),
+    lambda source, labels: encode_nrrd(labels, NRRD.header(source).affine),
     ".nrrd",
 )
 _METAIMAGE = Format(
-    read_metaimage,
-    lambda path: _seen(read_metaimage_header(path)),
-    lambda source, labels: encode_metaimage(labels, read_metaimage_header(source).affine),
+    METAIMAGE.volume,
+    lambda path: _seen(METAIMAGE.header(path)),
+    lambda source, labels: encode_metaimage(labels, METAIMAGE.header(source).affine),
     ".mha",
 )
 _MGH = Format(read_mgh, lambda path: _seen(read_mgh_header(path)), encode_mgh_like, ".mgz")

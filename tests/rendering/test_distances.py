@@ -41,6 +41,17 @@ def inner(volume):
     return volume[..., EDGE:-EDGE, EDGE:-EDGE, EDGE:-EDGE]
 
 
+def checked_regions(owner, own, boundary):
+    """Every instance and where it is in the inner part; boundaries, and what the background has, are checked."""
+    for o in map(int, np.unique(inner(owner))):
+        here = inner(owner) == o
+        np.testing.assert_allclose(boundary[here], -inner(transform(owner == o))[here], atol=1)
+        if o == 0:
+            np.testing.assert_array_equal(own[here], boundary[here])
+        else:
+            yield o, here
+
+
 @pytest.fixture(scope="module")
 def solid():
     """A renderer of solid shapes as a function of a table, and tables."""
@@ -65,12 +76,7 @@ def test_distances_are_those_of_a_transform_within_a_voxel(solid):
         assert distances.dtype == jnp.float32 and distances.shape == (2, *owner.shape)
         own, boundary = inner(np.asarray(distances))
         assert np.abs(own).max() <= REACH and boundary.min() >= 0
-        for o in map(int, np.unique(inner(owner))):
-            here = inner(owner) == o
-            np.testing.assert_allclose(boundary[here], -inner(transform(owner == o))[here], atol=1)
-            if o == 0:
-                np.testing.assert_array_equal(own[here], boundary[here])
-                continue
+        for o, here in checked_regions(owner, own, boundary):
             alone = jax.tree.map(lambda column, o=o: jnp.roll(column, 1 - o, axis=0), table[1:])
             whole = np.asarray(render(Table(jnp.int32(1), *alone))[0].owner) == 1
             np.testing.assert_allclose(own[here], inner(transform(whole))[here], atol=1)
@@ -121,12 +127,7 @@ def test_distances_behind_windows_are_those_of_a_transform_of_what_is_seen(seen,
     own, boundary = inner(distances)
     np.testing.assert_array_equal(distances[0] <= 0, owner > 0)
     assert np.abs(own).max() <= REACH and boundary.min() >= 0 and not visible.all()
-    for o in map(int, np.unique(inner(owner))):
-        here = inner(owner) == o
-        np.testing.assert_allclose(boundary[here], -inner(transform(owner == o))[here], atol=1)
-        if o == 0:
-            np.testing.assert_array_equal(own[here], boundary[here])
-            continue
+    for o, here in checked_regions(owner, own, boundary):
         surface = visible if o == number + 1 else owner == o
         if o <= number:
             alone = jax.tree.map(lambda column, o=o: jnp.roll(column, 1 - o, axis=0), table[1:])

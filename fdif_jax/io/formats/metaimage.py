@@ -4,19 +4,17 @@ Read without a library: ITK's reader follows a header's file names anywhere, pri
 deflated stream that is damaged.
 """
 
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_genuine, reading
+from fdif_jax.io.files import check_genuine
 from fdif_jax.io.formats import parsing
-from fdif_jax.io.formats.parsing import TO_RAS, Header, field, numbers
-from fdif_jax.io.nifti import Volume, checked_affine, scaled, volume_of
+from fdif_jax.io.formats.parsing import TO_RAS, Header, TextFormat, field, numbers
+from fdif_jax.io.nifti import checked_affine
 
-_FAULT = "damaged MetaImage file"
 _INTEGERS = {"CHAR": "1", "SHORT": "2", "INT": "4", "LONG": "4", "LONG_LONG": "8"}
 _TYPES = {
     **{f"MET_{name}": f"i{size}" for name, size in _INTEGERS.items()},
@@ -26,23 +24,6 @@ _TYPES = {
 }
 _NAMES = {np.dtype(kind): name for name, kind in _TYPES.items() if "LONG" not in name or "LONG_LONG" in name}
 _TRUE, _LAST = ("true", "1"), "elementdatafile"
-
-
-def read_metaimage(path: str | os.PathLike) -> Volume:
-    """A volume of 3 axes, or of 4 where voxels have several channels, which are the last.
-
-    FdifError, naming the file, if it is missing, truncated, damaged, or claims more than it holds, or if its
-    voxels are not in its folder.
-    """
-    with reading(path, _FAULT):
-        header, array = parsing.read_text_volume(Path(path), _parse, _ends)
-        return volume_of(scaled(path, array, None, None), header.affine)
-
-
-def read_metaimage_header(path: str | os.PathLike) -> Header:
-    """What a file says of its voxels; errors are as of `read_metaimage`."""
-    with reading(path, _FAULT):
-        return parsing.read_text_header(Path(path), _parse, _ends)
 
 
 def encode_metaimage(array: np.ndarray, affine: np.ndarray) -> bytes:
@@ -129,3 +110,6 @@ def _affine(path: Path, fields: dict[str, str], axes: int) -> np.ndarray:
     return checked_affine(
         path, TO_RAS @ affine, advice="check ElementSpacing and TransformMatrix in its header"
     )
+
+
+METAIMAGE = TextFormat("damaged MetaImage file", _parse, _ends)

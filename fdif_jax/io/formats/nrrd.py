@@ -4,19 +4,17 @@ Read without a library: ITK's reader takes a header at its word, prints what is 
 orthogonal. Fields are case-insensitive in what is read here, and those of no use are passed over.
 """
 
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_genuine, reading
+from fdif_jax.io.files import check_genuine
 from fdif_jax.io.formats import parsing
-from fdif_jax.io.formats.parsing import TO_RAS, Header, field, numbers
-from fdif_jax.io.nifti import Volume, checked_affine, scaled, volume_of
+from fdif_jax.io.formats.parsing import TO_RAS, Header, TextFormat, field, numbers
+from fdif_jax.io.nifti import checked_affine
 
-_FAULT = "damaged NRRD file"
 _INTEGERS = {"char": "i1", "short": "i2", "int": "i4", "longlong": "i8", "long long": "i8"}
 _TYPES = {
     **{f"{sign}{name}{end}": kind for name, kind in _INTEGERS.items() for sign in ("", "signed ")
@@ -39,23 +37,6 @@ _SPACES = {
     "las": (-1, 1, 1),
 }
 _SPATIAL = ("domain", "space")
-
-
-def read_nrrd(path: str | os.PathLike) -> Volume:
-    """A volume of 3 axes, or 4 of which one is of channels, which becomes the last.
-
-    FdifError, naming the file, if it is missing, truncated, damaged, or claims more than it holds, or if its
-    voxels are not in its folder, or in a form other than raw and gzip.
-    """
-    with reading(path, _FAULT):
-        header, array = parsing.read_text_volume(Path(path), _parse, _ends)
-        return volume_of(scaled(path, array, None, None), header.affine)
-
-
-def read_nrrd_header(path: str | os.PathLike) -> Header:
-    """What a file says of its voxels; errors are as of `read_nrrd`."""
-    with reading(path, _FAULT):
-        return parsing.read_text_header(Path(path), _parse, _ends)
 
 
 def encode_nrrd(array: np.ndarray, affine: np.ndarray) -> bytes:
@@ -158,3 +139,6 @@ def _affine(path: Path, fields: dict[str, str], axes: int, channels: int | None)
             f"its space units are {fields['space units']}; they must be mm, um or m along every axis"
         )
     return checked_affine(path, affine, unit, _UNITS[unit], advice="check the space directions in its header")
+
+
+NRRD = TextFormat("damaged NRRD file", _parse, _ends)

@@ -10,8 +10,9 @@ import numpy as np
 from isal import isal_zlib
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.files import reading
 from fdif_jax.io.memory import DEFLATED
-from fdif_jax.io.nifti import DEFLATE_LEVEL
+from fdif_jax.io.nifti import DEFLATE_LEVEL, Volume, scaled, volume_of
 from fdif_jax.io.streams import Inflated, opened, read_voxels
 
 _LONGEST = 2**20  # bytes of a header: segmentations describe each of their segments there
@@ -53,21 +54,43 @@ Parse = Callable[[Path, list[str]], Header]
 """Path and lines of a header → what it says; FdifError, or whatever damaged numbers raise."""
 
 
-def read_text_header(path: Path, parse: Parse, last: Callable[[str], bool]) -> Header:
-    """What the header of a file says; ``last`` tells the line that ends it."""
-    with opened(path, sniff=False) as (file, _), np.errstate(all="ignore"):
-        return parse(path, _lines(path, file, last))
+class TextFormat(NamedTuple):
+    """A format whose header is text.
 
+    Attributes:
+        fault: what errors call a file of which numbers are damaged.
+        parse: what a header says.
+        last: tells the line that ends it.
+    """
 
-def read_text_volume(path: Path, parse: Parse, last: Callable[[str], bool]) -> tuple[Header, np.ndarray]:
-    """Header and voxels of a file, channels as the last axis; FdifError, naming it, if it is damaged or too large."""
-    with opened(path, sniff=False) as (file, size), np.errstate(all="ignore"):
-        header = parse(path, _lines(path, file, last))
-        if header.beside is None:
-            return header, _voxels(path, header, file, size - file.tell())
-    data = beside(path, header.beside)
-    with opened(data, sniff=False) as (file, size):
-        return header, _voxels(data, header, file, size)
+    fault: str
+    parse: Parse
+    last: Callable[[str], bool]
+
+    def header(self, path: str | os.PathLike) -> Header:
+        """What a file says of its voxels; errors are as of `volume`."""
+        path = Path(path)
+        with reading(path, self.fault), opened(path, sniff=False) as (file, _), np.errstate(all="ignore"):
+            return self.parse(path, _lines(path, file, self.last))
+
+    def volume(self, path: str | os.PathLike) -> Volume:
+        """A volume of 3 axes, or of 4 of which the last is of channels.
+
+        FdifError, naming the file, if it is missing, truncated, damaged, or claims more than it holds, or if its
+        voxels are not in its folder.
+        """
+        with reading(path, self.fault):
+            header, array = self._read(Path(path))
+            return volume_of(scaled(path, array, None, None), header.affine)
+
+    def _read(self, path: Path) -> tuple[Header, np.ndarray]:
+        with opened(path, sniff=False) as (file, size), np.errstate(all="ignore"):
+            header = self.parse(path, _lines(path, file, self.last))
+            if header.beside is None:
+                return header, _voxels(path, header, file, size - file.tell())
+        data = beside(path, header.beside)
+        with opened(data, sniff=False) as (file, size):
+            return header, _voxels(data, header, file, size)
 
 
 def beside(path: Path, name: str) -> Path:
