@@ -3,15 +3,19 @@
 All are channels last, ``(B, D, H, W, C)``, hold float32 parameters and compute in ``dtype``. A parameter
 whose axes are ordered otherwise than PyTorch's carries ``torch_axes``, the permutation to PyTorch's order.
 
-XLA's 3D convolution on CPU is slow, its strided gradients above all; its 2D convolution is fast. So on CPU the depth
-taps are laid side by side as channels and one 2D convolution does the rest (`conv_folded`): the same sum in another
-order. With half as many outputs as inputs or fewer it is faster to lay the depth taps of the outputs side by side, and
-to shift and sum them after the 2D convolution (`conv_spread`). Where a slice is smaller than the kernel XLA leaves its
-fast convolution, and where there are few voxels and many channels one matmul is faster (`conv_gathered`). On a GPU
-layers take the folded or the spread form. All figures are in docs/performance.md.
+XLA's 3D convolution on a CPU is slow, its strided gradients above all. So oneDNN convolves there, where it is installed
+(`onednn_conv`). Where it is not, as XLA's 2D convolution is fast, the depth taps are laid side by side as channels and
+one 2D convolution does the rest (`conv_folded`): the same sum in another order. With half as many outputs as inputs or
+fewer it is faster to lay the depth taps of the outputs side by side, and to shift and sum them after the 2D convolution
+(`conv_spread`). Where a slice is smaller than the kernel XLA leaves its fast convolution, and where there are few
+voxels and many channels one matmul is faster (`conv_gathered`). On a GPU layers take the folded or the spread form.
+All figures are in docs/performance.md.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,6 +24,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from fdif_jax.models import onednn_conv
 from fdif_jax.models.initialisers import HE, Initialiser
 from fdif_jax.models.layers import Affine
 
@@ -107,6 +112,8 @@ def conv3d(
 
     The backend is JAX's default one at trace time; every form gives the same values within float rounding.
     """
+    if _by_onednn(x, weight):
+        return onednn_conv.convolve(x, weight, strides)
     if weight.shape[:3] == strides == (1, 1, 1):
         return x @ weight[0, 0, 0]
     channels, features = weight.shape[3:]
@@ -119,6 +126,26 @@ def conv3d(
         return conv_gathered(x, weight, strides)
     form = conv_spread if 2 * features <= channels and strides[0] == 1 else conv_folded
     return form(x, weight, strides)
+
+
+def _by_onednn(x: Array, weight: Array) -> bool:
+    """Whether oneDNN convolves: float32 on the one device of a CPU, as XLA would not divide its calls."""
+    if _portable.get() or not x.dtype == weight.dtype == jnp.float32:
+        return False
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and onednn_conv.available()
+
+
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Trace convolutions in the block as XLA's own operations, which other programs can run, too."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
 
 
 class Conv(Affine):

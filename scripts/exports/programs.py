@@ -17,6 +17,7 @@ from jax import export
 from fdif_jax.errors import FdifError
 from fdif_jax.extras import lacking
 from fdif_jax.io.files import write_atomic, write_json
+from fdif_jax.models.conv import portable
 from fdif_jax.models.torch_twins import loaded_twin
 from fdif_jax.scripts.exports.finetuned import FineTuned, about
 from fdif_jax.training.network import functional
@@ -72,7 +73,8 @@ def write_exported(tuned: FineTuned, out: Path) -> None:
     shape = (batch, *tuned.plan.patch, len(tuned.plan.channels))
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     predict = jax.jit(lambda images: network.apply(network.weights, images).astype(jnp.float32))
-    data = bytes(export.export(predict, platforms=_PLATFORMS)(images).serialize())
+    with portable():
+        data = bytes(export.export(predict, platforms=_PLATFORMS)(images).serialize())
     _write(tuned, out, data, "jax.export", f"float32 (B, {_patch(tuned)}, C)", _EXPORTED)
 
 
