@@ -8,7 +8,6 @@ wants. Where oneDNN has no kernel for the gradient of the weights but unrolls th
 
 import ctypes
 import functools
-import logging
 import math
 import os
 import threading
@@ -41,19 +40,25 @@ SWITCH = "FDIF_ONEDNN"
 _FORWARD, _TO_IMAGES, _TO_WEIGHTS = "fdif_conv_forward", "fdif_conv_to_images", "fdif_conv_to_weights"
 
 
-@functools.cache
 def available() -> bool:
-    """Whether oneDNN is there and XLA can call it, which is found out once in a process."""
+    """Whether oneDNN is there and XLA can call it."""
+    return not lacking()
+
+
+@functools.cache
+def lacking() -> str:
+    """Why XLA convolves and not oneDNN; empty where oneDNN does. It is found out once in a process."""
     if os.environ.get(SWITCH, "").lower() in ("off", "0"):
-        return False
+        return f"{SWITCH} is off"
     try:
         onednn.library()
         for name in (_FORWARD, _TO_IMAGES, _TO_WEIGHTS):
             register(name, functools.partial(_convolve, name))
-    except Exception as error:  # of whatever kind: XLA's own convolution does
-        logging.getLogger(__name__).debug("oneDNN is not used: %s", error)
-        return False
-    return True
+    except ImportError:
+        return f"{onednn.PACKAGE} is not installed"
+    except Exception as error:  # whatever it is, XLA's own convolution does
+        return f"{onednn.PACKAGE}: {error}"
+    return ""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -34,6 +34,7 @@ from fdif_jax.io.locks import hold
 from fdif_jax.io.memory import memory
 from fdif_jax.io.nifti import encode_nifti
 from fdif_jax.io.volumes import read_volume
+from fdif_jax.models import onednn_conv
 from fdif_jax.objectives.supervised import Segmentation
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.options.recipe import Flag
@@ -89,6 +90,7 @@ def facts() -> dict[str, Any]:
             {"kind": device.device_kind, "bytes": (device.memory_stats() or {}).get("bytes_limit")}
             for device in jax.devices()
         ],
+        "convolutions": f"XLA ({why})" if (why := onednn_conv.lacking()) else "oneDNN",
         "memory": memory(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cache": {
@@ -108,6 +110,7 @@ def tell(found: dict[str, Any]) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
         "system": found["system"],
         "devices": ", ".join(f"{kinds.count(kind)} × {kind}" for kind in dict.fromkeys(kinds)),
+        "on a CPU": f"{found['convolutions']} convolves",
         "memory": f"{found['memory'] / 1e9:.1f} GB may be used",
         "cores": str(found["cores"]),
         "cache": f"{cache['path']}: {cache['files']} files, {cache['bytes'] / 1e6:.1f} MB",

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.keys import sample_key
+from fdif_jax.models.conv import portable
 from fdif_jax.scripts.jobs.prepared import Training
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.plan import TrainingPlan
@@ -190,7 +191,8 @@ def measure_parts(training: Training, steps: Steps, runs: int) -> tuple[dict[str
     seconds = in_turns({**turns, "step": steps}, runs)
     works = {name: _work(program, devices.count * plan.accumulate) for name, program in programs.items()}
     step = _compiled_step(training, plan)
-    works["step"] = _step_work(training, step, works)
+    with portable():  # XLA counts no work in calls of oneDNN
+        works["step"] = _step_work(training, works)
     drawn, passed, both, whole = (Part(seconds[name], works[name]) for name in works)
     parts = {"generate": drawn, "forward": passed, "backward": both.beyond(passed)}
     parts |= {"update": whole.beyond(drawn, both), "step": whole}
@@ -209,7 +211,7 @@ def _planned(step: Any, reached: int | None) -> Memory:
 
 
 def _programs(training: Training) -> tuple[dict[str, Any], dict[str, Callable[[int], Any]]]:
-    """Generating, the forward pass, and both passes, each compiled; and a call of each, of a step's number."""
+    """Generating, the forward pass, and both passes, each as XLA counts it; and a call of each, of a step's number."""
     network, plan, devices = training.network, training.plan, training.devices
     draw = devices.spread(training.source.make_batch, True, False)
     statistics = devices.place(network.weights)
@@ -225,10 +227,14 @@ def _programs(training: Training) -> tuple[dict[str, Any], dict[str, Callable[[i
 
     made = _compile(generate, np.int32(0))
     arguments = (parameters, statistics, made(np.int32(0)), jax.random.key(0))
-    forward = _compile(loss_of, *arguments)
-    gradient = _compile(jax.value_and_grad(loss_of, has_aux=True), *arguments)
+    both = jax.value_and_grad(loss_of, has_aux=True)
+    forward, gradient = _compile(loss_of, *arguments), _compile(both, *arguments)
     return (
-        {"generate": made, "forward": forward, "gradient": gradient},
+        {
+            "generate": made,
+            "forward": _to_count(loss_of, *arguments),
+            "gradient": _to_count(both, *arguments),
+        },
         {
             "generate": lambda step: made(np.int32(step)),
             "forward": lambda _: forward(*arguments),
@@ -254,6 +260,12 @@ def _compile(function: Callable, *arguments: Any, **options: Any) -> Any:
     return jax.jit(function, **options).lower(*arguments).compile()
 
 
+def _to_count(function: Callable, *arguments: Any) -> Any:
+    """The program with XLA's own convolutions, whose work it counts."""
+    with portable():
+        return _compile(lambda *given: function(*given), *arguments)
+
+
 def _compiled_step(training: Training, plan: TrainingPlan) -> Any:
     """One step, as `compiled` has it, to be asked and not to be run."""
     state = fresh_state(training.network, plan, training.devices, training.source.course)
@@ -270,11 +282,11 @@ def _work(program: Any, times: float) -> Work:
     return Work(times * counted.get("flops", 0.0), times * counted.get("bytes accessed", 0.0))
 
 
-def _step_work(training: Training, step: Any, works: Mapping[str, Work]) -> Work:
+def _step_work(training: Training, works: Mapping[str, Work]) -> Work:
     """The work of the whole step; as a batch in parts may be a loop, of a step of one part and of the other parts."""
     plan, count = training.plan, training.devices.count
     if plan.accumulate == 1:
-        return _work(step, count)
+        return _work(_compiled_step(training, plan), count)
     single = dataclasses.replace(plan, batch_size=training.rows, accumulate=1)
     first, others = _work(_compiled_step(training, single), count), 1 - 1 / plan.accumulate
     every = zip(first, works["generate"], works["gradient"], strict=True)

@@ -61,7 +61,8 @@ def _parse(path: Path, data: bytes) -> MghHeader:
     if len(data) < _VOXELS_AT or not data.startswith(_VERSION):
         check_genuine(path)
         raise FdifError(f"{path}: not an MGH file (no MGH header at its start)")
-    header = MGHHeader.from_fileobj(BytesIO(data), check=False)
+    with np.errstate(all="ignore"):  # of a grid that is too large
+        header = MGHHeader.from_fileobj(BytesIO(data), check=False)
     if (code := int(header["type"])) not in _TYPES:
         raise FdifError(f"{path}: voxels of type {code}; integers or floats are needed")
     d, h, w, frames = map(int, header["dims"])
