@@ -1,9 +1,6 @@
 """Convolutions by oneDNN, beside PyTorch's and XLA's own; how XLA calls a function; and where it is left."""
 
 import importlib.metadata
-import os
-import subprocess
-import sys
 import threading
 
 import jax
@@ -114,19 +111,22 @@ def test_layers_take_it_for_float32_alone_and_leave_it_out_of_programs_for_other
     assert "fdif_conv" in lowered()
 
 
-@pytest.mark.parametrize("setting", ["FDIF_ONEDNN=off", "XLA_FLAGS=--xla_force_host_platform_device_count=2"])
-def test_it_is_left_where_it_is_turned_off_or_where_there_are_several_devices(setting):
-    told = (
-        "import jax, jax.numpy as jnp; from fdif_jax.models import conv;"
-        "arrays = jnp.ones((1, 4, 4, 4, 2)), jnp.ones((3, 3, 3, 2, 2));"
-        "print('fdif_conv' in jax.jit(conv.conv3d).lower(*arrays).as_text())"
-    )
-    name, _, value = setting.partition("=")
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", name: value}
-    done = subprocess.run(
-        [sys.executable, "-c", told], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"
+@needed
+def test_it_is_left_where_there_are_several_devices_or_where_it_is_turned_off(monkeypatch):
+    with monkeypatch.context() as several:
+        several.setattr(jax, "device_count", lambda: 2)
+        assert "fdif_conv" not in lowered()
+    monkeypatch.setenv("FDIF_ONEDNN", "off")
+    assert onednn_conv.lacking.__wrapped__() == "FDIF_ONEDNN is off"
+
+
+def test_what_is_missing_is_told(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", nothing)
+    monkeypatch.setattr(onednn, "library", onednn.library.__wrapped__)
+    assert onednn_conv.lacking.__wrapped__() == "onednn-cpu-gomp is not installed"
 
 
 def test_xla_calls_a_function_and_tells_what_it_raises():
