@@ -31,7 +31,7 @@ _pointer = ctypes.c_void_p
 
 @functools.cache
 def library() -> Any:
-    """oneDNN, loaded.
+    """oneDNN, loaded. Its functions are called with Python's lock held, but for that which computes.
 
     Raises:
         ImportError: the package is not installed.
@@ -41,7 +41,9 @@ def library() -> Any:
     found = [Path(str(file.locate())) for file in files if file.name.startswith("libdnnl.so")]
     if not found:
         raise ImportError(f"{PACKAGE} holds no libdnnl.so")
-    loaded = ctypes.CDLL(str(max(found, key=lambda path: len(path.name))))
+    path = str(max(found, key=lambda path: len(path.name)))
+    loaded: Any = ctypes.PyDLL(path)
+    loaded.dnnl_primitive_execute = ctypes.CDLL(path).dnnl_primitive_execute
     loaded.dnnl_version.restype = ctypes.POINTER(ctypes.c_int)
     if (version := loaded.dnnl_version()[0]) != 3:
         raise OSError(f"oneDNN {version} has another interface than 3")
