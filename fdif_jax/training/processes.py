@@ -58,6 +58,8 @@ def _check_reachable(how: str, address: str, listens: bool) -> None:
         try:
             if listens:
                 with socket.socket() as listener:
+                    # What the system keeps of connections that have ended, as of a run before this one, is no matter.
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     listener.bind(("", int(port)))
             else:
                 socket.create_connection((host, int(port)), timeout=_WAIT_SECONDS).close()

@@ -135,7 +135,8 @@ def _measured(config: Config) -> list[dict[str, Any]]:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        ways.append([dataclasses.replace(one, distributed=f"{address},{i}/2") for i in range(2)])
+        both: list[dict[str, Any]] = [{"distributed": f"{address},{i}/2"} for i in range(2)]
+        ways.append([dataclasses.replace(one, **each) for each in both])
     return [_in_new_processes(way) for way in ways]
 
 

@@ -18,7 +18,7 @@ TINY = [
 ]
 # As XLA writes a step for a CPU, shortened.
 TEXT = """
-  %all-reduce.5 = (f32[2]{0}, f32[3,3,64,96]{3,2,1,0}, /*index=2*/bf16[32]{0}, f32[]) all-reduce(%a, %b, %c), channel_id=1
+  %all-reduce.5 = (f32[2]{0}, f32[3,3,64,96]{3,2,1,0}, /*index=2*/bf16[32]{0}, f32[]) all-reduce(%a, %b), channel_id=1
   %all-gather = f32[64,256]{1,0} all-gather(%bitcast.338), channel_id=4, replica_groups=[1,2]<=[2], dimensions={0}
   ROOT %all-gather.1 = pred[10]{0} all-gather(%d), channel_id=5, dimensions={0}
   %reduce-scatter = f32[8,4]{1,0} reduce-scatter(%e), channel_id=6

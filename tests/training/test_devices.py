@@ -155,6 +155,25 @@ def test_processes_that_do_not_find_each_other_are_told_why(monkeypatch):
             join_processes(f"localhost:{port},1/2")
 
 
+def test_a_port_of_a_run_that_has_just_ended_is_free(monkeypatch):
+    """Its connections are kept by the system for a minute, which is no reason to refuse the same command."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("localhost", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        client = socket.create_connection(("localhost", port))
+        accepted, _ = listener.accept()
+        accepted.close()  # the side that closes first keeps the connection
+        client.close()
+    with socket.socket() as plain, pytest.raises(OSError):
+        plain.bind(("", port))
+    joined = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda **where: joined.append(where))
+    join_processes(f"localhost:{port},0/2")
+    assert len(joined) == 1
+
+
 def test_devices_that_are_not_there_are_refused_and_so_is_a_batch_that_they_cannot_share():
     with pytest.raises(FdifError, match="--devices 99: there "):
         local_devices(99)
