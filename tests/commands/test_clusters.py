@@ -268,7 +268,7 @@ def test_a_job_that_is_asked_to_stop_goes_on_and_ends_as_one_process_of_two_devi
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.slow("four processes that compile a training, and one that waits for another")
+@pytest.mark.slow("four processes that compile a training")
 def test_pods_of_which_one_is_killed_end_and_go_on(tmp_path):
     cluster = Cluster(tmp_path, small=True)
     _, job = documents("pretrain.yaml")
@@ -280,9 +280,8 @@ def test_pods_of_which_one_is_killed_end_and_go_on(tmp_path):
     pods[1].kill()
     assert pods[0].wait(timeout=200) not in (0, 130), cluster.said()
     assert load_run(tmp_path / "run").history[-1]["step"] < 60
-    pods = [cluster.pod(job, index, small) for index in (1, 0)]  # first the one that waits for the other
+    pods = [cluster.pod(job, index, small) for index in range(2)]
     assert [pod.wait() for pod in pods] == [0, 0], cluster.said()
-    assert "waiting for process 0 at localhost" in cluster.said()
     run = load_run(tmp_path / "run")
     assert [m["step"] for m in run.history if m["step"] % 10 == 0] == [10, 20, 30, 40, 50, 60]
     assert all(np.isfinite(array).all() for array in run.weights().values())
