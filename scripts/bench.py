@@ -1,5 +1,6 @@
 """Measure on this machine: shapes, the renderer, a step of pre-training and what objectives add to it, the networks
-beside their PyTorch originals, a GPU; and what faults made on purpose do.
+beside their PyTorch originals, a GPU; how a step divides, and what many volumes cost; and what faults made on purpose
+do.
 
 Example:
     fdif bench shapes
@@ -8,6 +9,7 @@ Example:
     fdif bench objectives
     fdif bench networks --networks resenc_unet --json networks.json
     fdif bench gpu --out gpu
+    fdif bench scale --preset quick --batch-size 8
     fdif bench reliability --parts hostile server fuzzing
 """
 
@@ -17,7 +19,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.benchmarks import networks, objectives, render, shapes, training
+from fdif_jax.scripts.benchmarks import networks, objectives, render, scale, shapes, training
 from fdif_jax.scripts.benchmarks.gpu import programme
 from fdif_jax.scripts.benchmarks.reliability import programme as reliability
 
@@ -28,6 +30,7 @@ _MEASURED = {
     "objectives": objectives,
     "networks": networks,
     "gpu": programme,
+    "scale": scale,
     "reliability": reliability,
 }
 Config: Any = Union[  # noqa: UP007  # of a tuple that is computed
@@ -40,7 +43,7 @@ Config: Any = Union[  # noqa: UP007  # of a tuple that is computed
 
 def defaults(arguments: Sequence[str]) -> Any:
     """The options of the preset that is asked for, of what has presets."""
-    having = {"training": training, "objectives": objectives}
+    having = {"training": training, "objectives": objectives, "scale": scale}
     measured = having.get(arguments[0]) if arguments else None
     return measured.defaults(arguments) if measured else None
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import absl.logging
 import tyro
@@ -20,6 +20,7 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.scripts.console.compilation import keep_compiled_programs, leave_out_searches
 from fdif_jax.scripts.console.progress import show_as
 from fdif_jax.scripts.console.surroundings import find_home, no_device, prepare_streams
+from fdif_jax.training.processes import leave_others, lost_process
 
 COMMANDS = {
     "generate": "write a labelled synthetic dataset (MONAI or nnU-Net layout)",
@@ -83,18 +84,18 @@ def run(command: str, arguments: Sequence[str] | None = None) -> None:
         _hush_background()
         module.run(config)
     except FdifError as error:
-        sys.exit(_report(command, str(error)))
+        _fail(command, str(error))
     except OSError as error:
-        sys.exit(_report(command, _of_system(error, to)))
+        _fail(command, _of_system(error, to))
     except MemoryError as error:
-        sys.exit(_report(command, f"too little memory: {error}"))
+        _fail(command, f"too little memory: {error}")
     except KeyboardInterrupt:
         print(f"fdif {command}: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except (RuntimeError, AssertionError) as error:
-        if (told := no_device(error)) is None:
+        if (told := lost_process(error) or no_device(error)) is None:
             raise
-        sys.exit(_report(command, told))
+        _fail(command, told)
 
 
 def _of_system(error: OSError, to: Any) -> str:
@@ -132,9 +133,10 @@ def _hush_background() -> None:
     sys.unraisablehook = lambda failure: None if is_told(failure) else unraisable(failure)
 
 
-def _report(command: str, message: str) -> int:
+def _fail(command: str, message: str) -> NoReturn:
     print(f"fdif {command}: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    leave_others(2)
+    sys.exit(2)
 
 
 def main() -> None:

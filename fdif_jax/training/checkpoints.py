@@ -15,7 +15,7 @@ from jax import lax
 
 from fdif_jax.errors import FdifError
 from fdif_jax.training.network import HEADS, State
-from fdif_jax.training.processes import is_first_process, wait_for_all
+from fdif_jax.training.processes import is_first_process, lost_process, wait_for_all
 
 UNSCORED = -1.0  # ranks below every score, so "best" is the newest checkpoint until there is a validation
 _SUMS = "sums"  # beside the parts of a state: what tells whether they are read as they were written
@@ -207,8 +207,9 @@ class Checkpoints:
             yield
         except Exception as error:
             raise FdifError(
-                f"{self._path}: a checkpoint cannot be written: {_first_line(error)}; those before it are kept, and "
-                "the same command goes on from there"
+                lost_process(error)
+                or f"{self._path}: a checkpoint cannot be written: {_first_line(error)}; those before it are kept, "
+                "and the same command goes on from there"
             ) from None
 
 

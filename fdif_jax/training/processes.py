@@ -1,7 +1,9 @@
 """Several processes that train together: how they find each other, wait, and agree."""
 
+import os
 import re
 import socket
+import sys
 import time
 from typing import Any
 
@@ -12,6 +14,11 @@ from jax.experimental import multihost_utils
 from fdif_jax.errors import FdifError
 
 _WAIT_SECONDS = 300.0  # for process 0 to listen
+_LOST = (
+    "Gloo",
+    "NCCL",
+    "CoordinationService",
+)  # in the words of an exchange that fails, as another process is gone
 
 
 def join_processes(how: str) -> None:
@@ -46,11 +53,13 @@ def join_processes(how: str) -> None:
 def _check_reachable(how: str, address: str, listens: bool) -> None:
     """Check that process 0 can listen, or wait until it does; what JAX does itself if not is to abort."""
     host, port = address.rsplit(":", 1)
-    end = time.monotonic() + _WAIT_SECONDS
+    end, told = time.monotonic() + _WAIT_SECONDS, False
     while True:
         try:
             if listens:
                 with socket.socket() as listener:
+                    # What the system keeps of connections that have ended, as of a run before this one, is no matter.
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     listener.bind(("", int(port)))
             else:
                 socket.create_connection((host, int(port)), timeout=_WAIT_SECONDS).close()
@@ -58,11 +67,36 @@ def _check_reachable(how: str, address: str, listens: bool) -> None:
         except (OSError, OverflowError) as error:
             if listens:
                 raise FdifError(f"--distributed {how}: port {port} cannot be listened at: {error}") from None
-            if time.monotonic() > end or isinstance(error, (socket.gaierror, OverflowError)):
+            # On a cluster a name may be there only once what has it is.
+            if time.monotonic() > end or isinstance(error, OverflowError):
                 raise FdifError(
                     f"--distributed {how}: process 0 does not listen at {address}: {error}"
                 ) from None
+            if not told:
+                print(f"waiting for process 0 at {address}: {error}", file=sys.stderr, flush=True)
+            told = True
             time.sleep(0.5)
+
+
+def lost_process(error: BaseException) -> str | None:
+    """What is wrong where an error comes of another process that has ended; else None."""
+    if not (jax.distributed.is_initialized() and any(sign in str(error) for sign in _LOST)):
+        return None
+    return (
+        "another process of this training has ended or does something else; it tells why. Given to all of them, the "
+        f"same command goes on from the last checkpoint ({str(error).splitlines()[0]})"
+    )
+
+
+def leave_others(status: int) -> None:
+    """End this process at once where others train with it, for which JAX would wait at its end, and they for it.
+
+    They end, too: when they next exchange something, or after the 100 s in which they have not heard of it.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def is_first_process() -> bool:

@@ -204,6 +204,11 @@ def step_memory(training: Training) -> Memory:
     return _planned(_compiled_step(training, training.plan), None)
 
 
+def step_text(training: Training) -> str:
+    """What XLA made of the step, as it writes it."""
+    return _compiled_step(training, training.plan).as_text()
+
+
 def _planned(step: Any, reached: int | None) -> Memory:
     planned = step.memory_analysis()
     results = planned.output_size_in_bytes - planned.alias_size_in_bytes

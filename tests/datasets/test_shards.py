@@ -242,3 +242,29 @@ def test_the_command_names_what_is_missing(tmp_path):
     said = _summary(report, tmp_path, PLAN, "1/3", 2.0)
     assert f"shard 1/3 of {tmp_path} is done; samples missing: 4 of shard 0/3, 3 of shard 2/3" in said
     assert "(the first: data/image/batch_0000/sample_00000_x.nii.gz)" in said
+
+
+def test_a_shard_that_two_tasks_were_given_is_refused_to_the_second(tmp_path, finished):
+    def meanwhile(indices):
+        with pytest.raises(FdifError, match=r"another process is writing here \(journal-0-of-2.jsonl\)"):
+            write_dataset(tmp_path, never, PLAN, shard=(0, 2))
+        return source(indices)
+
+    assert not write_dataset(tmp_path, meanwhile, PLAN, shard=(0, 2)).complete
+    assert write_dataset(tmp_path, source, PLAN, shard=(1, 2)).complete
+    assert tree(tmp_path) == finished
+
+
+def test_where_files_cannot_be_locked_two_tasks_of_a_shard_leave_what_one_leaves(
+    tmp_path, finished, monkeypatch
+):
+    monkeypatch.setattr(writer, "hold", lambda file, **_: True)
+
+    def slow(indices):
+        time.sleep(0.02)
+        return source(indices)
+
+    run_at_once(lambda number: write_dataset(tmp_path, slow, PLAN, shard=(number % 2, 2)), 4)
+    for number in range(2):  # as one of them may have been told that the other's files are gone
+        write_dataset(tmp_path, source, PLAN, shard=(number, 2))
+    assert tree(tmp_path) == finished

@@ -195,7 +195,7 @@ def test_anatomy(capsys):
 
 @pytest.mark.parametrize(
     "page",
-    [DOCS / "performance.md", DOCS / "reliability.md", DOCS / "results.md"],
+    [DOCS / "performance.md", DOCS / "reliability.md", DOCS / "results.md", DOCS / "scale.md"],
     ids=lambda page: page.stem,
 )
 def test_commands_of_pages_of_measurements_are_accepted(page):

@@ -15,7 +15,7 @@ import pytest
 
 from fdif_jax.errors import FdifError
 from fdif_jax.training.devices import Devices, local_devices
-from fdif_jax.training.processes import join_processes
+from fdif_jax.training.processes import join_processes, lost_process
 from fdif_jax.training.runs import load_run
 from tests.helpers.paths import ROOT
 
@@ -155,6 +155,25 @@ def test_processes_that_do_not_find_each_other_are_told_why(monkeypatch):
             join_processes(f"localhost:{port},1/2")
 
 
+def test_a_port_of_a_run_that_has_just_ended_is_free(monkeypatch):
+    """Its connections are kept by the system for a minute, which is no reason to refuse the same command."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("localhost", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        client = socket.create_connection(("localhost", port))
+        accepted, _ = listener.accept()
+        accepted.close()  # the side that closes first keeps the connection
+        client.close()
+    with socket.socket() as plain, pytest.raises(OSError):
+        plain.bind(("", port))
+    joined = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda **where: joined.append(where))
+    join_processes(f"localhost:{port},0/2")
+    assert len(joined) == 1
+
+
 def test_devices_that_are_not_there_are_refused_and_so_is_a_batch_that_they_cannot_share():
     with pytest.raises(FdifError, match="--devices 99: there "):
         local_devices(99)
@@ -167,3 +186,54 @@ def test_devices_that_are_not_there_are_refused_and_so_is_a_batch_that_they_cann
     Eight().check_batch(16, 2)
     with pytest.raises(FdifError, match=r"a batch of 12 cannot be divided over 8 devices; give 16"):
         Eight().check_batch(12)
+
+
+def test_a_name_that_is_not_there_yet_is_waited_for(monkeypatch, capsys):
+    """As Kubernetes knows the name of a pod only once it runs."""
+    tried = []
+
+    def connect(address, **_):
+        tried.append(address)
+        if len(tried) < 3:
+            raise socket.gaierror(-2, "Name or service not known")
+        return socket.socket()
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    joined = {}
+    monkeypatch.setattr("jax.distributed.initialize", lambda **where: joined.update(where))
+    join_processes("job-0.service:9876,1/2")
+    assert tried == [("job-0.service", 9876)] * 3
+    assert joined == {"coordinator_address": "job-0.service:9876", "num_processes": 2, "process_id": 1}
+    told = capsys.readouterr().err
+    assert told == "waiting for process 0 at job-0.service:9876: [Errno -2] Name or service not known\n"
+
+
+def test_what_an_exchange_says_of_a_process_that_has_ended_is_told_in_a_line(monkeypatch):
+    error = RuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer [10.0.0.2]:77\nmore")
+    assert lost_process(error) is None  # nobody trains with this process
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    told = lost_process(error)
+    assert "another process of this training has ended" in told and "[10.0.0.2]:77)" in told
+    assert "more" not in told and lost_process(RuntimeError("shapes differ")) is None
+
+
+@pytest.mark.slow("two processes that compile nothing, but begin")
+def test_a_process_that_fails_does_not_wait_for_the_others():
+    """JAX has a process wait at its end until all others end, too; they were to wait for what this one never does."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script = (
+        "import sys, time\nfrom fdif_jax.training import processes\n"
+        "processes.join_processes(sys.argv[1])\n"
+        "if sys.argv[1].endswith('1/2'):\n    print('gone')\n    processes.leave_others(2)\n"
+        "time.sleep(500)\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, f"localhost:{port},{i}/2"], stdout=subprocess.PIPE)
+        for i in range(2)
+    ]
+    out, _ = started[1].communicate(timeout=100)
+    assert started[1].returncode == 2 and out == b"gone\n"
+    assert started[0].wait(timeout=200) not in (0, None)  # told by JAX, which has not heard of it for 100 s
