@@ -20,7 +20,8 @@ import numpy as np
 from jax import lax
 
 from fdif_jax.keys import sample_key
-from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
+from fdif_jax.rendering.renderer import BITS, Renderer, Table
+from fdif_jax.rendering.tiling import Tiling
 from fdif_jax.scenes.compiler import Program
 from fdif_jax.scripts.benchmarks.parts import pooled_seconds
 from fdif_jax.sdf.affine import move

@@ -11,7 +11,7 @@ import numpy as np
 
 import fdif_jax as fd
 from fdif_jax.keys import sample_keys
-from fdif_jax.rendering.renderer import Tiling
+from fdif_jax.rendering.tiling import Tiling
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.benchmarks.stages import counted_work
