@@ -129,6 +129,8 @@ class Renderer:
         """
         objects = table.branch.shape[0]
         plan = Tiling.of(self.grid, self.tile)
+        if not self.partial_volume:  # whose slopes end at the faces of a tile
+            plan = plan.strips
         rows, visits = self.visitors(table, plan)
         beyond = self.shown_beyond(table)
         mappers = [jnp.zeros_like, *self.mapper_functions()]
@@ -148,7 +150,7 @@ class Renderer:
 
         def draw(t: Array, carry: tuple) -> tuple:
             image, planes, volumes = carry
-            start = plan.corner(t)
+            start = tuple(plan.corners[t])
             p = self.grid.tile(start, plan.tile)
             empty = jnp.zeros(plan.tile, jnp.float32), jnp.zeros((words, *plan.tile), jnp.uint32), volumes
             shade, bits, volumes = lax.fori_loop(0, visits[t], partial(visit, t, p), empty)
@@ -161,7 +163,7 @@ class Renderer:
             jnp.zeros((words, *plan.padded), jnp.uint32),
             jnp.zeros(objects, jnp.int32),
         )
-        image, planes, volumes = lax.fori_loop(0, plan.number, draw, empty)
+        image, planes, volumes = lax.fori_loop(0, len(visits), draw, empty)
         painted = self.paint(planes[self.crop], whole_volumes(table, volumes), table.label)
         return Rendering(image[self.crop], *painted, volumes)
 
@@ -195,12 +197,12 @@ class Renderer:
             return painted_over(*carry, d)
 
         def draw(t: Array, painted: Array) -> Array:
-            place = (0, *plan.corner(t))
+            place = (0, *plan.corners[t])
             own, boundary = lax.dynamic_slice(painted, place, (2, *plan.tile))
             both = lax.fori_loop(0, visits[t], partial(visit, t, place), (own, boundary))
             return lax.dynamic_update_slice(painted, jnp.stack(both), place)
 
-        painted = lax.fori_loop(0, plan.number, draw, plan.pad(unpainted(self.grid, edges)))
+        painted = lax.fori_loop(0, len(visits), draw, plan.pad(unpainted(self.grid, edges)))
         return painted_last(painted[self.crop], edges)
 
     @property
@@ -270,40 +272,43 @@ class Renderer:
     ) -> tuple[Int[Array, "t n"], Int[Array, " t"]]:
         """Of every tile the objects that can touch it, in their order and before all others, and how many they are.
 
-        The box of an object must meet the tile along the axes of the grid and along its own. The tail of a mapper is
-        cut at whole tiles, by the axes of the grid alone.
+        The box of an object must meet the tile along the axes of the grid and along its own. What shows beyond a
+        surface is cut by the grid's axes alone, at tiles that are not in strips: images depend on where a tail ends.
 
         Args:
             table: the objects.
             plan: how the grid is cut.
             reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
         """
-        first, steps, box = self._boxes(table, plan.tile, reach)
-        if reach is None:
-            beyond = self.shown_beyond(table)[:, None]
-            box = Box(jnp.where(beyond, -jnp.inf, box.lower), jnp.where(beyond, jnp.inf, box.upper))
-        at = plan.position(jnp.arange(plan.number))
-        near = ((at[:, None] >= first) & (at[:, None] < first + steps)).all(-1)
-        near &= jnp.arange(len(first)) < table.number
+        world, own = self._boxes(table, reach)
 
         def meets(tile: Box, box: Box, inverse: Array) -> Array:
             turned = tile.mapped(inverse)
             return ((turned.lower <= box.upper) & (turned.upper >= box.lower)).all()
 
+        def touched(tiles: Tiling) -> Array:
+            first, steps = self._tiles(world, tiles.tile)
+            at = (plan.corners // jnp.asarray(tiles.tile))[:, None]
+            return ((at >= first) & (at < first + steps)).all(-1)
+
         each = jax.vmap(jax.vmap(meets, (None, 0, 0)), (0, None, None))
-        seen = near & each(plan.boxes(self.grid), box, table.inverse)
+        seen = touched(plan) & each(plan.boxes(self.grid), own, table.inverse)
+        if reach is None:
+            seen = jnp.where(self.shown_beyond(table), touched(Tiling.of(self.grid, self.tile)), seen)
+        seen &= jnp.arange(seen.shape[1]) < table.number
         return jnp.argsort(~seen, axis=1, stable=True), seen.sum(1)
 
     def visible_tiles(
         self, table: Table, tile: tuple[int, int, int], reach: Float[Array, " n"] | None = None
     ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
         """First tile (z, y, x) and number of tiles along each axis that every object can touch; see `visitors`."""
-        return self._boxes(table, tile, reach)[:2]
+        return self._tiles(self._boxes(table, reach)[0], tile)
 
-    def _boxes(
-        self, table: Table, tile: tuple[int, int, int], reach: Float[Array, " n"] | None
-    ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"], Box]:
-        """`visible_tiles`, and the box of each object in its own coordinates."""
+    def _tiles(self, boxes: Box, tile: tuple[int, int, int]) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
+        return jax.vmap(lambda box: self.grid.tiles(box, tile))(boxes)
+
+    def _boxes(self, table: Table, reach: Float[Array, " n"] | None) -> tuple[Box, Box]:
+        """Boxes ``(n, 3)`` around what is asked for of every object: in the world, and in its own coordinates."""
         negligible = 0.5 / table.branch.shape[0]
         least = 0.5 * max(self.grid.spacing) if self.partial_volume else 0.0
         growth = jnp.asarray([0.0, *growths(self.displacements, self.grid)], jnp.float32)
@@ -313,11 +318,11 @@ class Renderer:
         margin = growth[table.displacement] + reach
         bounds = [partial(_bounds, structure) for structure in self.structures]
 
-        def visible(branch: Array, row: Array, inverse: Array, margin: Array) -> tuple[Array, Array, Box]:
+        def around(branch: Array, row: Array, inverse: Array, margin: Array) -> tuple[Box, Box]:
             box = lax.switch(branch, bounds, row, margin)
-            return *self.grid.tiles(box.mapped(invert(inverse)), tile), box
+            return box.mapped(invert(inverse)), box
 
-        return lax.map(lambda o: visible(*o), (table.branch, table.row, table.inverse, margin))
+        return lax.map(lambda o: around(*o), (table.branch, table.row, table.inverse, margin))
 
     def paint(self, planes: Array, volumes: Array, labels: Int[Array, "n T"]) -> tuple[Array, Array]:
         """Label and owner of the voxels: the rows whose bits ``planes`` holds, painted by falling ``volumes``."""

@@ -1,7 +1,6 @@
 """Tiles: how a grid is cut into equal blocks of voxels that fit a core's cache."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,31 +25,22 @@ class Tiling:
         return cls((z, y, x), (z * counts[0], y * counts[1], x * counts[2]))
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """How many tiles there are along z, y, x."""
-        z, y, x = (edge // n for edge, n in zip(self.padded, self.tile, strict=True))
-        return z, y, x
+    def strips(self) -> "Tiling":
+        """Every tile cut across y into three equal ones, or into two; as it is where neither comes out even."""
+        z, y, x = self.tile
+        return Tiling((z, y // next(n for n in (3, 2, 1) if y % n == 0), x), self.padded)
 
     @property
-    def number(self) -> int:
-        """How many tiles there are."""
-        return math.prod(self.counts)
-
-    def position(self, t: Array) -> Int[Array, "... 3"]:
-        """Which tile (z, y, x) the t-th is."""
-        return jnp.stack(jnp.unravel_index(t, self.counts), axis=-1)
-
-    def corner(self, t: Array) -> tuple[Array, Array, Array]:
-        """Voxel index (z, y, x) of the t-th tile."""
-        z, y, x = self.position(t) * jnp.asarray(self.tile)
-        return z, y, x
+    def corners(self) -> Int[Array, "t 3"]:
+        """Voxel index (z, y, x) of every tile."""
+        counts = [edge // n for edge, n in zip(self.padded, self.tile, strict=True)]
+        return jnp.indices(counts).reshape(3, -1).T * jnp.asarray(self.tile)
 
     def boxes(self, grid: Grid) -> Box:
-        """Around the voxel centres of each tile and a hundredth of a voxel more, ``(t, 3)`` in x, y, z order."""
-        begin = self.position(jnp.arange(self.number)) * jnp.asarray(self.tile)
-        offset, spacing = jnp.asarray(grid) // 2, jnp.asarray(grid.spacing)
-        lower, upper = begin - offset - 0.01, begin + jnp.asarray(self.tile) - offset - 0.99
-        return Box((lower * spacing)[:, ::-1], (upper * spacing)[:, ::-1])
+        """Around the voxel centres of every tile and a hundredth of a voxel more, ``(t, 3)`` in x, y, z order."""
+        lower = self.corners - jnp.asarray(grid) // 2
+        upper, spacing = lower + jnp.asarray(self.tile) - 1, jnp.asarray(grid.spacing)
+        return Box(((lower - 0.01) * spacing)[:, ::-1], ((upper + 0.01) * spacing)[:, ::-1])
 
     def start(self, first: Array, steps: Array, step: Array) -> tuple[Array, Array, Array]:
         """Voxel index (z, y, x) of the step-th tile of a block of tiles."""
