@@ -128,10 +128,8 @@ class Renderer:
         grey level.
         """
         objects = table.branch.shape[0]
-        plan = Tiling.of(self.grid, self.tile)
-        if not self.partial_volume:  # whose slopes end at the faces of a tile
-            plan = plan.strips
-        rows, visits = self.visitors(table, plan)
+        plan = self.plan
+        rows, visits = self.visitors(table)
         beyond = self.shown_beyond(table)
         mappers = [jnp.zeros_like, *self.mapper_functions()]
 
@@ -186,23 +184,22 @@ class Renderer:
         plan = Tiling.of(self.grid, self.tile)
         table = in_painting_order(table, volumes)
         units = voxels_of_units(table.inverse)
-        rows, visits = self.visitors(table, plan, REACH / units)
+        first, steps = self.visible_tiles(table, plan.tile, REACH / units)
         cut = None if edges is None else plan.pad(edges.cut)
 
-        def visit(t: Array, place: tuple, k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            i = rows[t, k]
-            d = units[i] * self.distance(table, i, self.grid.tile(place[1:], plan.tile))
+        def visit(i: Array, step: Array, carry: Array) -> Array:
+            start = plan.start(first[i], steps[i], step)
+            d = units[i] * self.distance(table, i, self.grid.tile(tuple(start), plan.tile))
+            place = (0, *start)
             if cut is not None:
                 d = shown(d, lax.dynamic_slice(cut, place, (4, *plan.tile)), self.grid.spacing)
-            return painted_over(*carry, d)
+            own, boundary = lax.dynamic_slice(carry, place, (2, *plan.tile))
+            return lax.dynamic_update_slice(carry, jnp.stack(painted_over(own, boundary, d)), place)
 
-        def draw(t: Array, painted: Array) -> Array:
-            place = (0, *plan.corners[t])
-            own, boundary = lax.dynamic_slice(painted, place, (2, *plan.tile))
-            both = lax.fori_loop(0, visits[t], partial(visit, t, place), (own, boundary))
-            return lax.dynamic_update_slice(painted, jnp.stack(both), place)
+        def draw(i: Array, carry: Array) -> Array:
+            return lax.fori_loop(0, jnp.prod(steps[i]), partial(visit, i), carry)
 
-        painted = lax.fori_loop(0, len(visits), draw, plan.pad(unpainted(self.grid, edges)))
+        painted = lax.fori_loop(0, table.number, draw, plan.pad(unpainted(self.grid, edges)))
         return painted_last(painted[self.crop], edges)
 
     @property
@@ -218,6 +215,12 @@ class Renderer:
             displaced = [partial(_displaced, structure) for structure in self.structures]
             return lax.switch(table.branch[i], displaced, table.row[i], local, field)
         return lax.switch(table.branch[i], self.evaluators(), table.row[i], local) + field
+
+    @cached_property
+    def plan(self) -> Tiling:
+        """How `render` cuts the grid: in strips, but for partial volume, whose slopes end at the faces of a tile."""
+        plan = Tiling.of(self.grid, self.tile)
+        return plan if self.partial_volume else plan.strips
 
     @cached_property
     def has_parts(self) -> bool:
@@ -267,41 +270,39 @@ class Renderer:
         beyond = [self.partial_volume or mapper.tail is not None for mapper in self.mappers]
         return jnp.asarray(beyond)[table.mapper]
 
-    def visitors(
-        self, table: Table, plan: Tiling, reach: Float[Array, " n"] | None = None
-    ) -> tuple[Int[Array, "t n"], Int[Array, " t"]]:
-        """Of every tile the objects that can touch it, in their order and before all others, and how many they are.
+    def visitors(self, table: Table) -> tuple[Int[Array, "t n"], Int[Array, " t"]]:
+        """Of every tile of `plan` the objects that can touch it, in order and before all others, and how many they are.
 
         The box of an object must meet the tile along the axes of the grid and along its own. What shows beyond a
         surface is cut by the grid's axes alone, at tiles that are not in strips: images depend on where a tail ends.
-
-        Args:
-            table: the objects.
-            plan: how the grid is cut.
-            reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
         """
-        world, own = self._boxes(table, reach)
+        plan, (world, own) = self.plan, self._boxes(table, None)
 
         def meets(tile: Box, box: Box, inverse: Array) -> Array:
             turned = tile.mapped(inverse)
             return ((turned.lower <= box.upper) & (turned.upper >= box.lower)).all()
 
-        def touched(tiles: Tiling) -> Array:
+        def touched(tiles: Tiling) -> Any:
             first, steps = self._tiles(world, tiles.tile)
             at = (plan.corners // jnp.asarray(tiles.tile))[:, None]
             return ((at >= first) & (at < first + steps)).all(-1)
 
         each = jax.vmap(jax.vmap(meets, (None, 0, 0)), (0, None, None))
         seen = touched(plan) & each(plan.boxes(self.grid), own, table.inverse)
-        if reach is None:
-            seen = jnp.where(self.shown_beyond(table), touched(Tiling.of(self.grid, self.tile)), seen)
+        seen = jnp.where(self.shown_beyond(table), touched(Tiling.of(self.grid, self.tile)), seen)
         seen &= jnp.arange(seen.shape[1]) < table.number
         return jnp.argsort(~seen, axis=1, stable=True), seen.sum(1)
 
     def visible_tiles(
         self, table: Table, tile: tuple[int, int, int], reach: Float[Array, " n"] | None = None
     ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
-        """First tile (z, y, x) and number of tiles along each axis that every object can touch; see `visitors`."""
+        """First tile (z, y, x) and number of tiles along each axis that every object can touch.
+
+        Args:
+            table: the objects.
+            tile: voxels (z, y, x) of a tile.
+            reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
+        """
         return self._tiles(self._boxes(table, reach)[0], tile)
 
     def _tiles(self, boxes: Box, tile: tuple[int, int, int]) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
