@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from fdif_jax.anatomy.bank import DISJOINT, INSIDE, TOUCHING, Bank
-from fdif_jax.rendering.renderer import BITS, Tiling
+from fdif_jax.rendering.renderer import BITS
+from fdif_jax.rendering.tiling import Tiling
 from fdif_jax.sdf.affine import invert, move
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.shape import Point, Shape

@@ -35,9 +35,9 @@ from fdif_jax.rendering.renderer import (
     Renderer,
     Rendering,
     Table,
-    Tiling,
     in_painting_order,
 )
+from fdif_jax.rendering.tiling import Tiling
 from fdif_jax.sdf.affine import move
 from fdif_jax.sdf.shape import Point
 from fdif_jax.sdf.structure import Structure

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from fdif_jax.rendering.distances import (
     REACH,
@@ -30,7 +30,8 @@ from fdif_jax.rendering.distances import (
     unpainted,
     voxels_of_units,
 )
-from fdif_jax.sdf.affine import invert, move
+from fdif_jax.rendering.tiling import Tiling
+from fdif_jax.sdf.affine import Terms, invert, joined, terms
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.sdf.operations.parts import Region
 from fdif_jax.sdf.shape import Box, Distance, Point, length
@@ -127,25 +128,32 @@ class Renderer:
         grey level.
         """
         objects = table.branch.shape[0]
-        plan = Tiling.of(self.grid, self.tile)
-        first, steps = self.visible_tiles(table, plan.tile)
-        mappers = self.mapper_functions()
+        plan = self.plan
+        rows, visits = self.visitors(table)
+        beyond = self.shown_beyond(table)
+        mappers = [jnp.zeros_like, *self.mapper_functions()]
 
-        def visit(i: Array, step: Array, carry: tuple) -> tuple:
+        def visit(t: Array, p: Point, k: Array, carry: tuple) -> tuple:
             image, planes, volumes = carry
-            start = plan.start(first[i], steps[i], step)
-            p = self.grid.tile(tuple(start), plan.tile)
+            i = rows[t, k]
             d = self.distance(table, i, p)
-            intensity = lax.switch(table.mapper[i], mappers, d)
             inside = (d <= 0) & plan.within(self.grid, p)
-            volumes = volumes.at[i].add(jnp.sum(inside, dtype=jnp.int32))
-            image = _update(image, start, lambda old: old + intensity)
+            # XLA makes slow windows of a sum over a long axis.
+            held = jnp.sum(jnp.sum(inside, axis=0, dtype=jnp.int16), dtype=jnp.int32)
+            shows = beyond[i] | (held > 0)
+            intensity = lax.switch(jnp.where(shows, table.mapper[i] + 1, 0), mappers, d)
             bit = inside.astype(jnp.uint32) << (i % BITS).astype(jnp.uint32)
-            planes = _update(planes, (i // BITS, *start), lambda old: old | bit[None])
-            return image, planes, volumes
+            planes = _update(planes, (i // BITS, 0, 0, 0), lambda old: old | bit[None])
+            return image + intensity, planes, volumes.at[i].add(held)
 
-        def draw(i: Array, carry: tuple) -> tuple:
-            return lax.fori_loop(0, jnp.prod(steps[i]), partial(visit, i), carry)
+        def draw(t: Array, carry: tuple) -> tuple:
+            image, planes, volumes = carry
+            start = tuple(plan.corners[t])
+            p = self.grid.tile(start, plan.tile)
+            empty = jnp.zeros(plan.tile, jnp.float32), jnp.zeros((words, *plan.tile), jnp.uint32), volumes
+            shade, bits, volumes = lax.fori_loop(0, visits[t], partial(visit, t, p), empty)
+            image = lax.dynamic_update_slice(image, jnp.clip(shade, 0, INTENSITY_TOP), start)
+            return image, lax.dynamic_update_slice(planes, bits, (0, *start)), volumes
 
         words = -(-objects // BITS)
         empty = (
@@ -153,9 +161,9 @@ class Renderer:
             jnp.zeros((words, *plan.padded), jnp.uint32),
             jnp.zeros(objects, jnp.int32),
         )
-        image, planes, volumes = lax.fori_loop(0, table.number, draw, empty)
+        image, planes, volumes = lax.fori_loop(0, len(visits), draw, empty)
         painted = self.paint(planes[self.crop], whole_volumes(table, volumes), table.label)
-        return Rendering(jnp.clip(image[self.crop], 0, INTENSITY_TOP), *painted, volumes)
+        return Rendering(image[self.crop], *painted, volumes)
 
     def distances(
         self, table: Table, volumes: Int[Array, " n"], edges: Edges | None = None
@@ -201,21 +209,26 @@ class Renderer:
 
     def distance(self, table: Table, i: Array, p: Point) -> Distance:
         """Signed distance to object ``i`` in its own units, negative inside, displaced."""
-        local = move(table.inverse[i], p)
+        local = terms(table.inverse[i], p)
+        field = lax.switch(table.displacement[i], self.displacement_fields(), p)
         if self.has_parts:
-            field = lax.switch(table.displacement[i], self.displacement_fields(), p)
             displaced = [partial(_displaced, structure) for structure in self.structures]
             return lax.switch(table.branch[i], displaced, table.row[i], local, field)
-        d = lax.switch(table.branch[i], self.evaluators(), table.row[i], local)
-        return d + lax.switch(table.displacement[i], self.displacement_fields(), p)
+        return lax.switch(table.branch[i], self.evaluators(), table.row[i], local) + field
+
+    @cached_property
+    def plan(self) -> Tiling:
+        """How `render` cuts the grid: in strips, but for partial volume, whose slopes end at the faces of a tile."""
+        plan = Tiling.of(self.grid, self.tile)
+        return plan if self.partial_volume else plan.strips
 
     @cached_property
     def has_parts(self) -> bool:
         """Whether some rows are parts of objects."""
         return any(isinstance(structure.empty, Region) for structure in self.structures)
 
-    def evaluators(self) -> list[Callable[[Array, Point], Distance]]:
-        """What `Table.branch` counts into: functions of a row of parameters and local points."""
+    def evaluators(self) -> list[Callable[[Array, Terms], Distance]]:
+        """What `Table.branch` counts into: functions of a row of parameters and of local points in terms."""
         return [partial(_evaluate, structure) for structure in self.structures]
 
     def mapper_functions(self) -> list[Callable[[Distance], Distance]]:
@@ -252,6 +265,34 @@ class Renderer:
             *(partial(field, displacement.field) for displacement in self.displacements),
         ]
 
+    def shown_beyond(self, table: Table) -> Bool[Array, " n"]:
+        """Whether each object shows beyond its surface."""
+        beyond = [self.partial_volume or mapper.tail is not None for mapper in self.mappers]
+        return jnp.asarray(beyond)[table.mapper]
+
+    def visitors(self, table: Table) -> tuple[Int[Array, "t n"], Int[Array, " t"]]:
+        """Of every tile of `plan` the objects that can touch it, in order and before all others, and how many they are.
+
+        The box of an object must meet the tile along the axes of the grid and along its own. What shows beyond a
+        surface is cut by the grid's axes alone, at tiles that are not in strips: images depend on where a tail ends.
+        """
+        plan, (world, own) = self.plan, self._boxes(table, None)
+
+        def meets(tile: Box, box: Box, inverse: Array) -> Array:
+            turned = tile.mapped(inverse)
+            return ((turned.lower <= box.upper) & (turned.upper >= box.lower)).all()
+
+        def touched(tiles: Tiling) -> Any:
+            first, steps = self._tiles(world, tiles.tile)
+            at = (plan.corners // jnp.asarray(tiles.tile))[:, None]
+            return ((at >= first) & (at < first + steps)).all(-1)
+
+        each = jax.vmap(jax.vmap(meets, (None, 0, 0)), (0, None, None))
+        seen = touched(plan) & each(plan.boxes(self.grid), own, table.inverse)
+        seen = jnp.where(self.shown_beyond(table), touched(Tiling.of(self.grid, self.tile)), seen)
+        seen &= jnp.arange(seen.shape[1]) < table.number
+        return jnp.argsort(~seen, axis=1, stable=True), seen.sum(1)
+
     def visible_tiles(
         self, table: Table, tile: tuple[int, int, int], reach: Float[Array, " n"] | None = None
     ) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
@@ -262,6 +303,13 @@ class Renderer:
             tile: voxels (z, y, x) of a tile.
             reach: how far beyond its surface each is asked for, in its own units; as far as it shows if not given.
         """
+        return self._tiles(self._boxes(table, reach)[0], tile)
+
+    def _tiles(self, boxes: Box, tile: tuple[int, int, int]) -> tuple[Int[Array, "n 3"], Int[Array, "n 3"]]:
+        return jax.vmap(lambda box: self.grid.tiles(box, tile))(boxes)
+
+    def _boxes(self, table: Table, reach: Float[Array, " n"] | None) -> tuple[Box, Box]:
+        """Boxes ``(n, 3)`` around what is asked for of every object: in the world, and in its own coordinates."""
         negligible = 0.5 / table.branch.shape[0]
         least = 0.5 * max(self.grid.spacing) if self.partial_volume else 0.0
         growth = jnp.asarray([0.0, *growths(self.displacements, self.grid)], jnp.float32)
@@ -271,11 +319,11 @@ class Renderer:
         margin = growth[table.displacement] + reach
         bounds = [partial(_bounds, structure) for structure in self.structures]
 
-        def visible(branch: Array, row: Array, inverse: Array, margin: Array) -> tuple[Array, Array]:
-            box = lax.switch(branch, bounds, row, margin).mapped(invert(inverse))
-            return self.grid.tiles(box, tile)
+        def around(branch: Array, row: Array, inverse: Array, margin: Array) -> tuple[Box, Box]:
+            box = lax.switch(branch, bounds, row, margin)
+            return box.mapped(invert(inverse)), box
 
-        return lax.map(lambda o: visible(*o), (table.branch, table.row, table.inverse, margin))
+        return lax.map(lambda o: around(*o), (table.branch, table.row, table.inverse, margin))
 
     def paint(self, planes: Array, volumes: Array, labels: Int[Array, "n T"]) -> tuple[Array, Array]:
         """Label and owner of the voxels: the rows whose bits ``planes`` holds, painted by falling ``volumes``."""
@@ -321,49 +369,12 @@ def whole_numbers(top: int) -> Any:
     return jnp.uint8 if top < 256 else jnp.uint16
 
 
-@dataclasses.dataclass(frozen=True)
-class Tiling:
-    """How a grid is cut: equal tiles that cover it, the last ones perhaps reaching beyond it."""
-
-    tile: tuple[int, int, int]
-    padded: tuple[int, int, int]
-
-    @classmethod
-    def of(cls, grid: Grid, wish: tuple[int, int, int]) -> "Tiling":
-        """Equal tiles about as large as the wish."""
-        counts = [-(-edge // w) for edge, w in zip(grid, wish, strict=True)]
-        z, y, x = (-(-edge // count) for edge, count in zip(grid, counts, strict=True))
-        return cls((z, y, x), (z * counts[0], y * counts[1], x * counts[2]))
-
-    def start(self, first: Array, steps: Array, step: Array) -> tuple[Array, Array, Array]:
-        """Voxel index (z, y, x) of the step-th tile of a block of tiles."""
-        across = jnp.maximum(steps[2], 1)
-        rows = jnp.maximum(steps[1], 1)
-        position = (step // across // rows, step // across % rows, step % across)
-        z, y, x = ((first[k] + position[k]) * self.tile[k] for k in range(3))
-        return z, y, x
-
-    def pad(self, volumes: Float[Array, "n D H W"]) -> Float[Array, "n d h w"]:
-        """Volumes of the grid as large as the tiles."""
-        beyond = [(0, padded - n) for padded, n in zip(self.padded, volumes.shape[1:], strict=True)]
-        return jnp.pad(volumes, [(0, 0), *beyond], mode="edge")
-
-    def within(self, grid: Grid, p: Point) -> Any:
-        """Whether a voxel belongs to the grid, not to the padding."""
-        inside: Any = True
-        ends = grid.box.upper.tolist()
-        for c, end, edge, padded in zip(p, ends, grid[::-1], self.padded[::-1], strict=True):
-            if padded > edge:
-                inside = inside & (c < end)
-        return inside
+def _evaluate(structure: Structure, row: Array, local: Terms) -> Distance:
+    return structure.unpack(row)(joined(local))
 
 
-def _evaluate(structure: Structure, row: Array, p: Point) -> Distance:
-    return structure.unpack(row)(p)
-
-
-def _displaced(structure: Structure, row: Array, p: Point, field: Distance) -> Distance:
-    shape = structure.unpack(row)
+def _displaced(structure: Structure, row: Array, local: Terms, field: Distance) -> Distance:
+    shape, p = structure.unpack(row), joined(local)
     return shape.displaced(p, field) if isinstance(shape, Region) else shape(p) + field
 
 

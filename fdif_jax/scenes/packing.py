@@ -15,9 +15,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from fdif_jax.errors import FdifError
-from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
+from fdif_jax.rendering.renderer import BITS, Renderer, Table
+from fdif_jax.rendering.tiling import Tiling
 from fdif_jax.scenes.placement import Placement, SceneProgram, frame_of
-from fdif_jax.sdf.affine import move
+from fdif_jax.sdf.affine import terms
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.settings import at_least
 
@@ -220,7 +221,7 @@ class _Voxels:
         def visit(step: Array, bits: Array) -> Array:
             z, y, x = plan.start(first[0], steps[0], step)
             p = renderer.grid.tile((z, y, x), plan.tile)
-            d = lax.switch(one.branch[0], evaluate, one.row[0], move(one.inverse[0], p))
+            d = lax.switch(one.branch[0], evaluate, one.row[0], terms(one.inverse[0], p))
             d = d + lax.switch(one.displacement[0], fields, p)
             inside = (d <= 0) & plan.within(renderer.grid, p)
             words = jnp.sum(inside.astype(jnp.uint32) << places, axis=-1, keepdims=True, dtype=jnp.uint32)

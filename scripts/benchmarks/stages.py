@@ -3,7 +3,8 @@
 The time of a stage is what the whole loses when the stage is hollowed out: a hollow shape, displacement or mapper
 visits the same tiles and returns a constant. The floor of a stage is its arithmetic, counted by XLA for one tile and
 multiplied by the tiles that are visited, at the rates that the same cores reach on plain loops of the same
-operations; that of writing is its bytes at the rate of a plain copy.
+operations; that of writing is its bytes at the rate of a plain copy. Mappers are counted and timed in all visited
+tiles, though in a whole render those where nothing shows go without.
 """
 
 import dataclasses
@@ -20,10 +21,11 @@ import numpy as np
 from jax import lax
 
 from fdif_jax.keys import sample_key
-from fdif_jax.rendering.renderer import BITS, Renderer, Table, Tiling
+from fdif_jax.rendering.renderer import BITS, Renderer, Table
+from fdif_jax.rendering.tiling import Tiling
 from fdif_jax.scenes.compiler import Program
 from fdif_jax.scripts.benchmarks.parts import pooled_seconds
-from fdif_jax.sdf.affine import move
+from fdif_jax.sdf.affine import joined, terms
 from fdif_jax.sdf.shape import Distance, Point, Shape, node
 from fdif_jax.sdf.structure import Structure
 from fdif_jax.vocabulary.vocabulary import Displacement
@@ -67,10 +69,12 @@ class _Ablated(Renderer):
 
     whole: Any = None
 
-    def visible_tiles(
-        self, table: Table, tile: tuple[int, int, int], reach: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        return self.whole.visible_tiles(table, tile, reach)
+    @property
+    def plan(self) -> Tiling:  # type: ignore[override]
+        return self.whole.plan
+
+    def visitors(self, table: Table) -> tuple[jax.Array, jax.Array]:
+        return self.whole.visitors(table)
 
 
 def _without(renderer: Renderer, kept: str) -> Renderer:
@@ -92,7 +96,6 @@ def measure_stages(program: Program, workers: int, runs: int, samples: int) -> t
     In each of ``runs`` measurements, whose medians are reported, so many samples are drawn, ``workers`` at a time.
     """
     renderer, grid = program.renderer, program.grid
-    plan = Tiling.of(grid, renderer.tile)
     measure = partial(_seconds, workers=workers, runs=runs, samples=samples)
 
     def timed(function: Callable[[jax.Array], Any]) -> float:
@@ -102,7 +105,7 @@ def measure_stages(program: Program, workers: int, runs: int, samples: int) -> t
         return lambda key: chosen.intensities(program.draw(key))
 
     draw = timed(program.draw)
-    cull = timed(lambda key: renderer.visible_tiles(program.draw(key), plan.tile)) - draw
+    cull = timed(lambda key: renderer.visitors(program.draw(key))) - draw
     objects = program.recipe.max_objects
     # As arguments, not constants of a program, which XLA would paint while it compiles.
     planes = jax.random.bits(jax.random.key(0), (-(-objects // BITS), *grid), jnp.uint32)
@@ -113,7 +116,7 @@ def measure_stages(program: Program, workers: int, runs: int, samples: int) -> t
     kinds = ("structures", "displacements", "mappers")
     parts = {kept: timed(render(_without(renderer, kept))) - bare for kept in kinds}
     rates = measure_rates(workers, runs)
-    work = counted_work(program, plan, samples)
+    work = counted_work(program, samples)
     voxels = math.prod(grid)
     # A voxel's intensity and bits, written once and read once, and the label and the grey level.
     moved = voxels * (2 * 4 + 2 * 4 * len(planes) + 1 + labels.shape[1])
@@ -180,24 +183,26 @@ def measure_rates(workers: int, runs: int) -> Rates:
     )
 
 
-def counted_work(program: Program, plan: Tiling, samples: int) -> dict[str, tuple[float, float]]:
+def counted_work(program: Program, samples: int) -> dict[str, tuple[float, float]]:
     """Operations (flops, transcendentals) a sample of each part of a tile's visit, averaged over samples."""
-    renderer = program.renderer
+    renderer, tile = program.renderer, program.renderer.plan.tile
 
     def visited(index: Any) -> tuple[Table, jax.Array]:
         table = program.draw(sample_key(0, index))
-        return table, jnp.prod(renderer.visible_tiles(table, plan.tile)[1], axis=1)
+        rows, visits = renderer.visitors(table)
+        there = jnp.arange(rows.shape[1]) < visits[:, None]
+        return table, jnp.zeros(rows.shape[1]).at[rows].add(there)
 
     drawn = [jax.tree.map(np.asarray, jax.jit(visited)(np.uint32(i))) for i in range(samples)]
-    p = jax.eval_shape(lambda: renderer.grid.tile((0, 0, 0), plan.tile))
-    distance = jax.ShapeDtypeStruct(plan.tile, jnp.float32)
+    p = jax.eval_shape(lambda: renderer.grid.tile((0, 0, 0), tile))
+    distance = jax.ShapeDtypeStruct(tile, jnp.float32)
     row = jax.ShapeDtypeStruct((renderer.width,), jnp.float32)
     inverse = jax.ShapeDtypeStruct((3, 4), jnp.float32)
 
     def shape(structure: Structure) -> tuple[float, float]:
-        return _operations(lambda row, p: structure.unpack(row)(p), row, local)
+        return _operations(lambda row, local: structure.unpack(row)(joined(local)), row, local)
 
-    local = jax.eval_shape(move, inverse, p)
+    local = jax.eval_shape(terms, inverse, p)
     kinds: dict[str, tuple[str, Sequence[tuple[float, float]]]] = {
         "structures": ("branch", [shape(s) for s in renderer.structures]),
         "displacements": ("displacement", [_operations(f, p) for f in renderer.displacement_fields()]),
@@ -212,9 +217,8 @@ def counted_work(program: Program, plan: Tiling, samples: int) -> dict[str, tupl
         sums = [(each[numbers] * tiles).sum(0) for numbers, tiles in visits]
         totals[kind] = tuple(np.mean(sums, axis=0).tolist())
     count = float(np.mean([tiles[: table.number].sum() for table, tiles in drawn]))
-    # Move each voxel of a visited tile; add, compare, shift, or, and count.
-    moved = _operations(move, inverse, p)[0]
-    totals["composite"] = (count * (moved + 5 * math.prod(plan.tile)), 0.0)
+    # Of each voxel of a visited tile: add, compare, shift, or, and count.
+    totals["composite"] = (count * 5 * math.prod(tile), 0.0)
     return totals
 
 

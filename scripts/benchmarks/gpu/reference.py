@@ -11,7 +11,6 @@ import numpy as np
 
 import fdif_jax as fd
 from fdif_jax.keys import sample_keys
-from fdif_jax.rendering.renderer import Tiling
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.benchmarks.stages import counted_work
@@ -56,6 +55,6 @@ def measure(size: Size, figures: Figures) -> None:
             figures.add(name, {"scenes": len(images), "labelled": float((labels > 0).mean())})
     with figures.attempt("work"):
         program = fd.Program(recipe_of("fdif", size))
-        work = counted_work(program, Tiling.of(program.grid, program.renderer.tile), min(size.scenes, 16))
+        work = counted_work(program, min(size.scenes, 16))
         flops, roots = (sum(each) for each in zip(*work.values(), strict=True))
         figures.add("work", {"flops": flops, "transcendentals": roots, "parts": work})
