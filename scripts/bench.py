@@ -1,6 +1,6 @@
 """Measure on this machine: shapes, the renderer, a step of pre-training and what objectives add to it, the networks
-beside their PyTorch originals, a GPU; how a step divides, and what many volumes cost; and what faults made on purpose
-do.
+beside their PyTorch originals, what others have published, a GPU; how a step divides, and what many volumes cost; and
+what faults made on purpose do.
 
 Example:
     fdif bench shapes
@@ -8,6 +8,7 @@ Example:
     fdif bench training --preset quick
     fdif bench objectives
     fdif bench networks --networks resenc_unet --json networks.json
+    fdif bench rivals --fdif ../FDIF
     fdif bench gpu --out gpu
     fdif bench scale --preset quick --batch-size 8
     fdif bench reliability --parts hostile server fuzzing
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.benchmarks import networks, objectives, render, scale, shapes, training
+from fdif_jax.scripts.benchmarks import networks, objectives, published, render, scale, shapes, training
 from fdif_jax.scripts.benchmarks.gpu import programme
 from fdif_jax.scripts.benchmarks.reliability import programme as reliability
 
@@ -29,6 +30,7 @@ _MEASURED = {
     "training": training,
     "objectives": objectives,
     "networks": networks,
+    "rivals": published,
     "gpu": programme,
     "scale": scale,
     "reliability": reliability,

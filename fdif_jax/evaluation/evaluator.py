@@ -6,6 +6,7 @@ voxels is counted on the device; surfaces are compared on the host, while the de
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -14,7 +15,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from fdif_jax.datasets.classification import classes_of, images
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import compare
 from fdif_jax.evaluation.scoring import mean_defined, where_labelled
@@ -102,6 +102,8 @@ def reserved_images(program: Program, multilabel: bool, val_seed: int = 0) -> Dr
 
     Classes take turns. The program's recipe is `classification.centred`. Errors are as of `reserved` and `classes_of`.
     """
+    from fdif_jax.datasets.classification import classes_of, images  # slow to import
+
     seed, render = reserved(val_seed), images(program)
     ids = np.array(classes_of(program, multilabel)[0], np.int32).reshape(len(program.classes), -1)
     return lambda i: (render(sample_key(seed, i), i)[0][0], jnp.asarray(ids)[i % len(ids)])
@@ -142,9 +144,7 @@ class Evaluator:
         """
         if samples < 1:
             raise FdifError(f"an evaluation needs at least 1 volume, not {samples}")
-        self.tasks, self.samples = tuple(tasks), samples
-        label = jax.eval_shape(sample, np.uint32(0))[1]
-        self._maps = label.ndim > 1
+        self.tasks, self.samples, self._sample = tuple(tasks), samples, sample
 
         def judge(weights: Any, index: Array) -> dict[str, Any]:
             # Behind a barrier the volumes are those of every other program, however XLA fuses this one.
@@ -162,6 +162,10 @@ class Evaluator:
             return {"image": image, "label": label, "prediction": prediction, "dice": jnp.concatenate(dice)}
 
         self._judge = spread(judge)
+
+    @cached_property  # at the first evaluation, as a run's first step does not wait for it
+    def _maps(self) -> bool:
+        return jax.eval_shape(self._sample, np.uint32(0))[1].ndim > 1
 
     @property
     def _num_classes(self) -> list[int]:

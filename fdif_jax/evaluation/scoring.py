@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import Measure, compare, voxel_counts
@@ -52,6 +51,8 @@ def worst_place(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[flo
 
     What is below 0 in ``label`` counts as right. Where all is right it is the middle of the foreground.
     """
+    from scipy import ndimage  # slow to import
+
     prediction, label = where_labelled(prediction, label)
     wrong = prediction != label
     first, stop = extent(wrong)

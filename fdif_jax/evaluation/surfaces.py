@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
 
 Surface = Literal["area", "voxels"]
 
@@ -131,6 +130,8 @@ def _nearest(points: np.ndarray, others: np.ndarray, limit: float = np.inf) -> n
 
     In float32, so that steps of 0.1 make a distance of 0.3.
     """
+    from scipy.spatial import KDTree  # slow to import
+
     if not len(points) or not len(others):
         return np.full(len(points), np.inf, np.float32)
     bound = limit * (1 + 1e-6) + 1e-6  # the tree's own limit is exclusive

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 
 def extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -21,6 +20,8 @@ def signed_distance(mask: np.ndarray, spacing: Sequence[float] | np.ndarray) -> 
     The exact Euclidean distance transform names the nearest voxel of the other side; the surface is taken to lie half a
     voxel before its centre on the way there. ``mask`` must hold voxels of both sides.
     """
+    from scipy import ndimage  # slow to import
+
     signed = np.zeros(mask.shape, np.float32)
     for side, sign in ((mask, -1), (~mask, 1)):
         away, nearest = ndimage.distance_transform_edt(side, sampling=tuple(spacing), return_indices=True)

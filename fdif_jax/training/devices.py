@@ -95,7 +95,9 @@ class Devices:
 
     def place(self, tree: Any) -> Any:
         """A copy of weights, moments or averages where `sharding` says."""
-        return jax.tree.map(lambda a: jax.device_put(jax.numpy.copy(a), self.sharding(a)), tree)
+        # Copied by one program: one for each shape takes longer to compile.
+        copies = jax.jit(lambda arrays: jax.tree.map(jax.numpy.copy, arrays))(tree)
+        return jax.tree.map(lambda a: jax.device_put(a, self.sharding(a)), copies)
 
     def copy_to_all(self, tree: Any) -> Any:
         """Arrays on every device."""

@@ -3,7 +3,7 @@
 Forward is inference; forward+backward is training: random omissions, the batch's own statistics, and the gradient of
 every parameter. Ours and theirs are measured in turn, each network in a process of its own; the table has medians,
 the largest difference of the logits against the largest logit, and the memory that our step takes (on a GPU, and
-PyTorch's). In bfloat16 PyTorch runs under autocast.
+PyTorch's). In bfloat16 PyTorch runs under autocast. A busy machine gives no ratios.
 
 Example:
     fdif bench networks
@@ -35,7 +35,8 @@ from fdif_jax import models
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.extras import needing
 from fdif_jax.models.torch_twins import loaded_twin
-from fdif_jax.scripts.benchmarks.parts import busy, seconds_of_call
+from fdif_jax.scripts.benchmarks.parts import seconds_of_call
+from fdif_jax.scripts.benchmarks.quiet import Comparison, Neighbours, shown_ratio
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least, shown
 from fdif_jax.training.network import count_parameters, functional
@@ -54,8 +55,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+TIMED = ("forward", "backward")
+
+
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Comparison):
     """What to measure."""
 
     networks: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
@@ -100,26 +104,35 @@ class Timed(NamedTuple):
 
 def run(config: Config) -> None:
     """Measure every network in every place; print a table, also of those before one that failed."""
-    check_least(config, batch_size=1, out_channels=1, runs=1)
-    for name in config.networks:
-        if name not in models.NETWORKS:
-            raise unknown("network", name, models.NETWORKS)
     console, rows = Console(width=118), []
-    if why := busy():
-        console.print(
-            f"{why}, which slows PyTorch's threads, for they wait for each other, more than ours: do not trust ratios "
-            "of the CPU."
-        )
-    devices = _apart(_devices, config)
+    cases = cases_of(config)
+    neighbours = Neighbours(config.anyway)
     try:
-        for case in _cases(config, devices):
+        for case in cases:
             with console.status(f"{case.spec['name']} on the {case.device}"):
-                rows.append(_apart(_measure, case))
+                row = measure(case)
+                neighbours.mark([row[what] for what in TIMED], "ratio")
+                rows.append(row)
     finally:
         if rows:
             console.print(_table(config, rows))
         if config.json:
             config.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    neighbours.tell(console)
+
+
+def cases_of(config: Config) -> list[Case]:
+    """Every network in every place; FdifError, before any is measured, for what no network or machine has."""
+    check_least(config, batch_size=1, out_channels=1, runs=1)
+    for name in config.networks:
+        if name not in models.NETWORKS:
+            raise unknown("network", name, models.NETWORKS)
+    return list(_cases(config, _apart(_devices, config)))
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Figures of a network and its original, in a process of their own."""
+    return _apart(_measure, case)
 
 
 Result = TypeVar("Result")
@@ -178,7 +191,7 @@ def _measure(case: Case) -> dict[str, Any]:
         "difference": float(np.abs(ours.forward() - wanted).max() / np.abs(wanted).max()),
         **compiling,
     }
-    for what in ("forward", "backward"):
+    for what in TIMED:
         pair = getattr(ours, what), getattr(theirs, what)
         seconds = [[seconds_of_call(call) for call in pair] for _ in range(case.runs + 1)][1:]
         mine, original = map(statistics.median, zip(*seconds, strict=True))
@@ -265,11 +278,11 @@ def _table(config: Config, rows: list[dict[str, Any]]) -> Table:
             f"{row['parameters'] / 1e6:.1f}",
             *(
                 text
-                for what in ("forward", "backward")
+                for what in TIMED
                 for text in (
                     f"{row[what]['ours']:.3f}",
                     f"{row[what]['theirs']:.3f}",
-                    f"[bold]{row[what]['ratio']:.2f}[/]",
+                    f"[bold]{shown_ratio(row[what]['ratio'])}[/]",
                 )
             ),
             f"{row['difference']:.0e}",

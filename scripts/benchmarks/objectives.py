@@ -1,7 +1,7 @@
 """Measure what objectives cost on this machine: a step's time and memory by objective, beside a step of classes alone.
 
 The options that say what `fdif pretrain` trains say it here; without --preset it is quick. All steps are measured in
-turns in one run; memory is what XLA plans for the step.
+turns in one run; memory is what XLA plans for the step. A busy machine gives no ratios of time.
 
 Example:
     fdif bench objectives
@@ -20,6 +20,7 @@ from rich.console import Console
 from fdif_jax.io.files import write_atomic
 from fdif_jax.objectives.combined import parse_objective
 from fdif_jax.scripts.benchmarks.parts import Steps, in_turns, spread, step_memory
+from fdif_jax.scripts.benchmarks.quiet import Comparison, Neighbours, shown_ratio
 from fdif_jax.scripts.benchmarks.step_options import (
     Hidden,
     StepOptions,
@@ -37,7 +38,7 @@ PLAIN = "class"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(StepOptions):
+class Config(Comparison, StepOptions):
     """What to measure: objectives, and a run of `fdif pretrain` but for what takes no time in its step."""
 
     objectives: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OBJECTIVE ...")] = (
@@ -60,12 +61,15 @@ def run(config: Config) -> None:
     """Measure, print the table and write the figures."""
     check(config)
     trainings = _prepared(config)
+    neighbours = Neighbours(config.anyway)
     figures, console = conditions(config, trainings[PLAIN]), Console(width=118)
     with console.status("compiling and measuring the steps"):
         figures["objectives"] = measured(trainings, config.runs)
+    neighbours.mark(figures["objectives"].values(), "ratio")
     _print(console, figures)
     if config.json:
         write_atomic(config.json, json.dumps(figures, indent=2).encode())
+    neighbours.tell(console)
 
 
 def measured(trainings: Mapping[str, Training], runs: int) -> dict[str, dict[str, float]]:
@@ -101,7 +105,7 @@ def _print(console: Console, figures: Mapping[str, Any]) -> None:
                 name,
                 f"{row['seconds'] * 1e3:.1f}",
                 f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
-                f"[bold]{row['ratio']:.2f}[/]",
+                f"[bold]{shown_ratio(row['ratio'])}[/]",
                 f"{row['memory'] / 1e6:.0f}",
                 f"[bold]{row['memory_ratio']:.2f}[/]",
             )

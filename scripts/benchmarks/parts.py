@@ -5,7 +5,6 @@ next larger program takes beyond them. All are measured in turns, so that whatev
 """
 
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -148,12 +147,6 @@ def seconds_of_call(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def busy() -> str:
-    """That this machine does other work, and how much; nothing where it does not."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    return f"This machine is busy (load {load:.1f} on {cores} cores)" if load > cores / 2 else ""
 
 
 def pooled_seconds(pool: Executor, call: Callable[[int], Any], runs: int, calls: int) -> list[float]:

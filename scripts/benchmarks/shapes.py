@@ -1,7 +1,8 @@
 """Time five shapes on this machine: their distances at every voxel, and their meshes.
 
 With --sdf, a checkout of github.com/fogleman/sdf, which is NumPy in threads, the same shapes are made with it and both
-are measured in turns; "apart" is the largest difference of their distances. Ours are compiled before.
+are measured in turns; "apart" is the largest difference of their distances, "times" how many times as long it takes.
+Ours are compiled before. A busy machine gives no such ratios.
 
 Example:
     fdif bench shapes
@@ -28,7 +29,8 @@ from rich.console import Console
 import fdif_jax as fd
 from fdif_jax import shapes
 from fdif_jax.errors import FdifError
-from fdif_jax.scripts.benchmarks.parts import busy, seconds_of_call
+from fdif_jax.scripts.benchmarks.parts import seconds_of_call
+from fdif_jax.scripts.benchmarks.quiet import Comparison, Neighbours, shown_ratio
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least
 
@@ -37,7 +39,7 @@ _PIECE = 32  # points along each edge of what a thread of theirs evaluates at on
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Comparison):
     """What to measure."""
 
     resolution: int = 128
@@ -83,19 +85,24 @@ def theirs(sdf: Any) -> dict[str, Any]:
 def run(config: Config) -> None:
     """Measure shape by shape, in turns; print a table."""
     check_least(config, resolution=8, runs=1)
-    peers = theirs(_library(config.sdf)) if config.sdf else {}
+    peers = theirs(library(config.sdf)) if config.sdf else {}
+    neighbours = Neighbours(config.anyway) if peers else None
     console, rows = Console(width=118, highlight=False), []
-    if why := busy():
-        print(f"{why}: do not trust what follows.")
     for name, shape in ours().items():
         with console.status(name):
-            rows.append({"shape": name, **_measured(shape, peers.get(name), config)})
+            row, _ = measure(shape, peers.get(name), config.resolution, config.runs)
+            rows.append({"shape": name, **row})
+        if neighbours:
+            neighbours.mark(rows[-1:], "times voxels", "times mesh")
     console.print(_table(rows, config))
     if config.json:
         config.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    if neighbours:
+        neighbours.tell(console)
 
 
-def _library(folder: Path) -> Any:
+def library(folder: Path) -> Any:
+    """The module of a checkout of fogleman/sdf; FdifError if it is none."""
     if not (folder / "sdf" / "core.py").is_file():
         raise FdifError(f"--sdf {folder}: is no checkout of fogleman/sdf, which has sdf/core.py")
     sys.path.insert(0, str(folder))
@@ -107,26 +114,30 @@ def _library(folder: Path) -> Any:
         sys.path.remove(str(folder))
 
 
-def _measured(shape: fd.Shape, peer: Any, config: Config) -> dict[str, Any]:
-    """Medians of seconds, and how far the distances are apart."""
-    axis = np.linspace(-_EDGE / 2, _EDGE / 2, config.resolution, dtype=np.float32)
+def measure(
+    shape: fd.Shape, peer: Any, resolution: int, runs: int
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Medians of seconds, how many times ours theirs are, and how far the distances are apart; seconds run by run."""
+    axis = np.linspace(-_EDGE / 2, _EDGE / 2, resolution, dtype=np.float32)
     evaluate = jax.jit(
         lambda shape, c: jnp.broadcast_to(shape(c, c[:, None], c[:, None, None]), (c.size,) * 3)
     )
     calls: dict[str, Callable[[], Any]] = {
         "voxels": lambda: np.asarray(evaluate(shape, axis)),
-        "mesh": lambda: shape.mesh(config.resolution),
+        "mesh": lambda: shape.mesh(resolution),
     }
     if peer is not None:
         calls["their voxels"] = lambda: _in_threads(peer, axis.astype(float))
-        calls["their mesh"] = lambda: peer.generate(samples=config.resolution**3, verbose=False)
+        calls["their mesh"] = lambda: peer.generate(samples=resolution**3, verbose=False)
     first = {name: call() for name, call in calls.items()}
-    seconds = [{name: seconds_of_call(call) for name, call in calls.items()} for _ in range(config.runs)]
-    row: dict[str, Any] = {name: statistics.median(turn[name] for turn in seconds) for name in calls}
+    turns = [{name: seconds_of_call(call) for name, call in calls.items()} for _ in range(runs)]
+    seconds = {name: [turn[name] for turn in turns] for name in calls}
+    row: dict[str, Any] = {name: statistics.median(seconds[name]) for name in calls}
     row["watertight"], row["triangles"] = bool(first["mesh"].is_watertight), len(first["mesh"].faces)
     if peer is not None:
+        row |= {f"times {what}": row[f"their {what}"] / row[what] for what in ("voxels", "mesh")}
         row["apart"] = float(np.abs(first["voxels"] - first["their voxels"]).max())
-    return row
+    return row, seconds
 
 
 def _in_threads(peer: Any, axis: np.ndarray) -> np.ndarray:
@@ -155,7 +166,7 @@ def _table(rows: Sequence[dict[str, Any]], config: Config) -> Any:
         shown += ["yes" if row["watertight"] else "no", f"{row['triangles']:,}"]
         if "apart" in row:
             for what in ("voxels", "mesh"):
-                shown += [f"{1000 * row[f'their {what}']:.0f}", f"{row[f'their {what}'] / row[what]:.0f}"]
+                shown += [f"{1000 * row[f'their {what}']:.0f}", shown_ratio(row[f"times {what}"], 0)]
             shown.append(f"{row['apart']:.1g}")
         return shown
 

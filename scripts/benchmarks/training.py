@@ -7,7 +7,7 @@ XLA's count for the compiled programs, of a loop one round; a part's floor is th
 this machine reaches on a matrix product in the network's precision and on a pass over memory.
 
 With --from the same network is trained in turns on a dataset's files, and its PyTorch original on a batch that stays
-in memory.
+in memory; a busy machine gives no such ratios.
 
 Example:
     fdif bench training --preset quick
@@ -41,6 +41,7 @@ from fdif_jax.scripts.benchmarks.parts import (
     share_of_floor,
     spread,
 )
+from fdif_jax.scripts.benchmarks.quiet import Comparison, Neighbours, shown_ratio
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps, from_files
 from fdif_jax.scripts.benchmarks.step_options import StepOptions, check, conditions, options_of, title_of
 from fdif_jax.scripts.console.tables import table_by, table_of
@@ -49,7 +50,7 @@ from fdif_jax.scripts.options.presets import preset_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(StepOptions):
+class Config(Comparison, StepOptions):
     """What to measure: a run of `fdif pretrain`, but for what takes no time in its step."""
 
     rivals: Annotated[
@@ -70,6 +71,7 @@ def run(config: Config) -> None:
         # JAX would take most of a GPU's memory.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     training = _prepared(config)
+    neighbours = Neighbours(config.anyway) if config.rivals else None
     figures, console = conditions(config, training), Console(width=118)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("compiling and measuring the step"))
@@ -78,16 +80,19 @@ def run(config: Config) -> None:
         figures |= _measured(config, training, steps)
         _print_parts(console, figures)
         try:
-            if config.rivals:
+            if neighbours:
                 status.update("training in turns with its rivals")
                 contestants: dict[str, Steps | TorchSteps] = {"in the loop": steps}
                 if "files" in config.rivals:
                     contestants["files"] = stack.enter_context(from_files(training, config))
                 figures["contest"] = _contest(config, contestants | original)
+                neighbours.mark(figures["contest"].values(), "ratio")
                 _print_contest(console, figures["contest"])
         finally:
             if config.json:
                 write_atomic(config.json, json.dumps(figures, indent=2).encode())
+    if neighbours:
+        neighbours.tell(console)
 
 
 def _prepared(config: Config) -> Training:
@@ -192,6 +197,6 @@ def _print_contest(console: Console, contest: Mapping[str, Mapping[str, Any]]) -
             f"{row['volumes_per_second']:.3g}",
             f"{row['seconds'] * 1e3:.1f}",
             f"{row['fastest'] * 1e3:.1f}-{row['slowest'] * 1e3:.1f}",
-            f"[bold]{row['ratio']:.2f}[/]",
+            f"[bold]{shown_ratio(row['ratio'])}[/]",
         )
     console.print(table)

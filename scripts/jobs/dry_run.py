@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from fdif_jax.datasets.layouts import DatasetPlan
-from fdif_jax.datasets.writer import RenderSamples
 from fdif_jax.scripts.console.watching import peak_memory
 from fdif_jax.training.loop import Rehearsal
 from fdif_jax.training.processes import is_first_process
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import check_begins, load_run
+
+if TYPE_CHECKING:  # slow to import
+    from fdif_jax.datasets.layouts import DatasetPlan
+    from fdif_jax.datasets.writer import RenderSamples
 
 SECONDS = 3.0  # that a rate is measured for, after compiling
 _KEPT = 3  # checkpoints at a time: the newest two and the best
@@ -108,7 +110,7 @@ class SampleRate(NamedTuple):
 
 
 def rate_of_samples(
-    source: RenderSamples, plan: DatasetPlan, indices: Sequence[int], workers: int, batch_size: int
+    source: "RenderSamples", plan: "DatasetPlan", indices: Sequence[int], workers: int, batch_size: int
 ) -> SampleRate:
     """Render and compress some of a dataset's samples as the writer does, with as many workers, and keep none."""
     runs = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]

@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 
 import fdif_jax as fd
-from fdif_jax.batches.classification import classification_batch
 from fdif_jax.batches.curriculum import SceneCourse
-from fdif_jax.batches.files import FileSource, file_batch
 from fdif_jax.batches.scenes import scene_batch, views_batch, with_augmentation
-from fdif_jax.datasets.classification import centred, classes_of
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.evaluator import DrawHeldOut, reserved_images, reserved_volumes
 from fdif_jax.models.nnunet import PlannedNetwork
@@ -110,6 +107,10 @@ def _objective(
 
 def centred_objects(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """Volumes of one object, whose class is to be told."""
+    # Slow to import.
+    from fdif_jax.batches.classification import classification_batch
+    from fdif_jax.datasets.classification import centred, classes_of
+
     recipe = recipe_of(config)
     if isinstance(recipe, fd.Mixture):
         raise FdifError(f"--task {config.task}: a mixture of recipes cannot be classified; take one recipe")
@@ -138,6 +139,8 @@ def _augmented(config: PretrainingOptions, make_batch: MakeBatch) -> MakeBatch:
 
 def files(config: PretrainingOptions, like: PlannedNetwork | None) -> TrainingSource:
     """A dataset's volumes, read while the network trains on those before; validated on its own validation cases."""
+    from fdif_jax.batches.files import FileSource, file_batch  # slow to import
+
     if config.task != "segmentation":
         raise FdifError(
             f"--data and --task {config.task}: files of a dataset are segmented; leave one of them out"

@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 import fdif_jax as fd
 from fdif_jax.errors import FdifError
-from fdif_jax.preprocessing.likeness import LikeScans, like_scans, likeness_of
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.options.settings import parse_settings, shown
 from fdif_jax.shapes.user_files import vocabulary_of
 from fdif_jax.training.processes import is_first_process
 from fdif_jax.vocabulary.shape_checks import check_numbers
+
+if TYPE_CHECKING:
+    from fdif_jax.preprocessing.likeness import LikeScans
 
 Recipe = fd.Recipe | fd.Mixture
 
@@ -129,12 +131,14 @@ def recipe_of(config: RecipeOptions) -> Recipe:
     return recipe.replace(**given)
 
 
-def like_dataset(recipe: Recipe, path: Path) -> LikeScans:
+def like_dataset(recipe: Recipe, path: Path) -> "LikeScans":
     """The recipe made like a dataset's scans, its reasons printed.
 
     Raises:
         FdifError: the recipe is a mixture; or see `likeness_of` and `like_scans`.
     """
+    from fdif_jax.preprocessing.likeness import like_scans, likeness_of  # slow to import
+
     if isinstance(recipe, fd.Mixture):
         raise FdifError(
             "a mixture of recipes cannot be made like scans; make its parts so, and mix the files"

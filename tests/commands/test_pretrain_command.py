@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +58,13 @@ def test_the_command_pretrains_resumes_and_refuses(tmp_path, capsys):
         with pytest.raises(FdifError):
             _run(tmp_path / "other", **change)
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow("a process of its own")
+def test_a_run_on_scenes_starts_without_what_reads_scans():
+    slow = {"scipy", "nibabel", "pydicom", "tensorboardX", "matplotlib", "torch"}
+    code = f"import sys, fdif_jax.scripts.pretrain; assert not {slow} & set(sys.modules), {slow} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
 
 @pytest.mark.slow("a training more")

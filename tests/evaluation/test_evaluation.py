@@ -44,6 +44,13 @@ def by_threshold(weights, images):
     return jnp.where(jnp.abs(jnp.roll(image, 2, 1) - image) < 0.01, seen, 0)
 
 
+def test_an_evaluator_draws_nothing_before_it_is_asked():
+    def undrawn(index):
+        raise AssertionError("a run's first step waits for this")
+
+    assert Evaluator(undrawn, by_threshold, MAPS, 2).samples == 2
+
+
 class Several:
     """Three volumes a call, as if on three devices."""
 
