@@ -29,7 +29,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
 from fdif_jax.scripts.benchmarks.communication import exchanges, sent, sent_for_gradient
 from fdif_jax.scripts.benchmarks.cost import Generating, Pretraining, generating, pretraining
-from fdif_jax.scripts.benchmarks.parts import Steps, busy, in_turns, spread, step_text
+from fdif_jax.scripts.benchmarks.parts import Steps, in_turns, spread, step_text
 from fdif_jax.scripts.benchmarks.step_options import (
     Hidden,
     StepOptions,
@@ -209,11 +209,10 @@ def _print_steps(console: Console, figures: Mapping[str, Any]) -> None:
         "formula, MB": lambda row: f"{row['formula'] / 1e6:.3f}",
     }
     caption = (
-        f"load {figures['load']:.1f} on {figures['cores']} cores; formula: 2(n-1)/n of the gradient's bytes"
+        f"load {figures['load']:.1f} on {figures['cores']} cores, beside which times mean little and counts are exact; "
+        "formula: 2(n-1)/n of the gradient's bytes"
     )
     console.print(table_by(cells, figures["steps"], title=title_of("scale", figures), caption=caption))
-    if said := busy():
-        console.print(f"{said}: times mean little, counts are exact")
 
 
 def _print_costs(
