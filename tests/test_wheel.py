@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import COMPILED, ROOT
-from tests.test_packaging import RELEASE
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RELEASE = PROJECT["tool"]["setuptools_scm"]["fallback_version"]
 PARTS = ("fdif_jax", "shapes", "models", "scripts")
 IMPORTS = """
 import importlib, pathlib, pkgutil

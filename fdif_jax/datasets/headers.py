@@ -34,7 +34,6 @@ def check_same(out: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
 def _released(header: dict[str, Any]) -> dict[str, Any]:
     """A header whose version of ours ends with the release's numbers; a damaged one as it is."""
     made = header.get("made_with")
-    ours = made.get(_OURS) if isinstance(made, dict) else None
-    if not isinstance(ours, str):
+    if not isinstance(made, dict) or not isinstance(ours := made.get(_OURS), str):
         return header
-    return header | {"made_with": made | {_OURS: re.sub(r"^(\d+(\.\d+)*).*", r"\1", ours)}}
+    return header | {"made_with": {**made, _OURS: re.sub(r"^(\d+(\.\d+)*).*", r"\1", ours)}}

@@ -13,7 +13,7 @@ from fdif_jax.io.volumes import read_volume
 from fdif_jax.scripts import evaluate
 from fdif_jax.scripts.jobs.score_tables import names_of
 from tests.helpers.dicom import write_series
-from tests.io.test_segmentations import AFFINE, LABELS, NAMES, dicom_seg, slicer
+from tests.helpers.segmentations import AFFINE, LABELS, NAMES, dicom_seg, slicer
 
 GUESS = np.roll(LABELS, 1, axis=0)
 UP = AFFINE @ np.diag([1, 1, -1, 1])  # slices of DICOM are in a right-handed order

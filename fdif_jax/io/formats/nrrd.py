@@ -107,9 +107,9 @@ def _segments(texts: Mapping[str, str], are_layers: bool) -> tuple[Segment, ...]
     before 4.11 do not say values and layers: each segment has a layer, of ones.
     """
     found: dict[int, dict[str, str]] = {}
-    for name, value in texts.items():
+    for name, text in texts.items():
         if told := _SEGMENT.fullmatch(name):
-            found.setdefault(int(told[1]), {})[told[2]] = value
+            found.setdefault(int(told[1]), {})[told[2]] = text
     segments = []
     for place, (number, of) in enumerate(sorted(found.items())):
         value = int(of.get("LabelValue", 1 if are_layers else place + 1))
