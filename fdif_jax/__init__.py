@@ -10,6 +10,7 @@ Example:
 """
 
 import importlib
+import importlib.metadata
 from typing import Any
 
 # What shapes are made of, and what the package knows by name.
@@ -70,8 +71,6 @@ from fdif_jax.vocabulary.authoring import displacement, family, mapper
 from fdif_jax.vocabulary.spread import Spread
 from fdif_jax.vocabulary.vocabulary import Displacement, Family, Mapper, Range, Vocabulary
 
-__version__ = "0.1.0"
-
 # What training, fitting and weights need, by its module: it stands on libraries that are imported when asked for.
 _LATER = {
     "Fitter": "fitting.fitter",
@@ -93,6 +92,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("fdif-jax")
     if name == "models":
         return importlib.import_module("fdif_jax.models")
     if name not in _LATER:
@@ -101,7 +102,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, "models"})
+    return sorted({*globals(), *_LATER, "__version__", "models"})
 
 
 __all__ = [

@@ -1,13 +1,13 @@
 """Score predicted label maps against true ones: overlap, volumes, distances of surfaces, calibration; and a report.
 
-PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii, .b2nd, .nrrd, .seg.nrrd, .mha, .mhd, .mgz); a prediction
-is compared with the label map of the same name, on the same grid. LABELS may also be a dataset's JSON list: then
-predictions have the names of its cases, as `fdif finetune --save-predictions` writes them. --out gets a line a case and
-class; a value that is undefined is left empty: all of a class that is in neither map, and what a measure cannot say of
-one that is in only one of them. Means over cases with 95 % bootstrap intervals are printed, and written with every
-case's to NAME_summary.json beside --out; pictures of the worst cases go to the folder NAME_worst. --report writes a
-page of all this: one HTML file that opens anywhere and loads nothing, with distributions, outlines of the worst cases
-and a table to sort.
+PREDICTIONS and LABELS are folders of volumes (.nii.gz, .nii, .b2nd, .nrrd, .seg.nrrd, .mha, .mhd, .mgz, and DICOM
+segmentations); a prediction is compared with the label map of the same name, on the same grid. LABELS may also be a
+dataset's JSON list: then predictions have the names of its cases, as `fdif finetune --save-predictions` writes them.
+--out gets a line a case and class; a value that is undefined is left empty: all of a class that is in neither map, and
+what a measure cannot say of one that is in only one of them. Means over cases with 95 % bootstrap intervals are
+printed, and written with every case's to NAME_summary.json beside --out; pictures of the worst cases go to the folder
+NAME_worst. --report writes a page of all this: one HTML file that opens anywhere and loads nothing, with distributions,
+outlines of the worst cases and a table to sort.
 
 What --measures names, of a class of P voxels in the prediction and L in the label: dice; sensitivity |P & L| / |L|;
 precision |P & L| / |P|; volume |P| - |L|, ml; relative_volume (|P| - |L|) / |L|; nsd (surface Dice), hd95 and assd
@@ -40,22 +40,22 @@ import tyro
 from rich.console import Console
 
 from fdif_jax.datasets.conventions import Conventions, any_label, checked_label
-from fdif_jax.datasets.reader import list_cases, load_conventions, volumes_in
+from fdif_jax.datasets.folders import volumes_in
+from fdif_jax.datasets.reader import list_cases, load_conventions
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.calibration import BINS, brier_score, calibration_error, reliability
 from fdif_jax.evaluation.metrics import MEASURES
 from fdif_jax.evaluation.scoring import score_case, worst_place
 from fdif_jax.evaluation.surfaces import Surface
 from fdif_jax.extras import lacking
-from fdif_jax.inference.probabilities import KEY
-from fdif_jax.io.files import check_out, make_folder, reading, write_csv, write_json
-from fdif_jax.io.npz import read_npz
-from fdif_jax.io.volumes import VOLUMES, read_volume
+from fdif_jax.inference.probabilities import read_probabilities
+from fdif_jax.io.files import check_out, make_folder, write_csv, write_json
+from fdif_jax.io.volumes import VOLUMES, grown, read_volume, read_volume_header
 from fdif_jax.preprocessing.scans import on_grid_of, space_of
 from fdif_jax.preprocessing.spaces import Space
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.reading import each_good
-from fdif_jax.scripts.jobs.score_tables import CALIBRATION, COLUMNS, Score, Scores
+from fdif_jax.scripts.jobs.score_tables import CALIBRATION, COLUMNS, Score, Scores, names_of
 from fdif_jax.scripts.options.long_work import ProgressOption
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least, parse_settings
@@ -106,12 +106,16 @@ class _Pair(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """A case's label maps, in which -1 is ignored, on their grid, and the ids of the classes that it is scored for."""
+    """A case's label maps, in which -1 is ignored, on their grid, and the ids of the classes that it is scored for.
+
+    ``names`` are those of segments by their labels, of each file that is a segmentation.
+    """
 
     prediction: np.ndarray
     label: np.ndarray
     space: Space
     classes: list[int]
+    names: Mapping[Path, Mapping[int, str]]
 
 
 _Key = int | str  # a class by its id, a region by its name
@@ -119,10 +123,11 @@ _Regions = Mapping[str, Sequence[int]]  # label ids by name
 
 
 class _Scored(NamedTuple):
-    """The scores of a case: its measures of every class and region, and what `reliability` counted of each."""
+    """The scores of a case: its measures of every class and region, what `reliability` counted of each, and names."""
 
     values: dict[_Key, np.ndarray]
     bins: dict[_Key, np.ndarray]
+    names: Mapping[Path, Mapping[int, str]]
 
 
 def run(config: Config) -> None:
@@ -206,7 +211,8 @@ def _conventions(config: Config) -> Conventions | None:
 
 
 def _pairs(config: Config) -> list[_Pair]:
-    predictions, images = volumes_in(config.predictions), volumes_in(config.images) if config.images else {}
+    predictions = volumes_in(config.predictions, segmentations=True)
+    images = volumes_in(config.images) if config.images else {}
     if not predictions:
         raise FdifError(f"{config.predictions}: holds no volume ({VOLUMES})")
     if config.labels.is_file():
@@ -215,7 +221,7 @@ def _pairs(config: Config) -> list[_Pair]:
         images = images or {case.id: case.image for case in cases}
         predictions = dict(_listed(predictions, labels, config))
     else:
-        labels = volumes_in(config.labels)
+        labels = volumes_in(config.labels, segmentations=True)
     unpredicted = labels.keys() - predictions.keys()
     if unpredicted:
         names = some(sorted(unpredicted))
@@ -254,7 +260,7 @@ def _score(
     config: Config,
 ) -> _Scored:
     """The scores of one case."""
-    prediction, label, space, classes = _read(pair, conventions)
+    prediction, label, space, classes, names = _read(pair, conventions)
     listed = conventions.regions if conventions else ()
     table = score_case(
         prediction,
@@ -272,32 +278,16 @@ def _score(
     if not set(CALIBRATION).isdisjoint(measures):
         bins = dict.fromkeys(groups, np.zeros((BINS, 4)))
         if pair.probabilities is not None:
-            given, judged = _probabilities(pair, space, conventions, max(classes, default=0)), label >= 0
+            least = len(listed) or 1 + max(classes, default=0)
+            given, judged = read_probabilities(pair.probabilities, space.shape, least), label >= 0
             for place, (key, ids) in enumerate(groups.items()):
                 probability = given[place] if listed else given[list(ids)].sum(0)
                 truth, guess = np.isin(label, ids), np.isin(prediction, ids)
                 bins[key] = reliability(probability, truth, guess, judged, space.spacing)
     further = [of for name, of in (("ece", calibration_error), ("brier", brier_score)) if name in measures]
     rows = zip(groups, table, strict=True)
-    return _Scored({key: np.array([*row, *(of(bins[key]) for of in further)]) for key, row in rows}, bins)
-
-
-def _probabilities(pair: _Pair, space: Space, conventions: Conventions | None, most: int) -> np.ndarray:
-    """Probabilities ``(K, D, H, W)`` of background and classes, or of regions, on the label map's grid."""
-    path = pair.probabilities
-    assert path is not None
-    with reading(path, "is no archive of probabilities"), open(path, "rb") as file:
-        found = read_npz(path, file).get(KEY)
-    least = len(conventions.class_names) + (not conventions.regions) if conventions else 1 + most
-    wanted = f"floats ({least}, {', '.join(map(str, space.shape[::-1]))}), (classes, z, y, x)"
-    if found is None:
-        raise FdifError(f"{path}: has no {KEY}, {wanted}")
-    fits = found.ndim == 4 and found.shape[:0:-1] == tuple(space.shape) and len(found) >= least
-    if not fits or found.dtype.kind != "f":
-        raise FdifError(f"{path}: {KEY} must be {wanted}, not {found.dtype} {found.shape}")
-    if not (found.min() >= 0 and found.max() <= 1 + 1e-3):
-        raise FdifError(f"{path}: {KEY} must be from 0 to 1, not {found.min():g} to {found.max():g}")
-    return found.transpose(0, 3, 2, 1)
+    values = {key: np.array([*row, *(of(bins[key]) for of in further)]) for key, row in rows}
+    return _Scored(values, bins, names)
 
 
 def _together(
@@ -310,7 +300,7 @@ def _together(
     """The scores of all cases; where there is no list, of every label that some case has."""
     ids = sorted({key for _, found in scored for key in found.values if isinstance(key, int)}) or [1]
     keys: list[_Key] = [*ids, *regions]
-    names = conventions.class_names if conventions else tuple(map(str, ids))
+    names = conventions.class_names if conventions else names_of((found.names for _, found in scored), ids)
     numbers = [*ids, *(ids[-1] + number for number, _ in enumerate(regions, start=1))]
     absent, nothing = np.full(len(measures), np.nan), np.zeros((BINS, 4))
     values = np.array([[found.values.get(key, absent) for key in keys] for _, found in scored])
@@ -324,17 +314,21 @@ def _together(
 
 def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
     truth, guess = read_volume(pair.label), read_volume(pair.prediction)
+    if truth.is_part:
+        for path in filter(None, (pair.prediction, pair.image)):
+            truth = grown(pair.label, truth, read_volume_header(path))
     space = space_of(pair.label, truth)
     guessed = on_grid_of(pair.label, space, pair.prediction, guess)
     if conventions:
-        prediction = checked_label(pair.prediction, guessed, conventions)
-        label = checked_label(pair.label, truth.array, conventions)
+        prediction = checked_label(pair.prediction, guessed, conventions, guess.names)
+        label = checked_label(pair.label, truth.array, conventions, truth.names)
         classes = list(range(1, 1 + len(conventions.class_names)))
     else:
         prediction, label = any_label(pair.prediction, guessed), any_label(pair.label, truth.array)
         present = np.union1d(prediction, label)
         classes = present[present > 0].tolist()
-    return _Maps(np.maximum(prediction, 0), label, space, classes)
+    named = ((path, one.names) for path, one in ((pair.label, truth), (pair.prediction, guess)) if one.names)
+    return _Maps(np.maximum(prediction, 0), label, space, classes, dict(named))
 
 
 def _folder(config: Config) -> Path:
@@ -379,7 +373,7 @@ def _canonical(
     pair: _Pair, conventions: Conventions | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Space]:
     """Image, label map and prediction with canonical axes, and their space; black where there is no image."""
-    prediction, label, space, _ = _read(pair, conventions)
+    prediction, label, space, *_ = _read(pair, conventions)
     image = np.zeros(label.shape, np.uint8)
     if pair.image is not None:
         volume = read_volume(pair.image, allow_4d=True)

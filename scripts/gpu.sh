@@ -7,8 +7,8 @@ python=${PYTHON:-python3}
 root=$(cd "$(dirname "$0")/.." && pwd)
 site=${SITE:-${TMPDIR:-/tmp}/fdif-gpu-site}
 
-# The checkout as the one package that an installation would make of it, and its name and version.
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")
+# The checkout as the one package that an installation would make of it, and its name and last release.
+version=$(sed -n 's/^fallback_version = "\(.*\)"/\1/p' "$root/pyproject.toml")
 about="$site/fdif_jax-$version.dist-info"
 rm -rf "$site/fdif_jax"
 mkdir -p "$site/fdif_jax" "$about"

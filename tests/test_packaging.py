@@ -1,6 +1,7 @@
 """What is said of the package agrees: versions, bounds, constraints, the citation, the image for Docker."""
 
 import fnmatch
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -10,11 +11,15 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
+import fdif_jax as fd
 from fdif_jax.extras import EXTRAS
 from tests.helpers.paths import ROOT, TESTS
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOCUMENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = DOCUMENT["project"]
+RELEASE = DOCUMENT["tool"]["setuptools_scm"]["fallback_version"]
 OPTIONAL = PROJECT["optional-dependencies"]
 
 
@@ -68,20 +73,24 @@ def test_extras_are_those_that_errors_name():
     assert Requirement(all_).extras == EXTRAS.keys() - {"torch", "onnx"}
 
 
-def test_the_citation_is_of_this_version_and_names_no_person():
+def test_the_citation_is_of_the_last_release_and_names_no_person():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
-    assert str(citation["version"]) == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert str(citation["version"]) == RELEASE and citation["license"] == PROJECT["license"]
     assert citation["authors"] == PROJECT["authors"]
     assert set(citation["keywords"]) <= set(PROJECT["keywords"])
 
 
-def test_a_tag_is_the_version():
-    """Of a checkout at a tag ``v1.2.3``; others, and archives without git, have none."""
-    git = ["git", "-C", str(ROOT), "tag", "--points-at", "HEAD"]
+def test_the_last_release_is_the_newest_tag():
+    """Of a checkout with tags ``v1.2.3``; others, and archives without git, have none."""
+    git = ["git", "-C", str(ROOT), "tag", "--merged", "HEAD", "--list", "v[0-9]*"]
     tags = subprocess.run(git, capture_output=True, text=True).stdout.split() if shutil.which("git") else []
-    versions = [tag for tag in tags if re.match(r"v\d", tag)]
-    assert versions in ([], [f"v{PROJECT['version']}"])
+    assert not tags or max(Version(tag) for tag in tags) == Version(RELEASE)
+
+
+def test_what_is_installed_says_its_version():
+    assert Version(fd.__version__) == Version(importlib.metadata.version("fdif-jax"))
+    assert "__version__" in dir(fd)
 
 
 def instructions(text):

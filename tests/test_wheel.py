@@ -2,16 +2,22 @@
 
 import email
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import tomllib
 import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.paths import COMPILED, ROOT
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RELEASE = PROJECT["tool"]["setuptools_scm"]["fallback_version"]
 PARTS = ("fdif_jax", "shapes", "models", "scripts")
 IMPORTS = """
 import importlib, pathlib, pkgutil
@@ -49,6 +55,7 @@ SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(s
 def built(tmp_path_factory):
     """A folder with the archive of the sources, and the wheel that is built from it."""
     pytest.importorskip("setuptools", minversion="77")
+    pytest.importorskip("setuptools_scm")
     folder = tmp_path_factory.mktemp("wheel")
     tree = folder / "tree"
     tree.mkdir()
@@ -97,11 +104,47 @@ def test_archive_and_wheel_are_fit_to_be_published(built):
     assert {str(path).removeprefix("fdif_jax/") for path in sources} <= packed
     for data in ("evaluation/cubes.npy", "scripts/options/presets/quick.toml", "shapes/torso.npz"):
         assert data in packed
+    assert said["Version"] == RELEASE
     assert said["Author"] == "fdif-jax contributors" and said["License-Expression"] == "MIT"
     assert {"3.11", "3.12", "3.13"} <= {line.rpartition(" ")[2] for line in said.get_all("Classifier")}
     assert {"all", "pictures", "surfaces", "tensorboard", "torch"} <= set(said.get_all("Provides-Extra"))
     pytest.importorskip("twine")
     ran([sys.executable, "-m", "twine", "check", "--strict", *built.glob("*.whl"), *built.glob("*.tar.gz")])
+
+
+METADATA = """
+import sys
+from setuptools import build_meta
+print(build_meta.prepare_metadata_for_build_wheel(sys.argv[1]))
+"""
+
+
+def version_of(tree):
+    """The version that a wheel of a tree would have."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = ran([sys.executable, "-c", METADATA, folder], cwd=tree).splitlines()[-1]
+        return email.message_from_string((Path(folder) / said / "METADATA").read_text())["Version"]
+
+
+@pytest.mark.slow("an archive is built, and metadata five times")
+def test_the_version_is_that_of_the_tag(built, tmp_path):
+    if shutil.which("git") is None:
+        pytest.skip("there is no git")
+    left = shutil.ignore_patterns("*.safetensors", "*.egg-info")
+    tree = shutil.copytree(built / "tree", tmp_path / "tree", ignore=left)
+    git = ["git", "-C", tree, "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for words in ("init -q", "add .", "commit -q -m first"):
+        ran([*git, *words.split()])
+    assert re.fullmatch(rf"{re.escape(RELEASE)}\.post1\.dev1\+g[0-9a-f]+", version_of(tree))
+    ran([*git, "tag", "v98.7.6"])
+    assert version_of(tree) == "98.7.6"
+    ran([sys.executable, "-c", SDIST, tmp_path], cwd=tree)
+    shutil.unpack_archive(tmp_path / "fdif_jax-98.7.6.tar.gz", tmp_path)
+    assert version_of(tmp_path / "fdif_jax-98.7.6") == "98.7.6"
+    ran([*git, "commit", "-q", "--allow-empty", "-m", "second"])
+    assert re.fullmatch(r"98\.7\.6\.post1\.dev1\+g[0-9a-f]+", version_of(tree))
+    ran([*git, "tag", "not-a-version"])
+    assert version_of(tree).startswith("98.7.6.post1")
 
 
 @pytest.mark.slow("a wheel is built and installed")

@@ -100,7 +100,8 @@ def read_subject(
 ) -> tuple[Subject, list[str]]:
     """The organs of a label map, and warnings about those of fewer than ``min_voxels``, which are left out.
 
-    Values are labels, 0 is background, gaps in their numbers are fine; labels that share a name are one organ.
+    Values are labels, 0 is background, gaps in their numbers are fine; labels that share a name are one organ. A label
+    without a name is called as its segment is, where the file is a segmentation.
 
     Raises:
         FdifError: naming the file and what is wrong: not readable, not 3D, labels that are no whole numbers or have no
@@ -112,6 +113,7 @@ def read_subject(
     if labels[0] < 0:
         raise FdifError(f"{path}: holds the value {labels[0]:g}; labels are whole numbers from 0")
     labels = labels[labels > 0].astype(int)
+    names = {**volume.names, **names}
     missing = [str(label) for label in labels if label not in names]
     if missing:
         raise FdifError(

@@ -195,12 +195,19 @@ def conventions_of(path: Path, document: Mapping[str, Any]) -> Conventions:
     )
 
 
-def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
+def checked_label(
+    path: Path, array: np.ndarray, labels: Labels, names: Mapping[int, str] | None = None
+) -> np.ndarray:
     """Class ids of a label map that was read from ``path``: signed integers, `IGNORE` where voxels are ignored.
 
-    FdifError if it holds what is no whole number (`whole_numbers`), or a label that its dataset does not declare.
+    A segmentation whose segments are called (``names``, by label) as classes is numbered as those are.
+
+    FdifError if it holds what is no whole number (`whole_numbers`), or a label that its dataset does not declare; or if
+    some of the segments are called as classes, and another is not.
     """
     array = whole_numbers(path, array)
+    if names and not labels.regions:
+        array = _numbered(path, array, labels, names)
     declared = labels.ids
     if array.min() < min(declared) or array.max() > max(declared):
         raise _undeclared(path, array, labels)
@@ -210,6 +217,26 @@ def checked_label(path: Path, array: np.ndarray, labels: Labels) -> np.ndarray:
         raise _undeclared(path, array, labels)
     if labels.ignore is not None:
         found = np.where(found == labels.ignore, found.dtype.type(IGNORE), found)
+    return found
+
+
+def _numbered(path: Path, array: np.ndarray, labels: Labels, names: Mapping[int, str]) -> np.ndarray:
+    """Labels of segments as those of the classes that are called alike; as they are where no class is."""
+    ids = {name.casefold(): number for number, name in enumerate(labels.class_names, start=1)}
+    if labels.ignore is not None:
+        ids["ignore"] = labels.ignore
+    keys = {label: name.strip().casefold() for label, name in names.items()}
+    classes = {label: ids[key] for label, key in keys.items() if key in ids}
+    if not classes:
+        return array
+    if strange := sorted({*np.unique(array).tolist()} - {0, *classes}):
+        raise FdifError(
+            f"{path}: its segment {names.get(strange[0], strange[0])!r} is called as no class of its dataset: "
+            f"{_listed(labels.class_names)}; call all segments as classes, or none"
+        )
+    found = np.zeros(array.shape, labels.dtype)
+    for label, number in classes.items():
+        found[array == label] = number
     return found
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,22 +17,22 @@ import numpy as np
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
 from fdif_jax.datasets.nnunet_raw import Split, check_reader, listed_files, read_splits
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_genuine, is_file_or_link, parsed, visible
+from fdif_jax.io.files import check_genuine, parsed, visible
 from fdif_jax.io.names import safe_name, unique_names
 from fdif_jax.io.nifti import Volume, check_numbers
 from fdif_jax.io.remarks import remark_left_out
 from fdif_jax.io.volumes import (
-    DICOM_SUFFIXES,
+    APART,
     VOLUME_SUFFIXES,
-    VOLUMES,
+    grown,
     in_order_of,
     is_beside,
-    is_dicom_scan,
     is_volume,
     read_volume,
     read_volume_header,
     suffix_of,
 )
+from fdif_jax.settings import first_few
 from fdif_jax.tasks import Task
 
 
@@ -70,7 +71,6 @@ class Dataset(NamedTuple):
     validation: list[Case]
 
 
-_APART = 0.1  # voxels between places that are taken for one
 _LISTS = (
     "data/data.json",
     "data.json",
@@ -281,63 +281,17 @@ def _name(entry: Mapping[str, Any], where: str) -> str:
     return name
 
 
-def find_volumes(folder: Path) -> dict[str, str]:
-    """Names, in order, and suffixes, as they are written, of the volumes in a folder.
-
-    Folders of DICOM slices are volumes without a suffix. A link whose file is not there is a volume, too: that is told
-    when it is read. What lies beside volumes is named by a remark, but for hidden files, the voxels of a header, and a
-    volume's probabilities (``.npz``). FdifError if there is no such folder, or two volumes differ in their suffixes
-    only.
-    """
-    if not folder.is_dir():
-        raise FdifError(f"{folder}: no such folder")
-    found: dict[str, str] = {}
-    others: list[str] = []
-    for file in visible(folder):
-        suffix, path = suffix_of(file), folder / file
-        if not (is_file_or_link(path) if suffix else path.is_dir() and is_dicom_scan(path)):
-            others += [] if is_beside(file) else [file]
-            continue
-        name = file.removesuffix(suffix)
-        if name in found:
-            raise FdifError(f"{path}: there is {name}{found[name]}, too; leave one of them out")
-        found[name] = suffix
-    if found:
-        others = [file for file in others if not (file.endswith(".npz") and file[:-4] in found)]
-        remark_left_out(folder, others, f"no volumes ({VOLUMES})")
-    return found
-
-
-def is_one_scan(path: Path) -> bool:
-    """Whether a path is a DICOM scan and no folder of other volumes, which slices may lie beside."""
-    return is_dicom_scan(path) and not any(map(suffix_of, visible(path)))
-
-
-def volumes_in(path: Path, series: str | None = None) -> dict[str, Path]:
-    """The volumes of a folder by their names; that one alone where the path is a DICOM scan itself (`is_one_scan`).
-
-    Of folders of DICOM slices it is the ``series``, by its UID or description, if one is given. Errors are as of
-    `find_volumes`; FdifError, too, if there is a series and no DICOM.
-    """
-    if is_one_scan(path):
-        owner = (path if path.exists() else path.parent).absolute()  # of a series it is its folder
-        found = {owner.stem if owner.suffix.lower() in DICOM_SUFFIXES else owner.name: path}
-    else:
-        found = {name: path / f"{name}{suffix}" for name, suffix in find_volumes(path).items()}
-    if series is None:
-        return found
-    slices = [name for name, volume in found.items() if volume.is_dir()]
-    if not slices:
-        raise FdifError(f"{path}: --series {series} is of folders of DICOM slices, and there is none")
-    return found | {name: found[name] / series for name in slices}
-
-
 def read_intensities(path: str | os.PathLike) -> Volume:
     """A volume of 3 or 4 axes whose numbers a network sees in float32; errors are as of `read_volume`.
 
-    FdifError, too, for integers beyond what `check_numbers` lets pass; as labels they mean no more than others.
+    FdifError, too, for integers beyond what `check_numbers` lets pass; as labels they mean no more than others; and for
+    a segmentation.
     """
     volume = read_volume(path, allow_4d=True)
+    if volume.is_part:
+        raise FdifError(
+            f"{path}: is a segmentation ({first_few([*volume.names.values()])}); a scan is needed"
+        )
     if volume.array.dtype.kind in "iu":
         check_numbers(path, volume.array)
     return volume
@@ -371,16 +325,18 @@ def load_channels(case: Case) -> np.ndarray:
 def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) -> list[np.ndarray]:
     """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)``, as `read_label` does.
 
-    A map of the image's voxels in another order is put in theirs; one without a place in space is taken as it is.
+    A map of the image's voxels in another order is put in theirs, a segmentation of a part of them among background;
+    one without a place in space is taken as it is.
     ``labels`` say what the numbers of each map mean, as `Dataset` has it. FdifError, naming the file, if its shape is
     another.
     """
-    arrays, affine = [], read_volume_header(case.image).affine
+    arrays, header = [], read_volume_header(case.image)
+    affine = header.affine
     for path, meaning in zip(case.labels, labels, strict=True):
-        volume = read_label(path, meaning)
+        volume = grown(path, read_label(path, meaning), header)
         turned = in_order_of(affine, volume)
         array = (
-            turned if np.allclose(turned.affine, affine, atol=_APART * min(turned.spacing)) else volume
+            turned if np.allclose(turned.affine, affine, atol=APART * min(turned.spacing)) else volume
         ).array
         if array.shape != shape:
             raise FdifError(f"{path}: shape {array.shape}, but its image {case.image} has {shape}")
@@ -391,4 +347,4 @@ def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) ->
 def read_label(path: Path, labels: Labels) -> Volume:
     """Read a label map: class ids, signed integers, -1 where voxels are ignored; see `read_volume`, `checked_label`."""
     volume = read_volume(path)
-    return Volume(checked_label(path, volume.array, labels), volume.affine, volume.spacing)
+    return replace(volume, array=checked_label(path, volume.array, labels, volume.names))

@@ -9,7 +9,6 @@ Shards keep a journal each, and whichever ends last finds all samples there and 
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
@@ -19,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import jax
 import numpy as np
 
+from fdif_jax.datasets.headers import check_same, made_with
 from fdif_jax.datasets.layouts import DatasetPlan
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_out, make_folder, parsed, whole_json_lines, write_atomic
 from fdif_jax.io.locks import hold
-from fdif_jax.settings import differences, first_few
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -83,7 +81,7 @@ def write_dataset(
         FdifError: ``out`` holds something else, shards of another ``n`` too, or another process is writing there.
         OSError: the disk is full or may not be written; what is finished stays and is not written again.
     """
-    out, header = Path(out), {**plan.identity(), "made_with": _made_with()}
+    out, header = Path(out), {**plan.identity(), "made_with": made_with()}
     share, path = _share(plan.total, shard, workers, batch_size), out / _journal_of(shard)
     make_folder(out)
     whole = Report(0, len(share), complete=True)
@@ -120,7 +118,7 @@ def survey_dataset(
     out: Path, plan: DatasetPlan, workers: int, batch_size: int, shard: tuple[int, int] | None
 ) -> list[int]:
     """The samples that `write_dataset` would write; errors are its, and nothing is written."""
-    header = {**plan.identity(), "made_with": _made_with()}
+    header = {**plan.identity(), "made_with": made_with()}
     share, path = _share(plan.total, shard, workers, batch_size), out / _journal_of(shard)
     check_out(out, folder=True)
     if _is_whole(out, header):
@@ -302,7 +300,7 @@ def _is_whole(out: Path, header: dict) -> bool:
     files = manifest.pop("files")
     whole = all(_has_size(out, path, files) for path in files)
     # Where nothing is to be written it does not matter what would write it.
-    _check_same(out, manifest, header | {"made_with": manifest.get("made_with")} if whole else header)
+    check_same(out, manifest, header | {"made_with": manifest.get("made_with")} if whole else header)
     return whole
 
 
@@ -370,7 +368,7 @@ def _read_journal(path: Path, header: dict) -> tuple[dict[str, Record], int]:
     """The files that a journal lists and the length in bytes of its whole lines."""
     entries, length = whole_json_lines(path.read_bytes())
     if entries:
-        _check_same(path.parent, entries[0], header)
+        check_same(path.parent, entries[0], header)
     files: dict[str, Record] = {}
     for entry in entries[1:]:
         files |= entry
@@ -381,18 +379,3 @@ def _lock(file: BinaryIO, path: Path) -> None:
     """Hold ``file`` until it is closed, or say that another process does."""
     if not hold(file):
         raise FdifError(f"{path.parent}: another process is writing here ({path.name}); wait for it")
-
-
-def _made_with() -> dict[str, str]:
-    """What, besides the plan, a file's bytes may depend on."""
-    packages = ("fdif-jax", "jax", "jaxlib", "numpy", "isal", "blosc2")
-    return {name: importlib.metadata.version(name) for name in packages} | {"backend": jax.default_backend()}
-
-
-def _check_same(out: Path, there: dict, here: dict) -> None:
-    """Raise an FdifError that names every difference between two headers."""
-    found = differences(there, here)
-    if len(found) > 1:
-        found = [difference for difference in found if difference.key != "digest"]
-    if found:
-        raise FdifError(f"{out}: holds a dataset made otherwise: {first_few(found)}; give another directory")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions
-from fdif_jax.datasets.reader import is_one_scan, volume_type, volumes_in
+from fdif_jax.datasets.folders import is_one_scan, volumes_in
+from fdif_jax.datasets.reader import volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork, Windows
 from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan

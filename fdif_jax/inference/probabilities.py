@@ -21,10 +21,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from scipy import special
 
+from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.surfaces import borders
 from fdif_jax.inference.prediction import interpolated, planes_of
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork
-from fdif_jax.io.files import whole_file
+from fdif_jax.io.files import reading, whole_file
+from fdif_jax.io.npz import read_npz
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import Crop, GridShape, paint, resample
 
@@ -152,3 +154,21 @@ def write_probabilities(
             whole = crop.uncrop(planes, around=float(number == 0 and not regions))
             for plane in whole.T:
                 entry.write(plane.tobytes())
+
+
+def read_probabilities(path: Path, shape: GridShape, least: int) -> np.ndarray:
+    """The probabilities ``(K, D, H, W)`` of an archive, of at least so many classes or regions on a grid of this shape.
+
+    FdifError, naming the file, if it holds none, others, or what is no probability.
+    """
+    with reading(path, "is no archive of probabilities"), open(path, "rb") as file:
+        found = read_npz(path, file).get(KEY)
+    wanted = f"floats ({least}, {', '.join(map(str, shape[::-1]))}), (classes, z, y, x)"
+    if found is None:
+        raise FdifError(f"{path}: has no {KEY}, {wanted}")
+    fits = found.ndim == 4 and found.shape[:0:-1] == tuple(shape) and len(found) >= least
+    if not fits or found.dtype.kind != "f":
+        raise FdifError(f"{path}: {KEY} must be {wanted}, not {found.dtype} {found.shape}")
+    if not (found.min() >= 0 and found.max() <= 1 + 1e-3):
+        raise FdifError(f"{path}: {KEY} must be from 0 to 1, not {found.min():g} to {found.max():g}")
+    return found.transpose(0, 3, 2, 1)

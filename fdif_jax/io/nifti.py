@@ -1,7 +1,8 @@
 """NIfTI volumes in and out: one pass, no needless copies."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -40,11 +41,15 @@ class Volume:
             dtype, or float32 where the file declares a slope or an intercept. May be read-only.
         affine: ``(4, 4)`` float64, voxel index → millimetres.
         spacing: millimetres between neighbouring voxels along each axis.
+        names: of the segments of a segmentation, by their labels.
+        is_part: whether it is a segmentation, which may leave out what is background around its segments.
     """
 
     array: np.ndarray
     affine: np.ndarray
     spacing: tuple[float, float, float]
+    names: Mapping[int, str] = field(default_factory=dict)
+    is_part: bool = False
 
 
 def encode_nifti(

@@ -3,8 +3,10 @@
 The affine of each is that of NIfTI: index → millimetres to the patient's right, front and head.
 """
 
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +18,11 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.b2nd import b2nd_type, read_b2nd
 from fdif_jax.io.files import reading
 from fdif_jax.io.formats.dicom import dicom_files, is_dicom, is_series, read_dicom, read_slices
+from fdif_jax.io.formats.dicom_seg import read_dicom_seg, read_segments, segmentation_at
 from fdif_jax.io.formats.metaimage import METAIMAGE, encode_metaimage
 from fdif_jax.io.formats.mgh import encode_mgh_like, read_mgh, read_mgh_header
 from fdif_jax.io.formats.nrrd import NRRD, encode_nrrd
+from fdif_jax.io.memory import check_fits
 from fdif_jax.io.nifti import (
     DEFLATE_LEVEL,
     Volume,
@@ -28,6 +32,9 @@ from fdif_jax.io.nifti import (
     read_nifti,
     volume_of,
 )
+
+APART = 0.1
+"""Voxels between places that are taken for one."""
 
 _RAW = (".raw", ".zraw", ".raw.gz", ".zraw.gz")  # voxels beside a header
 
@@ -102,9 +109,21 @@ _METAIMAGE = Format(
     ".mha",
 )
 _MGH = Format(read_mgh, lambda path: _seen(read_mgh_header(path)), encode_mgh_like, ".mgz")
+
+
+def _read_dicom(path: str | os.PathLike) -> Volume:
+    file = segmentation_at(path)
+    return read_dicom_seg(file) if file else read_dicom(path)
+
+
+def _dicom_header(path: str | os.PathLike) -> VolumeHeader:
+    file = segmentation_at(path)
+    return _seen(read_segments(file) if file else read_slices(path))
+
+
 _DICOM = Format(
-    read_dicom,
-    lambda path: _seen(read_slices(path)),
+    _read_dicom,
+    _dicom_header,
     lambda source, labels: encode_nifti(labels, read_slices(source).affine),
     ".nii.gz",
 )
@@ -196,6 +215,31 @@ def in_order_of(affine: np.ndarray, volume: Volume) -> Volume:
     turn = nib.orientations.ornt_transform(theirs, wanted)
     turned = volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.array.shape[:3])
     return volume_of(nib.apply_orientation(volume.array, turn), turned)
+
+
+def grown(path: str | os.PathLike, volume: Volume, other: VolumeHeader) -> Volume:
+    """A segmentation that was read from ``path``, with background around it as far as another file's voxels lie.
+
+    Any other volume is as it was, and so is a segmentation whose voxels do not lie among those of the other grid.
+    """
+    if not volume.is_part:
+        return volume
+    there = np.linalg.inv(volume.affine) @ other.affine
+    size = np.array(volume.array.shape)
+    ends = nib.affines.apply_affine(there, [(0, 0, 0), np.subtract(other.shape[:3], 1)])
+    straight = np.abs(there[:3, :3]).round()
+    slip = np.abs(np.abs(there[:3, :3]) - straight) @ np.array(other.shape[:3])
+    if (
+        sorted(straight.ravel()) != [0] * 6 + [1] * 3
+        or np.abs(ends - ends.round()).max() > APART
+        or slip.max() > APART
+    ):
+        return volume
+    before = np.maximum(-ends.min(0).round(), 0).astype(int)
+    after = np.maximum(ends.max(0).round() - (size - 1), 0).astype(int)
+    check_fits(path, math.prod((size + before + after).tolist()) * volume.array.itemsize)
+    array = np.pad(volume.array, np.column_stack([before, after]))
+    return replace(volume, array=array, affine=volume.affine @ nib.affines.from_matvec(np.eye(3), -before))
 
 
 def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:

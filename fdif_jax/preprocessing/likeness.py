@@ -14,7 +14,8 @@ import numpy as np
 from scipy import ndimage, special
 
 from fdif_jax.datasets.conventions import Conventions
-from fdif_jax.datasets.reader import has_list, is_one_scan, list_cases, load_conventions, volumes_in
+from fdif_jax.datasets.folders import is_one_scan, volumes_in
+from fdif_jax.datasets.reader import has_list, list_cases, load_conventions
 from fdif_jax.preprocessing.fingerprints import choose_patch
 from fdif_jax.preprocessing.scans import Scan, read_image, read_scan
 from fdif_jax.scenes.recipe import Recipe

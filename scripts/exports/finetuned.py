@@ -51,6 +51,11 @@ class FineTuned(NamedTuple):
         regions = map(list, self.conventions.regions)
         return {"background": 0} | dict(zip(self.conventions.class_names, regions, strict=True))
 
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        """The labels of a prediction, but for the background."""
+        return self.conventions.painted or tuple(range(1, len(self.classes)))
+
     def model(self, number: int = 0) -> nnx.Module:
         """The network of a run, by its place among the runs."""
         run = self.ensemble.runs[number]

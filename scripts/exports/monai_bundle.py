@@ -8,12 +8,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic, write_json
 from fdif_jax.models.torch_twins import TorchTwin
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.normalisation import AsItIs, Normalisation, UnitRange, Window, ZScore
-from fdif_jax.scripts.exports.finetuned import FineTuned, write_folder
+from fdif_jax.scripts.exports.finetuned import FineTuned, painted_in, write_folder
 from fdif_jax.weights.files import save_torch
 from fdif_jax.weights.state_dicts import to_torch_state_dict
 
@@ -43,10 +42,6 @@ _CHANNELS = ", of four axes, or NAME_0000.nii.gz, NAME_0001.nii.gz, … for its 
 
 def write_bundle(tuned: FineTuned, out: Path) -> None:
     """Write the bundle's folder and print what runs it; FdifError for more than one network."""
-    if tuned.conventions.regions:
-        raise FdifError(
-            f"{tuned.path}: --to monai-bundle has no regions that overlap; write it --to nnunet-results"
-        )
     model: Any = tuned.single("monai-bundle")
     twin = model.torch_twin().predicting
 
@@ -174,7 +169,8 @@ def inference(tuned: FineTuned, twin: TorchTwin) -> dict[str, Any]:
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "window": window,
         **_inferer(ensemble.mirror_axes),
-        "postprocessing": {"_target_": "Compose", "transforms": _back(len(tuned.classes))},
+        **_labels(tuned),
+        "postprocessing": {"_target_": "Compose", "transforms": _back(max(tuned.label_ids))},
         "handlers": [
             {
                 "_target_": "CheckpointLoader",
@@ -287,8 +283,22 @@ def _transform(channel: Normalisation) -> dict[str, Any]:
     return {"_target_": "Identity"}
 
 
-def _back(classes: int) -> list[Any]:
-    """The way of the logits back to the scan's grid, and to a file of labels."""
+def _labels(tuned: FineTuned) -> dict[str, Any]:
+    """How labels are made of logits: the greatest, or, of regions, painted where they are above 0, a later one over
+    those before it."""
+    if not tuned.conventions.regions:
+        return {"discrete": {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}}
+    last = "torch.stack([(n + 1) * (region > 0) for n, region in enumerate(logits.as_tensor())]).amax(0, keepdim=True)"
+    labels = f"torch.tensor([0, *@regions_class_order], device=logits.device)[{last}]"
+    return {
+        **painted_in(tuned),
+        "paint": f"$lambda logits: torch.zeros_like(logits[:1]) + {labels}",  # with where its voxels lie
+        "discrete": {"_target_": "Lambdad", "keys": "pred", "func": "@paint"},
+    }
+
+
+def _back(most: int) -> list[Any]:
+    """The way of the logits back to the scan's grid, and to a file of labels up to ``most``."""
     traces = "convert_applied_interp_mode(data['image'].applied_operations, 'bilinear', False)"
     return [
         # logits go back linearly, however the image was resampled
@@ -301,14 +311,16 @@ def _back(classes: int) -> list[Any]:
             "nearest_interp": False,
             "to_tensor": True,
         },
-        {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+        "@discrete",
+        # without this MONAI 1.6 takes a volume of one channel for a slice, and fails where axes are in another order
+        "$lambda data: [data['pred'].meta.update(original_channel_dim='no_channel'), data][1]",
         {
             "_target_": "SaveImaged",
             "keys": "pred",
             "output_dir": "@output_dir",
             "output_postfix": "",
             "output_ext": ".nii.gz",
-            "output_dtype": "$np.uint8" if classes <= 256 else "$np.uint16",
+            "output_dtype": "$np.uint8" if most < 256 else "$np.uint16",
             "resample": False,
             "separate_folder": False,
         },

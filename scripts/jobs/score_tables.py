@@ -1,14 +1,16 @@
 """What an evaluation came to: a line a case and class, means with intervals, tables in the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.metrics import Measure
 from fdif_jax.evaluation.scoring import bootstrap_interval, mean_defined
 from fdif_jax.scripts.console.tables import table_of
@@ -172,3 +174,23 @@ def shown(mean: Mean, digits: int) -> str:
     if np.isnan(mean.mean):
         return "-"
     return f"{mean.mean:.{digits}f} [{mean.low:.{digits}f}, {mean.high:.{digits}f}]"
+
+
+def names_of(cases: Iterable[Mapping[Path, Mapping[int, str]]], ids: Sequence[int]) -> tuple[str, ...]:
+    """What labels are called: as the segments of the files of cases, else by their numbers.
+
+    FdifError, naming a file, if another calls one of its segments differently.
+    """
+    names: dict[int, str] = {}
+    for path, named in (item for case in cases for item in case.items()):
+        for number, name in named.items():
+            if names.setdefault(number, name) != name:
+                raise FdifError(
+                    f"{path}: calls label {number} {name!r}, and another file {names[number]!r}; give the dataset's "
+                    "JSON list as --dataset, by whose names labels then go"
+                )
+    called = [names.get(number, "") for number in ids]
+    return tuple(
+        name if name and called.count(name) == 1 else f"{name} {number}".strip()
+        for number, name in zip(ids, called, strict=True)
+    )

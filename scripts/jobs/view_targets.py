@@ -16,7 +16,8 @@ from fdif_jax.datasets.conventions import any_label
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import MESHES, parsed
-from fdif_jax.io.volumes import read_volume, suffix_of
+from fdif_jax.io.formats.dicom import is_segmentation
+from fdif_jax.io.volumes import read_volume, read_volume_header, suffix_of
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.sampled import Sampled
@@ -105,7 +106,7 @@ def views_of(target: str, choice: Choice) -> list[View]:
         return [_case(path, choice)]
     if path.suffix == ".json":
         return [_scene(path, choice)]
-    if suffix_of(target):
+    if suffix_of(target) or is_segmentation(target):
         return [_label_map(path, choice)]
     if path.suffix == ".py":
         return _file(path, choice)
@@ -299,14 +300,14 @@ def _case(path: Path, choice: Choice) -> View:
     image = load_channels(case)[..., 0]
     label = load_labels(case, image.shape, dataset.labels)[0]
     names = dict(enumerate(dataset.tasks[0].class_names, start=1))
-    affine = read_volume(case.label).affine
+    affine = read_volume_header(case.image).affine
     return _labels(case.id, f"case {case.id}", (image, label, names), affine, choice)
 
 
 def _label_map(path: Path, choice: Choice) -> View:
     volume = read_volume(path)
     label = any_label(path, volume.array)
-    names = {i: f"label {i}" for i in np.unique(label[label > 0]).tolist()}
+    names = {i: volume.names.get(i, f"label {i}") for i in np.unique(label[label > 0]).tolist()}
     stem = path.name.removesuffix(suffix_of(path.name))
     return _labels(stem, path.name, (label, label, names), volume.affine, choice)
 

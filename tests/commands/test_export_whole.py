@@ -34,7 +34,13 @@ WINDOW = Window((-100.0, 240.0), 80.0, 40.0)
 
 
 def tuned(
-    folder, network=RESENC, plan=None, channels=("MRI",), classes=("anterior", "posterior"), **inference
+    folder,
+    network=RESENC,
+    plan=None,
+    channels=("MRI",),
+    classes=("anterior", "posterior"),
+    regions=None,
+    **inference,
 ):
     """A run directory as a fine-tuning would leave it, of random weights; and its network."""
     plan = plan or CasePlan((1.0, 1.0, 1.0), (16, 16, 16), (ZScore(),) * len(channels))
@@ -44,7 +50,8 @@ def tuned(
         kind="fine-tuning",
         dataset={"list": "Task04_Hippocampus"},
         cases=plan.to_dict(),
-        labels={"class_names": list(classes), "ignore": None, "channel_names": list(channels)},
+        labels={"class_names": list(classes), "ignore": None, "channel_names": list(channels)}
+        | (regions or {}),
         inference={"overlap": 0.5, "mirror_axes": [0], "weights": "last"} | inference,
     )
 
@@ -67,14 +74,18 @@ def refused(capsys, *arguments, command=export) -> str:
 def run(tmp_path_factory):
     """A run directory of the ResEnc U-Net, whose classes are about as frequent, and its network."""
     folder = tmp_path_factory.mktemp("runs") / "tuned"
-    model = tuned(folder)
+    return folder, centred(folder, tuned(folder))
+
+
+def centred(folder, model):
+    """A network of random weights whose logits are 0 on average, saved in its run."""
     logits = model(np.random.default_rng(0).standard_normal((1, 16, 16, 16, 1), np.float32))
     head = "decoder.seg_layers.0.bias"
     set_weights(model, {head: weights(model)[head] - logits.mean((0, 1, 2, 3))})
     document = replace(load_run(folder).document, origin=None)
     with open_run(folder, document) as opened, opened.checkpoints() as checkpoints:
         checkpoints.save(2, State(weights(model), {"steps": jnp.array(2)}, {}), None)
-    return folder, model
+    return model
 
 
 def results_of(folder: Path) -> Path:
@@ -413,12 +424,36 @@ def test_monai_predicts_what_we_predict(trained, tmp_path):
     for package in ("monai", "ignite", "fire"):
         pytest.importorskip(package)
     folder, want = trained
-    env = nnunet_client.environment(tmp_path)
+    assert_agree(by_monai(folder / "run", folder / "scans", tmp_path), want)
+
+
+def by_monai(run, scans, folder):
+    """The labels of scans by the bundle of a run, in MONAI's own command."""
+    env = nnunet_client.environment(folder)
     env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], *filter(None, sys.path)])
-    export(folder / "run", "monai-bundle", tmp_path / "bundle")
-    given = ["--config_file", "configs/inference.json", "--dataset_dir", folder / "scans"]
-    given += ["--output_dir", tmp_path / "theirs"]
-    command(env, sys.executable, "-m", "monai.bundle", "run", *given, cwd=tmp_path / "bundle")
-    files = (tmp_path / "theirs").glob("*.nii.gz")
-    theirs = {p.name.replace("_0000", ""): np.asarray(nib.load(p).dataobj) for p in files}
-    assert_agree(theirs, want)
+    export(run, "monai-bundle", folder / "bundle")
+    given = ["--config_file", "configs/inference.json", "--dataset_dir", scans]
+    given += ["--output_dir", folder / "theirs"]
+    command(env, sys.executable, "-m", "monai.bundle", "run", *given, cwd=folder / "bundle")
+    files = (folder / "theirs").glob("*.nii.gz")
+    return {p.name.replace("_0000", ""): np.asarray(nib.load(p).dataobj) for p in files}
+
+
+@pytest.mark.slow("MONAI's own command")
+def test_monai_paints_regions_as_we_do(scan, tmp_path):
+    """Three regions that overlap, painted with labels that are not in their order."""
+    for package in ("monai", "ignite", "fire"):
+        pytest.importorskip(package)
+    regions = {"regions": [[1, 2, 3], [2, 3], [2]], "painted": [1, 3, 2]}
+    plan = CasePlan((0.9, 1.1, 1.0), (16, 16, 16), (ZScore(),))
+    classes = ("whole", "core", "middle")
+    centred(tmp_path / "run", tuned(tmp_path / "run", plan=plan, classes=classes, regions=regions))
+    want = predict(tmp_path / "run", scan, tmp_path / "ours")
+    theirs = by_monai(tmp_path / "run", scan, tmp_path)
+    assert theirs.keys() == want.keys() == {"scan.nii.gz"}
+    assert set(np.unique(want["scan.nii.gz"])) == {0, 1, 2, 3}
+    assert (theirs["scan.nii.gz"] == want["scan.nii.gz"]).mean() >= 0.999
+    first, second = (
+        nib.load(tmp_path / file).affine for file in ("ours/scan.nii.gz", "theirs/scan_0000.nii.gz")
+    )
+    np.testing.assert_allclose(first, second, atol=1e-5)

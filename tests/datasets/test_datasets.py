@@ -406,10 +406,32 @@ def test_another_dataset_is_refused_and_named(change, words, complete, tmp_path)
 def test_other_versions_do_not_finish_it(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         write_dataset(tmp_path, crash_after(2), PLAN)
-    made_with = writer._made_with()
-    monkeypatch.setattr(writer, "_made_with", lambda: made_with | {"jax": "99"})
+    made_with = writer.made_with()
+    monkeypatch.setattr(writer, "made_with", lambda: made_with | {"jax": "99"})
     with pytest.raises(FdifError, match=r'made_with\.jax is ".*" there and "99" here'):
         write_dataset(tmp_path, source, PLAN)
+
+
+@pytest.mark.parametrize(
+    "there, here, other",
+    [
+        ("0.1.0", "0.1.0.post1.dev4+g12ab.d20260101", "0.1.1"),
+        ("0.1.0.post1.dev4+g1", "0.1.0.post1.dev5+g2", "0.1.0.1.post1.dev4+g1"),
+    ],
+)
+def test_another_commit_of_the_release_finishes_it_and_another_release_does_not(
+    there, here, other, tmp_path, monkeypatch
+):
+    made_with = writer.made_with()
+    monkeypatch.setattr(writer, "made_with", lambda: made_with | {"fdif-jax": there})
+    with pytest.raises(RuntimeError):
+        write_dataset(tmp_path, crash_after(2), PLAN)
+    monkeypatch.setattr(writer, "made_with", lambda: made_with | {"fdif-jax": other})
+    with pytest.raises(FdifError, match=r"made_with\.fdif-jax is "):
+        write_dataset(tmp_path, source, PLAN)
+    monkeypatch.setattr(writer, "made_with", lambda: made_with | {"fdif-jax": here})
+    assert write_dataset(tmp_path, source, PLAN).complete
+    assert json.loads((tmp_path / "manifest.json").read_text())["made_with"]["fdif-jax"] == here
 
 
 def test_foreign_directories_are_refused(tmp_path):

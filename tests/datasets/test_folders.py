@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from fdif_jax.datasets.reader import find_volumes, list_cases, read_volume
+from fdif_jax.datasets.folders import find_volumes
+from fdif_jax.datasets.reader import list_cases, read_volume
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.prediction import find_cases
 from fdif_jax.io.b2nd import encode_b2nd

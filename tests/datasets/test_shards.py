@@ -193,9 +193,9 @@ def test_a_shard_of_another_set_is_refused(change, shard, words, tmp_path):
 
 def test_shards_that_do_not_belong_together_are_refused_when_copied_together(tmp_path, monkeypatch):
     write_dataset(tmp_path / "a", source, PLAN, shard=(0, 2))
-    made_with = writer._made_with()
+    made_with = writer.made_with()
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "_made_with", lambda: made_with | {"jax": "99"})
+        patch.setattr(writer, "made_with", lambda: made_with | {"jax": "99"})
         write_dataset(tmp_path / "b", source, PLAN, shard=(1, 2))
     shutil.copytree(tmp_path / "b", tmp_path / "a", dirs_exist_ok=True)
     for shard in ((0, 2), None):

@@ -320,7 +320,10 @@ def test_of_several_series_one_is_chosen_by_its_uid_or_description(tmp_path):
     write_series(tmp_path / "a", ARRAY + 1, OBLIQUE, series="1.2.9", description="coronal")
     (tmp_path / "a/notes.txt").write_text("read me")
     listed = r"1\.2\.3 \(axial, 5 slices\); 1\.2\.9 \(coronal, 5 slices\)"
-    with pytest.raises(FdifError, match=rf"/a: holds 2 series; choose one by .*--series.*{listed}"):
+    with pytest.raises(
+        FdifError,
+        match=rf"/a: holds 2 series; choose one by its UID or description, as .*/a/1\.2\.3, or by --series .*{listed}",
+    ):
         read_volume(tmp_path / "a")
     for name, more in (("1.2.3", 0), ("axial", 0), ("1.2.9", 1), ("coronal", 1)):
         np.testing.assert_array_equal(read_volume(tmp_path / "a" / name).array, ARRAY + more)

@@ -10,6 +10,7 @@ import logging
 import math
 import mmap
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ _LOOKED = 16  # files of a folder that are looked at to tell whether it is one o
 _LISTED = 8  # series in an error
 # Deflated as a whole, header and all, which pydicom unpacks however much there is.
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+# SOP classes of segmentations, and of those that are label maps.
+_SEGMENTATION = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![.\d])")
+_KIND = 2**9  # bytes at a file's start that name its SOP class
 _META = 2**16  # bytes at a file's start that name its form
 _NO_SCANS = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN")  # modalities
 
@@ -81,10 +85,23 @@ def is_dicom(path: str | os.PathLike) -> bool:
     return False
 
 
+def is_segmentation(path: str | os.PathLike) -> bool:
+    """Whether there is a DICOM segmentation, by its first bytes."""
+    if not is_dicom(path):
+        return False
+    with open(path, "rb") as file:
+        return _SEGMENTATION.search(file.read(_KIND)) is not None
+
+
 def is_series(path: str | os.PathLike) -> bool:
-    """Whether a path is a folder of DICOM files, or names a series in one: ``FOLDER/SERIES``."""
+    """Whether a path is a folder of DICOM files, or names a series in one: ``FOLDER/SERIES``.
+
+    Segmentations are no slices; a folder of one alone is that.
+    """
     if os.path.isdir(path):
-        return any(is_dicom(os.path.join(path, name)) for name in visible(Path(path))[:_LOOKED])
+        looked = (os.path.join(path, name) for name in visible(Path(path))[:_LOOKED])
+        found = [file for file in looked if is_dicom(file)]
+        return len(found) == 1 or not all(map(is_segmentation, found))
     return not os.path.lexists(path) and os.path.isdir(folder := os.path.dirname(path)) and is_series(folder)
 
 
@@ -155,8 +172,8 @@ def _chosen(path: str | os.PathLike) -> _Series:
     if os.path.exists(path):
         if len(series) > 1:
             raise FdifError(
-                f"{path}: holds {len(series)} series; choose one by its UID or description, as --series or as "
-                f"FOLDER/SERIES: {_listed(series)}"
+                f"{path}: holds {len(series)} series; choose one by its UID or description, as "
+                f"{Path(path) / series[0].uid}, or by --series of fdif predict: {_listed(series)}"
             )
         return series[0]
     name, folder = os.path.basename(path), os.path.dirname(path)
@@ -228,7 +245,7 @@ def _voxels(path: str | os.PathLike, found: Slices) -> np.ndarray:
     array = np.empty(shape, found.dtype)
     for file, here in places.items():
         with reading(file, _FAULT):
-            stored, is_scaled = _stored(file)
+            stored, is_scaled = stored_numbers(file)
             stored = stored.reshape(-1, *shape[1:])
             for place, frame in here:
                 slope, intercept = (1.0, 0.0) if is_scaled else (frame.slope, frame.intercept)
@@ -236,7 +253,7 @@ def _voxels(path: str | os.PathLike, found: Slices) -> np.ndarray:
     return array
 
 
-def _stored(path: Path) -> tuple[np.ndarray, bool]:
+def stored_numbers(path: Path) -> tuple[np.ndarray, bool]:
     """A file's numbers, and whether they are scaled already."""
     pixels = needed("pydicom.pixels", path, "reading DICOM")
     dataset = read_dataset(path, voxels=True)

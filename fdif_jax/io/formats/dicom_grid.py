@@ -104,6 +104,60 @@ def grid_of(path: str | os.PathLike, frames: Sequence[Frame]) -> tuple[list[Fram
     FdifError, naming ``path``, if they are no even grid.
     """
     first = frames[0]
+    _check_alike(path, frames)
+    if len(frames) < 2:
+        raise FdifError(f"{path}: holds one slice ({first.name}); give the folder of all slices")
+    normal = np.cross(*first.axes)
+    ordered = sorted(frames, key=lambda frame: float(frame.position @ normal))
+    positions = np.array([frame.position for frame in ordered])
+    _check_even(path, ordered, positions @ normal)
+    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    _check_straight(path, step, normal, first, len(ordered))
+    return ordered, _affine(path, first, step, positions[0])
+
+
+def planes_of(
+    path: str | os.PathLike, frames: Sequence[Frame], between: float | None
+) -> tuple[list[int], np.ndarray]:
+    """The slice, by its number from the lowest on, that each frame of a segmentation lies in, and the slices' affine.
+
+    Several frames may lie in one slice, and slices without a segment may have none. They are ``between`` millimetres
+    apart, or as the nearest two are. FdifError, naming ``path``, if they are no even grid.
+    """
+    first = frames[0]
+    _check_alike(path, frames)
+    normal = np.cross(*first.axes)
+    positions = np.array([frame.position for frame in frames])
+    heights = positions @ normal
+    gaps = np.diff(np.sort(heights))
+    apart = between or min(gaps[gaps > _APART * min(first.spacing)], default=0.0)
+    if not (apart > 0 and np.isfinite(apart)):
+        raise FdifError(f"{path}: does not say how far its slices are apart (SpacingBetweenSlices)")
+    lowest = positions[heights.argmin()]
+    numbers = ((heights - heights.min()) / apart).round()
+    away = np.linalg.norm(positions - (lowest + numbers[:, None] * apart * normal), axis=1)
+    worst = int(away.argmax())
+    if away[worst] > _APART * min(apart, *first.spacing):
+        raise FdifError(
+            f"{path}: slices are {apart:.4g} mm apart, and {frames[worst].name} is {away[worst]:.4g} mm from where one "
+            "lies; a segmentation on an even grid is needed"
+        )
+    return [int(number) for number in numbers], _affine(path, first, apart * normal, lowest)
+
+
+def _affine(path: str | os.PathLike, first: Frame, step: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """That of slices like one, from a position on; index along rows, columns and slices → millimetres."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack(
+        [first.axes[0] * first.spacing[0], first.axes[1] * first.spacing[1], step]
+    )
+    affine[:3, 3] = position
+    return checked_affine(path, TO_RAS @ affine, advice=_ADVICE)
+
+
+def _check_alike(path: str | os.PathLike, frames: Sequence[Frame]) -> None:
+    """Raise an FdifError unless slices have one size, one orientation and one spacing."""
+    first = frames[0]
     for frame in frames:
         if (frame.columns, frame.rows) != (first.columns, first.rows):
             raise FdifError(
@@ -116,20 +170,6 @@ def grid_of(path: str | os.PathLike, frames: Sequence[Frame]) -> tuple[list[Fram
             )
         if not np.allclose(frame.spacing, first.spacing, rtol=_TURNED):
             raise FdifError(f"{path}: {first.name} and {frame.name} have other spacings in the slice")
-    if len(frames) < 2:
-        raise FdifError(f"{path}: holds one slice ({first.name}); give the folder of all slices")
-    normal = np.cross(*first.axes)
-    ordered = sorted(frames, key=lambda frame: float(frame.position @ normal))
-    positions = np.array([frame.position for frame in ordered])
-    _check_even(path, ordered, positions @ normal)
-    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    affine = np.eye(4)
-    affine[:3, :3] = np.column_stack(
-        [first.axes[0] * first.spacing[0], first.axes[1] * first.spacing[1], step]
-    )
-    affine[:3, 3] = positions[0]
-    _check_straight(path, step, normal, first, len(ordered))
-    return ordered, checked_affine(path, TO_RAS @ affine, advice=_ADVICE)
 
 
 def _check_even(path: str | os.PathLike, frames: Sequence[Frame], heights: np.ndarray) -> None:

@@ -5,6 +5,7 @@ orthogonal. Fields are case-insensitive in what is read here, and those of no us
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_genuine
 from fdif_jax.io.formats import parsing
 from fdif_jax.io.formats.parsing import TO_RAS, Header, TextFormat, field, numbers
+from fdif_jax.io.formats.segments import Segment
 from fdif_jax.io.nifti import checked_affine
 
 _INTEGERS = {"char": "i1", "short": "i2", "int": "i4", "longlong": "i8", "long long": "i8"}
@@ -37,6 +39,7 @@ _SPACES = {
     "las": (-1, 1, 1),
 }
 _SPATIAL = ("domain", "space")
+_SEGMENT = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer)")
 
 
 def encode_nrrd(array: np.ndarray, affine: np.ndarray) -> bytes:
@@ -70,11 +73,12 @@ def _parse(path: Path, lines: list[str]) -> Header:
         check_genuine(path)
         raise FdifError(f"{path}: not an NRRD file (it does not begin with NRRD)")
     fields: dict[str, str] = {}
+    texts: dict[str, str] = {}  # NAME:=VALUE, of programs
     for line in lines[1:]:
         name, sign, value = line.partition(":")
-        if (
-            sign and not line.startswith("#") and not value.startswith("=")
-        ):  # NAME:=VALUE is text of its owner's
+        if value.startswith("="):
+            texts[name] = value[1:]
+        elif sign and not line.startswith("#"):
             fields[name.strip().lower()] = value.strip()
     shape = parsing.edges(field(fields, "sizes"))
     encoding, kind = field(fields, "encoding").lower(), field(fields, "type").lower()
@@ -92,7 +96,28 @@ def _parse(path: Path, lines: list[str]) -> Header:
     beside = fields.get("data file", fields.get("datafile"))
     offset = int(fields.get("byte skip", fields.get("byteskip", "0")))
     affine = _affine(path, fields, len(shape), channels)
-    return Header(shape, np.dtype(order + _TYPES[kind]), channels, affine, _PACKED[encoding], beside, offset)
+    dtype, segments = np.dtype(order + _TYPES[kind]), _segments(texts, channels is not None)
+    return Header(shape, dtype, channels, affine, _PACKED[encoding], beside, offset, segments)
+
+
+def _segments(texts: Mapping[str, str], are_layers: bool) -> tuple[Segment, ...]:
+    """The segments of 3D Slicer's texts (``Segment0_Name:=liver``, ``Segment0_LabelValue``, ``Segment0_Layer``).
+
+    Their labels are the values that their voxels have, or, where two layers use one value, 1, 2, … Files of Slicer
+    before 4.11 do not say values and layers: each segment has a layer, of ones.
+    """
+    found: dict[int, dict[str, str]] = {}
+    for name, text in texts.items():
+        if told := _SEGMENT.fullmatch(name):
+            found.setdefault(int(told[1]), {})[told[2]] = text
+    segments = []
+    for place, (number, of) in enumerate(sorted(found.items())):
+        value = int(of.get("LabelValue", 1 if are_layers else place + 1))
+        layer = int(of.get("Layer", place if are_layers else 0))
+        segments.append(Segment(value, of.get("Name", f"Segment_{number + 1}"), layer, value))
+    if len({segment.value for segment in segments}) < len(segments):
+        segments = [segment._replace(label=label) for label, segment in enumerate(segments, start=1)]
+    return tuple(segments)
 
 
 def _channels(fields: dict[str, str], axes: int) -> int | None:

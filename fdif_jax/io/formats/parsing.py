@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from isal import isal_zlib
 
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import reading
+from fdif_jax.io.formats.segments import Segment, flattened
 from fdif_jax.io.memory import DEFLATED
 from fdif_jax.io.nifti import DEFLATE_LEVEL, Volume, scaled, volume_of
 from fdif_jax.io.streams import Inflated, opened, read_voxels
@@ -31,6 +33,7 @@ class Header(NamedTuple):
         packed: whether the voxels are a deflated stream.
         beside: the file of the voxels, where it is not this one; a bare name.
         offset: bytes before the voxels, after the header or in the file beside, unpacked; -1: the voxels end the file.
+        segments: of a segmentation.
     """
 
     shape: tuple[int, ...]
@@ -40,6 +43,12 @@ class Header(NamedTuple):
     packed: bool
     beside: str | None = None
     offset: int = 0
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def are_layers(self) -> bool:
+        """Whether its channels are layers of a segmentation, of which a `Volume` has one label map."""
+        return bool(self.segments) and self.channels is not None
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -47,7 +56,7 @@ class Header(NamedTuple):
         if self.channels is None:
             return self.shape
         rest = self.shape[: self.channels] + self.shape[self.channels + 1 :]
-        return (*rest, self.shape[self.channels])
+        return rest if self.are_layers else (*rest, self.shape[self.channels])
 
 
 Parse = Callable[[Path, list[str]], Header]
@@ -74,14 +83,18 @@ class TextFormat(NamedTuple):
             return self.parse(path, _lines(path, file, self.last))
 
     def volume(self, path: str | os.PathLike) -> Volume:
-        """A volume of 3 axes, or of 4 of which the last is of channels.
+        """A volume of 3 axes, or of 4 of which the last is of channels; of a segmentation in layers its label map.
 
-        FdifError, naming the file, if it is missing, truncated, damaged, or claims more than it holds, or if its
-        voxels are not in its folder.
+        FdifError, naming the file, if it is missing, truncated, damaged, or claims more than it holds, if its voxels
+        are not in its folder, or its segments overlap.
         """
         with reading(path, self.fault):
             header, array = self._read(Path(path))
-            return volume_of(scaled(path, array, None, None), header.affine)
+            if header.are_layers:
+                array = flattened(path, array, header.segments)
+            volume = volume_of(scaled(path, array, None, None), header.affine)
+            names = {segment.label: segment.name for segment in header.segments}
+            return replace(volume, names=names, is_part=bool(names))
 
     def _read(self, path: Path) -> tuple[Header, np.ndarray]:
         with opened(path, sniff=False) as (file, size), np.errstate(all="ignore"):
