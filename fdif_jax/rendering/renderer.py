@@ -4,8 +4,8 @@ The tests' `render_reference` says what the result is, plainly and slowly. `Rend
 exploiting:
 
 - *Branches by structure.* Objects whose shapes share a structure share one compiled branch.
-- *Tiles.* The grid is cut into tiles that fit a core's cache; an object visits only the tiles that its bounding
-  box, grown by what its displacement and mapper can reach, touches. All object-by-tile work is a loop with
+- *Tiles.* The grid is cut into tiles, and these into strips, that fit a core's cache; of each strip those objects are
+  computed whose bounding box, grown by what their displacement and mapper can reach, meets it. It is a loop with
   traced bounds, so that time grows with what is visible.
 - *Bit planes.* Which objects hold a voxel is one bit an object. Labels are painted at the end, when all volumes
   are known, instead of keeping every object's mask.
@@ -278,7 +278,7 @@ class Renderer:
         """
         plan, (world, own) = self.plan, self._boxes(table, None)
 
-        def meets(tile: Box, box: Box, inverse: Array) -> Array:
+        def meets(tile: Box, box: Box, inverse: Array) -> Any:
             turned = tile.mapped(inverse)
             return ((turned.lower <= box.upper) & (turned.upper >= box.lower)).all()
 
