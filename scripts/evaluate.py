@@ -39,7 +39,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from fdif_jax.datasets.conventions import Conventions, any_label, checked_label
+from fdif_jax.datasets.conventions import RESERVED, Conventions, any_label, checked_label
 from fdif_jax.datasets.reader import list_cases, load_conventions, volumes_in
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.calibration import BINS, brier_score, calibration_error, reliability
@@ -49,6 +49,7 @@ from fdif_jax.evaluation.surfaces import Surface
 from fdif_jax.extras import lacking
 from fdif_jax.inference.probabilities import KEY
 from fdif_jax.io.files import check_out, make_folder, reading, write_csv, write_json
+from fdif_jax.io.nifti import volume_of
 from fdif_jax.io.npz import read_npz
 from fdif_jax.io.volumes import VOLUMES, read_volume
 from fdif_jax.preprocessing.scans import on_grid_of, space_of
@@ -106,11 +107,12 @@ class _Pair(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """A case's label maps, in which -1 is ignored, on their grid, and the ids of the classes that it is scored for."""
+    """A case's label maps, in which -1 is ignored, their grid, that of the prediction's file, and the classes' ids."""
 
     prediction: np.ndarray
     label: np.ndarray
     space: Space
+    filed: Space
     classes: list[int]
 
 
@@ -192,8 +194,8 @@ def _regions(config: Config, conventions: Conventions | None) -> _Regions:
             raise FdifError(
                 f"--regions {name}: must be a list of labels ({known}), as {name}=[1,2], not {ids}"
             )
-        if conventions and name in conventions.class_names:
-            raise FdifError(f"--regions {name}: is the name of a class; give another")
+        if name in (*RESERVED, *(conventions.class_names if conventions else ())):
+            raise FdifError(f"--regions {name}: is the name of a class or of a column; give another")
     return regions
 
 
@@ -254,7 +256,8 @@ def _score(
     config: Config,
 ) -> _Scored:
     """The scores of one case."""
-    prediction, label, space, classes = _read(pair, conventions)
+    maps = _read(pair, conventions)
+    prediction, label, space, _, classes = maps
     listed = conventions.regions if conventions else ()
     table = score_case(
         prediction,
@@ -272,7 +275,7 @@ def _score(
     if not set(CALIBRATION).isdisjoint(measures):
         bins = dict.fromkeys(groups, np.zeros((BINS, 4)))
         if pair.probabilities is not None:
-            given, judged = _probabilities(pair, space, conventions, max(classes, default=0)), label >= 0
+            given, judged = _probabilities(pair, maps, conventions), label >= 0
             for place, (key, ids) in enumerate(groups.items()):
                 probability = given[place] if listed else given[list(ids)].sum(0)
                 truth, guess = np.isin(label, ids), np.isin(prediction, ids)
@@ -282,22 +285,24 @@ def _score(
     return _Scored({key: np.array([*row, *(of(bins[key]) for of in further)]) for key, row in rows}, bins)
 
 
-def _probabilities(pair: _Pair, space: Space, conventions: Conventions | None, most: int) -> np.ndarray:
-    """Probabilities ``(K, D, H, W)`` of background and classes, or of regions, on the label map's grid."""
-    path = pair.probabilities
+def _probabilities(pair: _Pair, maps: _Maps, conventions: Conventions | None) -> np.ndarray:
+    """Probabilities ``(K, D, H, W)`` of background and classes, or of regions, on the label map's grid; in their file
+    they are on that of the prediction's, whose voxels may be in another order."""
+    path, filed, most = pair.probabilities, maps.filed, max(maps.classes, default=0)
     assert path is not None
     with reading(path, "is no archive of probabilities"), open(path, "rb") as file:
         found = read_npz(path, file).get(KEY)
     least = len(conventions.class_names) + (not conventions.regions) if conventions else 1 + most
-    wanted = f"floats ({least}, {', '.join(map(str, space.shape[::-1]))}), (classes, z, y, x)"
+    wanted = f"floats ({least}, {', '.join(map(str, filed.shape[::-1]))}), (classes, z, y, x)"
     if found is None:
         raise FdifError(f"{path}: has no {KEY}, {wanted}")
-    fits = found.ndim == 4 and found.shape[:0:-1] == tuple(space.shape) and len(found) >= least
+    fits = found.ndim == 4 and found.shape[:0:-1] == tuple(filed.shape) and len(found) >= least
     if not fits or found.dtype.kind != "f":
         raise FdifError(f"{path}: {KEY} must be {wanted}, not {found.dtype} {found.shape}")
     if not (found.min() >= 0 and found.max() <= 1 + 1e-3):
         raise FdifError(f"{path}: {KEY} must be from 0 to 1, not {found.min():g} to {found.max():g}")
-    return found.transpose(0, 3, 2, 1)
+    volume = volume_of(found.transpose(3, 2, 1, 0), filed.affine)
+    return np.moveaxis(on_grid_of(pair.label, maps.space, path, volume), 3, 0)
 
 
 def _together(
@@ -334,7 +339,7 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
         prediction, label = any_label(pair.prediction, guessed), any_label(pair.label, truth.array)
         present = np.union1d(prediction, label)
         classes = present[present > 0].tolist()
-    return _Maps(np.maximum(prediction, 0), label, space, classes)
+    return _Maps(np.maximum(prediction, 0), label, space, space_of(pair.prediction, guess), classes)
 
 
 def _folder(config: Config) -> Path:
@@ -379,7 +384,7 @@ def _canonical(
     pair: _Pair, conventions: Conventions | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Space]:
     """Image, label map and prediction with canonical axes, and their space; black where there is no image."""
-    prediction, label, space, _ = _read(pair, conventions)
+    prediction, label, space, *_ = _read(pair, conventions)
     image = np.zeros(label.shape, np.uint8)
     if pair.image is not None:
         volume = read_volume(pair.image, allow_4d=True)

@@ -15,7 +15,8 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import is_one_scan, volume_type, volumes_in
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork, Windows
-from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan
+from fdif_jax.io.files import visible
+from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan, suffix_of
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
@@ -153,7 +154,8 @@ def find_cases(
         raise FdifError(f"{source}: no such file or folder")
     folder = source if source.is_dir() or alone else source.parent
     found: dict[str, list[Path]] = {}
-    for name, images in _grouped(volumes_in(folder, series), channels):
+    volumes = volumes_in(folder, series) if source == folder else _of_one(source)
+    for name, images in _grouped(volumes, channels):
         if name in found:
             raise FdifError(
                 f"{found[name][0]} and {images[0]} are both the image of case {name}; leave one out"
@@ -167,6 +169,18 @@ def find_cases(
     if not cases:
         raise FdifError(f"{source}: {'holds' if source == folder else 'is'} no volume ({VOLUMES})")
     return cases
+
+
+def _of_one(source: Path) -> dict[str, Path]:
+    """A file by its name, and those that may be other channels of its case; nothing if it is no volume."""
+    suffix = suffix_of(source.name)
+    if not suffix:
+        return {}
+    names = [file.removesuffix(suffix) for file in visible(source.parent) if file.endswith(suffix)]
+    own = source.name.removesuffix(suffix)
+    channel = _CHANNEL.fullmatch(own)
+    others = [n for n in names if channel and (match := _CHANNEL.fullmatch(n)) and match[1] == channel[1]]
+    return {name: source.with_name(name + suffix) for name in sorted({own, *others})}
 
 
 def _ending(image: Path, dicom_seg: bool) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,20 @@ def parsed(loads: Callable[[Any], Any], text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} times") from None
     return value
+
+
+def json_of(text: str | bytes) -> Any:
+    """What JSON says, see `parsed`; ValueError, too, if a table has a key twice, of which readers take the last."""
+    return parsed(partial(json.loads, object_pairs_hook=_table), text)
+
+
+def _table(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is there twice in one table")
+    return table
 
 
 def read_json_lines(path: str | os.PathLike) -> list[Any]:

@@ -1,6 +1,5 @@
 """What `fdif view` can look at: families' members, plain shapes, scene documents, cases of datasets, label maps."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import fdif_jax as fd
 from fdif_jax.datasets.conventions import any_label
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import MESHES, parsed
+from fdif_jax.io.files import MESHES, json_of
 from fdif_jax.io.volumes import read_volume, suffix_of
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.operations.parts import Parts
@@ -228,7 +227,7 @@ def _with_values(shape: Shape) -> str:
 
 def _document(path: Path) -> dict:
     try:
-        document = parsed(json.loads, path.read_bytes())
+        document = json_of(path.read_bytes())
     except (OSError, ValueError):
         return {}  # reading it as a scene says what is wrong
     return document if isinstance(document, dict) else {}
