@@ -72,7 +72,7 @@ def load_names(path: str | Path, section: str | None = None) -> dict[int, str]:
     FdifError, naming the file, if it is missing, is not such a table, or the section is not there.
     """
     try:
-        data = json_of(Path(path).read_text(encoding="utf-8"))
+        data = json_of(Path(path).read_bytes())
     except OSError as error:
         raise FdifError(f"{path}: cannot read: {error.strerror}") from None
     except ValueError as error:

@@ -15,7 +15,7 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import is_one_scan, volume_type, volumes_in
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork, Windows
-from fdif_jax.io.files import visible
+from fdif_jax.io.files import check_once, visible
 from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan, suffix_of
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
@@ -69,9 +69,12 @@ def load_ensemble(paths: Sequence[Path]) -> Ensemble:
     """Open fine-tuning runs to predict with them; a directory of ``fold_0``, ``fold_1``, … is all of those.
 
     Raises:
-        FdifError: a path is no fine-tuning run, or they differ in the network, or in what its cases or labels are.
+        FdifError: a path is no fine-tuning run or given twice, or they differ in the network, or in what its cases or
+            labels are.
     """
-    runs = tuple(load_run(folder) for path in paths for folder in _folds(path))
+    folders = [folder for path in paths for folder in _folds(path)]
+    check_once(folders)
+    runs = tuple(map(load_run, folders))
     if not runs:
         raise FdifError("there is no run directory to predict with")
     for run in runs:

@@ -48,6 +48,15 @@ def check_out(path: Path, *, folder: bool = False) -> None:
         raise FdifError(f"{path}: cannot be written: the folder {near} takes no files")
 
 
+def check_once(paths: Iterable[str | os.PathLike]) -> None:
+    """Raise an FdifError if a file or folder is given twice, so that it would count twice."""
+    seen: set[str] = set()
+    for path in paths:
+        if (real := os.path.realpath(path)) in seen:
+            raise FdifError(f"{path}: is given twice, and would count twice; leave one of them out")
+        seen.add(real)
+
+
 def not_there(path: str | os.PathLike) -> FdifError:
     """The error for a file that is missing; of a link it says where that leads."""
     if os.path.islink(path):

@@ -88,7 +88,7 @@ def load_scenes(path: str | Path) -> list[Scene]:
             the message says which scene, which object and which key.
     """
     try:
-        documents = json_of(Path(path).read_text(encoding="utf-8"))
+        documents = json_of(Path(path).read_bytes())
     except FileNotFoundError:
         raise FdifError(f"scene file {path} does not exist") from None
     except ValueError as error:

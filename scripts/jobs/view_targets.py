@@ -15,7 +15,7 @@ from fdif_jax.datasets.conventions import any_label
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.io.files import MESHES, json_of
-from fdif_jax.io.volumes import read_volume, suffix_of
+from fdif_jax.io.volumes import read_volume, read_volume_header, suffix_of
 from fdif_jax.sdf.algebra import Affine, Displaced
 from fdif_jax.sdf.operations.parts import Parts
 from fdif_jax.sdf.sampled import Sampled
@@ -298,7 +298,10 @@ def _case(path: Path, choice: Choice) -> View:
     image = load_channels(case)[..., 0]
     label = load_labels(case, image.shape, dataset.labels)[0]
     names = dict(enumerate(dataset.tasks[0].class_names, start=1))
-    affine = read_volume(case.label).affine
+    placed = [read_volume_header(path).affine for path in (case.image, case.label)]
+    affine = next(
+        (one for one in placed if not np.array_equal(one, np.eye(4))), placed[0]
+    )  # as `load_labels` has it
     return _labels(case.id, f"case {case.id}", (image, label, names), affine, choice)
 
 

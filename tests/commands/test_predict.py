@@ -234,6 +234,12 @@ def test_runs_that_are_no_ensemble_are_refused(tmp_path, change, message):
         load_ensemble([tmp_path / "run", tmp_path / "b"])
 
 
+def test_a_run_of_an_ensemble_counts_once(tmp_path):
+    make_run(tmp_path / "folds/fold_0", document_of())
+    with pytest.raises(FdifError, match="fold_0: is given twice, and would count twice"):
+        load_ensemble([tmp_path / "folds", tmp_path / "folds/../folds/fold_0"])
+
+
 # ---------------------------------------------------------------------------------------- files in and out
 
 
