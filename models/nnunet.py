@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import parsed
+from fdif_jax.io.files import json_of
 from fdif_jax.weights.nnunet_files import NnunetNetwork
 
 _CLASS = "ResidualEncoderUNet"  # of dynamic_network_architectures.architectures.unet
@@ -137,7 +137,7 @@ def architecture_of(path: str, arguments: Mapping[str, Any], imported: Sequence[
 def _configuration(path: Path, name: str) -> dict[str, Any]:
     """One configuration of a plans file, with what it inherits."""
     try:
-        configurations = parsed(json.loads, path.read_bytes())["configurations"]
+        configurations = json_of(path.read_bytes())["configurations"]
         if name not in configurations:
             raise unknown(f"configuration of {path}", name, configurations)
         return inherited(configurations, name)

@@ -22,7 +22,7 @@ from fdif_jax.anatomy.bank import RELATIONS, Bank, build_bank
 from fdif_jax.anatomy.organ_masks import load_names
 from fdif_jax.datasets.reader import volume_type
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_out
+from fdif_jax.io.files import check_once, check_out
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar, say
 from fdif_jax.scripts.jobs.dry_run import Estimate
@@ -89,6 +89,7 @@ def build(config: Build) -> None:
     sections = [_split(label, "=") for label in config.labels]
     file, default = _split(config.names, ":")
     check_out(config.out)
+    check_once(path for path, _ in sections)
     names = [load_names(file, section or default) for _, section in sections]
     if config.dry_run:
         _estimate(config, [path for path, _ in sections], names).tell()

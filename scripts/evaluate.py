@@ -39,7 +39,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from fdif_jax.datasets.conventions import Conventions, any_label, checked_label
+from fdif_jax.datasets.conventions import RESERVED, Conventions, any_label, checked_label
 from fdif_jax.datasets.folders import volumes_in
 from fdif_jax.datasets.reader import list_cases, load_conventions
 from fdif_jax.errors import FdifError
@@ -50,6 +50,7 @@ from fdif_jax.evaluation.surfaces import Surface
 from fdif_jax.extras import lacking
 from fdif_jax.inference.probabilities import read_probabilities
 from fdif_jax.io.files import check_out, make_folder, write_csv, write_json
+from fdif_jax.io.nifti import volume_of
 from fdif_jax.io.volumes import VOLUMES, grown, read_volume, read_volume_header
 from fdif_jax.preprocessing.scans import on_grid_of, space_of
 from fdif_jax.preprocessing.spaces import Space
@@ -106,7 +107,7 @@ class _Pair(NamedTuple):
 
 
 class _Maps(NamedTuple):
-    """A case's label maps, in which -1 is ignored, on their grid, and the ids of the classes that it is scored for.
+    """A case's label maps, in which -1 is ignored, their grid, that of the prediction's file, and the classes' ids.
 
     ``names`` are those of segments by their labels, of each file that is a segmentation.
     """
@@ -114,6 +115,7 @@ class _Maps(NamedTuple):
     prediction: np.ndarray
     label: np.ndarray
     space: Space
+    filed: Space
     classes: list[int]
     names: Mapping[Path, Mapping[int, str]]
 
@@ -197,8 +199,8 @@ def _regions(config: Config, conventions: Conventions | None) -> _Regions:
             raise FdifError(
                 f"--regions {name}: must be a list of labels ({known}), as {name}=[1,2], not {ids}"
             )
-        if conventions and name in conventions.class_names:
-            raise FdifError(f"--regions {name}: is the name of a class; give another")
+        if name in (*RESERVED, *(conventions.class_names if conventions else ())):
+            raise FdifError(f"--regions {name}: is the name of a class or of a column; give another")
     return regions
 
 
@@ -260,7 +262,8 @@ def _score(
     config: Config,
 ) -> _Scored:
     """The scores of one case."""
-    prediction, label, space, classes, names = _read(pair, conventions)
+    maps = _read(pair, conventions)
+    prediction, label, space, _, classes, names = maps
     listed = conventions.regions if conventions else ()
     table = score_case(
         prediction,
@@ -279,7 +282,7 @@ def _score(
         bins = dict.fromkeys(groups, np.zeros((BINS, 4)))
         if pair.probabilities is not None:
             least = len(listed) or 1 + max(classes, default=0)
-            given, judged = read_probabilities(pair.probabilities, space.shape, least), label >= 0
+            given, judged = _probabilities(pair.probabilities, pair.label, maps, least), label >= 0
             for place, (key, ids) in enumerate(groups.items()):
                 probability = given[place] if listed else given[list(ids)].sum(0)
                 truth, guess = np.isin(label, ids), np.isin(prediction, ids)
@@ -288,6 +291,14 @@ def _score(
     rows = zip(groups, table, strict=True)
     values = {key: np.array([*row, *(of(bins[key]) for of in further)]) for key, row in rows}
     return _Scored(values, bins, names)
+
+
+def _probabilities(path: Path, label: Path, maps: _Maps, least: int) -> np.ndarray:
+    """Probabilities ``(K, D, H, W)``, of at least so many, on the label map's grid; in their file they are on that of
+    the prediction's, whose voxels may be in another order."""
+    found = read_probabilities(path, maps.filed.shape, least)
+    volume = volume_of(np.moveaxis(found, 0, 3), maps.filed.affine)
+    return np.moveaxis(on_grid_of(label, maps.space, path, volume), 3, 0)
 
 
 def _together(
@@ -328,7 +339,8 @@ def _read(pair: _Pair, conventions: Conventions | None) -> _Maps:
         present = np.union1d(prediction, label)
         classes = present[present > 0].tolist()
     named = ((path, one.names) for path, one in ((pair.label, truth), (pair.prediction, guess)) if one.names)
-    return _Maps(np.maximum(prediction, 0), label, space, classes, dict(named))
+    filed = space_of(pair.prediction, guess)
+    return _Maps(np.maximum(prediction, 0), label, space, filed, classes, dict(named))
 
 
 def _folder(config: Config) -> Path:

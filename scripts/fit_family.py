@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from fdif_jax.errors import FdifError
 from fdif_jax.fitting.fitted_family import write_family
 from fdif_jax.fitting.mask_targets import Mask
-from fdif_jax.io.files import check_out
+from fdif_jax.io.files import check_once, check_out
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.fit import fitted, fitter_of
 from fdif_jax.scripts.options.long_work import ProgressOption
@@ -64,6 +64,7 @@ def run(config: Config) -> None:
         raise FdifError(f"--min-dice must be from 0 to 1, not {config.min_dice:g}")
     if len(config.masks) < 2:
         raise FdifError(f"a family is learned from two masks or more, not {len(config.masks)}")
+    check_once(config.masks)
     _, family = find_family(config.shape)
     masks = [_mask(text, config.label) for text in config.masks]
     fits = fitted(fitter_of(family, config), masks)

@@ -30,7 +30,6 @@ Example:
         --input imagesTs --out predictions
 """
 
-import contextlib
 import csv
 import sys
 import tempfile
@@ -119,19 +118,14 @@ def run(config: Config) -> None:
     ensemble = load_networks(config.model)
     channels = len(ensemble.conventions.channel_names)
     cases = find_cases(config.input, channels, config.out, series=config.series, dicom_seg=config.dicom_seg)
-    first = cases[0].images[0].resolve()
-    if config.out.resolve() in (first, first.parent):
-        raise FdifError(f"--out {config.out}: holds the scans; give another folder")
+    _check_out_holds_none(config.out, cases)
     extras = _Extras(config)
     kept = [case for case in cases if case.out.exists() and extras.has(case) and not config.overwrite]
     there = {case.id for case in kept}
     missing = [case for case in cases if case.id not in there]
     for case in kept:
-        if not _lies_on(case.out, case.images[0]):
-            raise FdifError(
-                f"{case.out}: is on another grid than {case.images[0]}, so it is another scan's of that name; "
-                "give another --out, or --overwrite"
-            )
+        if not config.dicom_seg:
+            _check_prediction(case.out, case.images[0])
     if kept:
         print(f"{config.out}: {len(kept)} of {len(cases)} are there already; --overwrite predicts them again")
     if config.dry_run:
@@ -196,12 +190,30 @@ class _Extras:
 _UNCERTAIN = ["case", "measure", "foreground", "border"]  # columns of uncertainty.csv
 
 
-def _lies_on(prediction: Path, scan: Path) -> bool:
-    """Whether a prediction that is there has the grid of its scan, as far as both files' headers tell."""
-    with contextlib.suppress(Exception):  # what is wrong with a scan is told when it is read
-        there, wanted = map(read_volume_header, (prediction, scan))
-        return there.shape == wanted.shape[:3] and np.allclose(there.affine, wanted.affine, atol=1e-3)
-    return True
+def _check_out_holds_none(out: Path, cases: Sequence[ToPredict]) -> None:
+    """Raise an FdifError if ``--out`` is where a scan is, or where a link to it is, so that none is written over."""
+    scans = [image for case in cases for image in case.images]
+    places = {place for s in scans for place in (s.resolve(), s.resolve().parent, s.parent.resolve())}
+    if out.resolve() in places:
+        raise FdifError(f"--out {out}: holds the scans; give another folder")
+
+
+def _check_prediction(prediction: Path, scan: Path) -> None:
+    """Raise an FdifError if a prediction that is there cannot be read, or has not the grid of its scan, as far as
+    headers tell."""
+    try:
+        there = read_volume_header(prediction)
+    except FdifError as error:
+        raise FdifError(f"{error}; it is no whole prediction: remove it, or --overwrite") from None
+    try:
+        wanted = read_volume_header(scan)
+    except FdifError:  # what is wrong with a scan is told when it is read
+        return
+    if there.shape != wanted.shape[:3] or not np.allclose(there.affine, wanted.affine, atol=1e-3):
+        raise FdifError(
+            f"{prediction}: is on another grid than {scan}, so it is another scan's of that name; "
+            "give another --out, or --overwrite"
+        )
 
 
 def load_members(ensemble: Ensemble, which: str | None) -> tuple[Apply, list[Weights]]:

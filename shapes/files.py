@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import MESHES, parsed, write_atomic
+from fdif_jax.io.files import MESHES, json_of, write_atomic
 from fdif_jax.sdf.nodes import NODES, name_of
 from fdif_jax.sdf.sampled import Member
 from fdif_jax.sdf.shape import Point, Profile, Shape, as_shape, method, profile_method
@@ -116,7 +116,7 @@ def _plain(value: Any, path: Path) -> Any:
 def _made(path: Path) -> Shape | Profile:
     """The shape of a document."""
     try:
-        document = parsed(json.loads, path.read_bytes())
+        document = json_of(path.read_bytes())
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise FdifError(f"load: {path}: cannot be read: {why}") from None

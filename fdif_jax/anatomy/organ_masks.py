@@ -1,7 +1,6 @@
 """Label maps as material for a bank: each organ of a subject as a small grid of distances, and its statistics."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import parsed
+from fdif_jax.io.files import json_of
 from fdif_jax.io.labels import whole_numbers
 from fdif_jax.io.volumes import read_volume
 from fdif_jax.sdf.masks import dice_of, extent, signed_distance
@@ -73,7 +72,7 @@ def load_names(path: str | Path, section: str | None = None) -> dict[int, str]:
     FdifError, naming the file, if it is missing, is not such a table, or the section is not there.
     """
     try:
-        data = parsed(json.loads, Path(path).read_text(encoding="utf-8"))
+        data = json_of(Path(path).read_bytes())
     except OSError as error:
         raise FdifError(f"{path}: cannot read: {error.strerror}") from None
     except ValueError as error:

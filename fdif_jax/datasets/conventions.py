@@ -1,7 +1,7 @@
 """What the numbers in a dataset's files mean: names of classes, regions and channels, and ignored voxels."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,8 @@ from fdif_jax.io.labels import whole_numbers
 from fdif_jax.settings import Plain
 
 IGNORE = -1  # ignored voxels
+RESERVED = ("case", "mean")
+"""What no class may be called, as tables of scores have columns and rows of that name."""
 _LISTED = 12  # class names in an error
 
 
@@ -100,7 +102,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
             return _regions_of(f'{path}: "{key}"', table, document.get("regions_class_order"))
         table = {name: of[0] if isinstance(of, list) else of for name, of in table.items()}
         labels = {
-            int(key) if _is_id(key) else int(value): str(value) if _is_id(key) else key
+            int(key) if _is_id(key) else _id(value): str(value) if _is_id(key) else key
             for key, value in table.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
@@ -119,6 +121,7 @@ def labels_of(path: Path, document: Mapping[str, Any], task: str | None = None) 
         raise FdifError(
             f'{path}: "{key}" calls two classes {twice[0]!r}, but scores go by names; give each its own'
         )
+    _check_names(f'{path}: "{key}"', names)
     return Labels(names, max(ignored - {IGNORE}, default=None))
 
 
@@ -140,6 +143,7 @@ def _regions_of(where: str, table: Mapping[str, Any], order: Any) -> Labels:
             regions[name] = tuple(sorted(set(united)))
     if 0 not in table.values() or 0 in ignored or len(ignored) > 1:
         raise FdifError(f'{where} needs "background": 0 beside its regions, and at most one label to ignore')
+    _check_names(where, regions)
     for name, own in regions.items():
         if wrong := {0, IGNORE, *ignored} & {*own}:
             what = "the background" if 0 in wrong else "ignored"
@@ -171,6 +175,22 @@ def _painted(where: str, regions: Mapping[str, Sequence[int]], order: Any) -> tu
                 f"{list(united)}"
             )
     return tuple(order)
+
+
+def _check_names(where: str, names: Iterable[str]) -> None:
+    """Raise an FdifError for a class or region that is called as a column of scores, or has no name."""
+    for name in names:
+        if name in RESERVED:
+            raise FdifError(f"{where} calls a class {name!r}, as tables of scores call a column; rename it")
+        if not name.strip():
+            raise FdifError(f"{where} has a class without a name")
+
+
+def _id(value: Any) -> int:
+    """The whole number that a list says; ValueError for anything else."""
+    if isinstance(value, bool) or float(value) != int(value):
+        raise ValueError(value)
+    return int(value)
 
 
 def _is_id(key: str) -> bool:

@@ -20,7 +20,8 @@ def find_volumes(folder: Path, *, segmentations: bool = False) -> dict[str, str]
     only.
     """
     if not folder.is_dir():
-        raise FdifError(f"{folder}: no such folder")
+        there = folder.exists()
+        raise FdifError(f"{folder}: {'is a file; give the folder of it' if there else 'no such folder'}")
     found: dict[str, str] = {}
     others: list[str] = []
     for file in visible(folder):

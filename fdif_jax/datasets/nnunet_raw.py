@@ -3,14 +3,13 @@
 Sources: nnU-Net 2, its documentation of datasets and manual splits, and ``get_filenames_of_train_images_and_targets``.
 """
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import parsed
+from fdif_jax.io.files import json_of
 from fdif_jax.io.names import safe_name
 
 SPLITS = "splits_final.json"
@@ -47,7 +46,7 @@ def listed_files(path: Path, document: Mapping[str, Any]) -> dict[str, tuple[lis
     found: dict[str, tuple[list[Path], Path]] = {}
     if not isinstance(listed, dict):
         raise FdifError(f'{path}: "dataset" must be a table of cases, not {listed!r}')
-    if document.get("numTraining", len(listed)) != len(listed):
+    if str(document.get("numTraining", len(listed))) != str(len(listed)):
         raise FdifError(
             f'{path}: numTraining is {document["numTraining"]}, but "dataset" lists {len(listed)} cases'
         )
@@ -77,7 +76,7 @@ def read_splits(path: Path, names: Collection[str]) -> list[Split]:
     """
     file = path.parent / SPLITS
     try:
-        document = parsed(json.loads, file.read_bytes())
+        document = json_of(file.read_bytes())
         folds = [(fold["train"], fold["val"]) for fold in document]
     except FileNotFoundError:
         return []

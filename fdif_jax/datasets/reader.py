@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,17 +16,15 @@ import numpy as np
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
 from fdif_jax.datasets.nnunet_raw import Split, check_reader, listed_files, read_splits
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_genuine, parsed, visible
+from fdif_jax.io.files import check_genuine, json_of, visible
 from fdif_jax.io.names import safe_name, unique_names
 from fdif_jax.io.nifti import Volume, check_numbers
-from fdif_jax.io.remarks import remark_left_out
+from fdif_jax.io.remarks import remark_left_out, remark_repeated
 from fdif_jax.io.volumes import (
-    APART,
     VOLUME_SUFFIXES,
-    grown,
-    in_order_of,
     is_beside,
     is_volume,
+    on_grid,
     read_volume,
     read_volume_header,
     suffix_of,
@@ -138,6 +135,7 @@ def list_cases(path: str | os.PathLike) -> tuple[list[Case], list[Case]]:
     cases = [*training, *validation]
     names = unique_names([case.id for case in cases], [case.image.parent for case in cases])
     cases = [case._replace(id=name) for case, name in zip(cases, names, strict=True)]
+    remark_repeated(path, names, [case.images for case in cases], len(training))
     return cases[: len(training)], cases[len(training) :]
 
 
@@ -224,7 +222,7 @@ def _nnunet_cases(path: Path) -> list[Case]:
         left = [name for name in visible(inner) if inner / name not in used and not is_beside(name)]
         remark_left_out(inner, left, f"no {ending} files of cases of {len(channels)} channels")
     count = document.get("numTraining", len(cases))
-    if count != len(cases):
+    if str(count) != str(len(cases)):
         raise FdifError(f"{path}: numTraining is {count}, but there are {len(cases)} cases of {ending} files")
     return cases
 
@@ -236,13 +234,15 @@ def _further_tasks(document: dict) -> list[str]:
 def read_document(path: Path) -> dict:
     """A dataset's JSON list as it is written; FdifError if it is missing or no JSON object."""
     try:
-        document = parsed(json.loads, path.read_bytes())
+        document = json_of(path.read_bytes())
     except FileNotFoundError:
         raise FdifError(f"{path}: no such file; give a dataset's JSON list") from None
     except OSError as error:
         raise FdifError(f"{path}: cannot read: {error.strerror}") from None
     except ValueError as error:
         check_genuine(path)
+        if suffix_of(path.name):
+            raise FdifError(f"{path}: is a volume; give their folder, or a dataset's JSON list") from None
         raise FdifError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise FdifError(f"{path}: holds no table; give a dataset's JSON list")
@@ -312,12 +312,11 @@ def volume_type(path: str | os.PathLike) -> tuple[tuple[int, ...], np.dtype]:
 def load_channels(case: Case) -> np.ndarray:
     """Read a case's image with all its channels, ``(D, H, W, C)``; it may be read-only.
 
-    Errors are as of `read_intensities`; FdifError, naming the file, if shapes differ.
+    Channels in files of their own lie where the first one does, see `load_labels`. Errors are as of `read_intensities`.
     """
-    arrays = [read_intensities(path).array for path in case.images]
-    for path, array in zip(case.images, arrays, strict=True):
-        if array.shape != arrays[0].shape:
-            raise FdifError(f"{path}: shape {array.shape}, but {case.image} has {arrays[0].shape}")
+    volumes = [read_intensities(path) for path in case.images]
+    shape, affine = volumes[0].array.shape, volumes[0].affine
+    arrays = [_laid_on(case, shape, affine, *one) for one in zip(case.images, volumes, strict=True)]
     arrays = [array if array.ndim == 4 else array[..., None] for array in arrays]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
@@ -325,23 +324,26 @@ def load_channels(case: Case) -> np.ndarray:
 def load_labels(case: Case, shape: tuple[int, ...], labels: Sequence[Labels]) -> list[np.ndarray]:
     """Read a case's label maps, each of the image's ``shape`` ``(D, H, W)``, as `read_label` does.
 
-    A map of the image's voxels in another order is put in theirs, a segmentation of a part of them among background;
-    one without a place in space is taken as it is.
-    ``labels`` say what the numbers of each map mean, as `Dataset` has it. FdifError, naming the file, if its shape is
-    another.
+    A map of the image's voxels in another order is put in theirs; where one of the two has no place in space, its
+    affine being the identity, it is taken as it is. ``labels`` say what the numbers of each map mean, as `Dataset` has
+    it. FdifError, naming the file, if its voxels are others, or lie elsewhere.
     """
-    arrays, header = [], read_volume_header(case.image)
-    affine = header.affine
-    for path, meaning in zip(case.labels, labels, strict=True):
-        volume = grown(path, read_label(path, meaning), header)
-        turned = in_order_of(affine, volume)
-        array = (
-            turned if np.allclose(turned.affine, affine, atol=APART * min(turned.spacing)) else volume
-        ).array
-        if array.shape != shape:
-            raise FdifError(f"{path}: shape {array.shape}, but its image {case.image} has {shape}")
-        arrays.append(array)
-    return arrays
+    affine = read_volume_header(case.image).affine
+    return [
+        _laid_on(case, shape, affine, path, read_label(path, meaning))
+        for path, meaning in zip(case.labels, labels, strict=True)
+    ]
+
+
+def _laid_on(
+    case: Case, shape: tuple[int, ...], affine: np.ndarray, path: Path, volume: Volume
+) -> np.ndarray:
+    """The array of one of a case's volumes, its axes as those of the image, of ``shape`` and ``affine``, run."""
+    nowhere = np.eye(4)
+    placed = not (np.array_equal(volume.affine, nowhere) or np.array_equal(affine, nowhere))
+    if not placed and volume.array.shape[:3] == shape[:3]:
+        return volume.array
+    return on_grid(path, volume, case.image, shape[:3], affine)
 
 
 def read_label(path: Path, labels: Labels) -> Volume:

@@ -23,7 +23,7 @@ import numpy as np
 from fdif_jax.datasets.headers import check_same, made_with
 from fdif_jax.datasets.layouts import DatasetPlan
 from fdif_jax.errors import FdifError
-from fdif_jax.io.files import check_out, make_folder, parsed, whole_json_lines, write_atomic
+from fdif_jax.io.files import check_out, json_of, make_folder, whole_json_lines, write_atomic
 from fdif_jax.io.locks import hold
 
 MANIFEST = "manifest.json"
@@ -306,7 +306,7 @@ def _is_whole(out: Path, header: dict) -> bool:
 
 def _read_manifest(out: Path) -> dict[str, Any] | None:
     try:
-        manifest = parsed(json.loads, (out / MANIFEST).read_bytes())
+        manifest = json_of((out / MANIFEST).read_bytes())
         return {**manifest, "files": dict(manifest["files"])}
     except FileNotFoundError:
         return None

@@ -16,7 +16,8 @@ from fdif_jax.datasets.folders import is_one_scan, volumes_in
 from fdif_jax.datasets.reader import volume_type
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.sliding_window import Progress, TiledNetwork, Windows
-from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan
+from fdif_jax.io.files import check_once, visible
+from fdif_jax.io.volumes import VOLUMES, format_of, is_dicom_scan, suffix_of
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
@@ -69,9 +70,12 @@ def load_ensemble(paths: Sequence[Path]) -> Ensemble:
     """Open fine-tuning runs to predict with them; a directory of ``fold_0``, ``fold_1``, … is all of those.
 
     Raises:
-        FdifError: a path is no fine-tuning run, or they differ in the network, or in what its cases or labels are.
+        FdifError: a path is no fine-tuning run or given twice, or they differ in the network, or in what its cases or
+            labels are.
     """
-    runs = tuple(load_run(folder) for path in paths for folder in _folds(path))
+    folders = [folder for path in paths for folder in _folds(path)]
+    check_once(folders)
+    runs = tuple(map(load_run, folders))
     if not runs:
         raise FdifError("there is no run directory to predict with")
     for run in runs:
@@ -154,7 +158,8 @@ def find_cases(
         raise FdifError(f"{source}: no such file or folder")
     folder = source if source.is_dir() or alone else source.parent
     found: dict[str, list[Path]] = {}
-    for name, images in _grouped(volumes_in(folder, series), channels):
+    volumes = volumes_in(folder, series) if source == folder else _of_one(source)
+    for name, images in _grouped(volumes, channels):
         if name in found:
             raise FdifError(
                 f"{found[name][0]} and {images[0]} are both the image of case {name}; leave one out"
@@ -168,6 +173,18 @@ def find_cases(
     if not cases:
         raise FdifError(f"{source}: {'holds' if source == folder else 'is'} no volume ({VOLUMES})")
     return cases
+
+
+def _of_one(source: Path) -> dict[str, Path]:
+    """A file by its name, and those that may be other channels of its case; nothing if it is no volume."""
+    suffix = suffix_of(source.name)
+    if not suffix:
+        return {}
+    names = [file.removesuffix(suffix) for file in visible(source.parent) if file.endswith(suffix)]
+    own = source.name.removesuffix(suffix)
+    channel = _CHANNEL.fullmatch(own)
+    others = [n for n in names if channel and (match := _CHANNEL.fullmatch(n)) and match[1] == channel[1]]
+    return {name: source.with_name(name + suffix) for name in sorted({own, *others})}
 
 
 def _ending(image: Path, dicom_seg: bool) -> str:

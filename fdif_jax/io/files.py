@@ -8,6 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def check_out(path: Path, *, folder: bool = False) -> None:
         raise FdifError(f"{path}: cannot be written: {near} is no folder")
     if not os.access(near, os.W_OK):
         raise FdifError(f"{path}: cannot be written: the folder {near} takes no files")
+
+
+def check_once(paths: Iterable[str | os.PathLike]) -> None:
+    """Raise an FdifError if a file or folder is given twice, so that it would count twice."""
+    seen: set[str] = set()
+    for path in paths:
+        if (real := os.path.realpath(path)) in seen:
+            raise FdifError(f"{path}: is given twice, and would count twice; leave one of them out")
+        seen.add(real)
 
 
 def not_there(path: str | os.PathLike) -> FdifError:
@@ -146,6 +156,20 @@ def parsed(loads: Callable[[Any], Any], text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} times") from None
     return value
+
+
+def json_of(text: str | bytes) -> Any:
+    """What JSON says, see `parsed`; ValueError, too, if a table has a key twice, of which readers take the last."""
+    return parsed(partial(json.loads, object_pairs_hook=_table), text)
+
+
+def _table(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is there twice in one table")
+    return table
 
 
 def read_json_lines(path: str | os.PathLike) -> list[Any]:

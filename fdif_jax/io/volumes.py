@@ -33,9 +33,7 @@ from fdif_jax.io.nifti import (
     volume_of,
 )
 
-APART = 0.1
-"""Voxels between places that are taken for one."""
-
+_APART = 0.1  # voxels between corners of grids that are taken for one
 _RAW = (".raw", ".zraw", ".raw.gz", ".zraw.gz")  # voxels beside a header
 
 
@@ -231,8 +229,8 @@ def grown(path: str | os.PathLike, volume: Volume, other: VolumeHeader) -> Volum
     slip = np.abs(np.abs(there[:3, :3]) - straight) @ np.array(other.shape[:3])
     if (
         sorted(straight.ravel()) != [0] * 6 + [1] * 3
-        or np.abs(ends - ends.round()).max() > APART
-        or slip.max() > APART
+        or np.abs(ends - ends.round()).max() > _APART
+        or slip.max() > _APART
     ):
         return volume
     before = np.maximum(-ends.min(0).round(), 0).astype(int)
@@ -240,6 +238,38 @@ def grown(path: str | os.PathLike, volume: Volume, other: VolumeHeader) -> Volum
     check_fits(path, math.prod((size + before + after).tolist()) * volume.array.itemsize)
     array = np.pad(volume.array, np.column_stack([before, after]))
     return replace(volume, array=array, affine=volume.affine @ nib.affines.from_matvec(np.eye(3), -before))
+
+
+def apart(shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray) -> float:
+    """How far the corners of two grids of one ``shape`` ``(D, H, W)`` are apart at most, in voxels of the finer one."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+    ours, theirs = (nib.affines.apply_affine(one, corners) for one in (affine, other))
+    finest = min(*nib.affines.voxel_sizes(affine), *nib.affines.voxel_sizes(other))
+    return float(np.linalg.norm(ours - theirs, axis=1).max() / finest)
+
+
+def on_grid(
+    path: str | os.PathLike,
+    volume: Volume,
+    other: str | os.PathLike,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+) -> np.ndarray:
+    """The array of a volume that was read from ``path``, its axes as those of the grid of another file run.
+
+    That is of ``shape`` ``(D, H, W)`` and ``affine``; a segmentation may be a part of it. FdifError if the two files'
+    voxels do not lie in the same places, within a tenth of a voxel.
+    """
+    volume = grown(path, volume, VolumeHeader(shape, volume.array.dtype, affine))
+    for one in (volume, in_order_of(affine, volume)):
+        if one.array.shape[:3] == shape and apart(shape, one.affine, affine) <= _APART:
+            return one.array
+    if volume.array.shape[:3] != shape:
+        raise FdifError(f"{path}: shape {volume.array.shape[:3]}, but {other} has {shape}")
+    away = apart(shape, volume.affine, affine)
+    raise FdifError(
+        f"{path}: its affine lays voxels up to {away:.3g} voxels from where that of {other} lays them"
+    )
 
 
 def encode_like(source: Path, labels: np.ndarray) -> bytes | memoryview:

@@ -290,6 +290,11 @@ def _normalisation(
     if name == "ct" or window:
         voxels = measured.foreground[channel]
         low, high = window or map(float, np.percentile(voxels, _WINDOW))
+        if not low < high and not window:
+            raise FdifError(
+                f"channel {measured.channel_names[channel]}: {low:g} in most of what is measured of its intensities, "
+                "which leaves no window; give one by --window, as --window -175 250"
+            )
         if not low < high:
             raise FdifError(
                 f"a window must go from a lower to a higher intensity, not from {low:g} to {high:g}"

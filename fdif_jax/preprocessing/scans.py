@@ -14,7 +14,7 @@ from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, read_intensities, read_label
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import Volume
-from fdif_jax.io.volumes import APART, VolumeHeader, grown, in_order_of
+from fdif_jax.io.volumes import on_grid
 from fdif_jax.preprocessing.spaces import Box, Crop, Space
 from fdif_jax.sdf.masks import extent
 
@@ -112,24 +112,9 @@ def space_of(path: Path, volume: Volume) -> Space:
 
 
 def on_grid_of(other_path: Path, other: Space, path: Path, volume: Volume) -> np.ndarray:
-    """The array of a volume that was read from ``path``, its axes as those of another file's grid run (`in_order_of`).
+    """The array of a volume that was read from ``path``, its axes as those of another file's grid run.
 
-    A segmentation may be a part of that grid. FdifError if the two files' voxels do not lie in the same places, within
-    a tenth of a voxel.
+    FdifError if the two files' voxels do not lie in the same places (`on_grid`); see `space_of`, too.
     """
-    volume = grown(path, volume, VolumeHeader(other.shape, volume.array.dtype, other.affine))
-    space = space_of(path, volume)
-    for one in (volume, in_order_of(other.affine, volume)):
-        if _is_same(space_of(path, one), other):
-            return one.array
-    if space.shape != other.shape:
-        raise FdifError(f"{path}: shape {space.shape}, but {other_path} has {other.shape}")
-    apart = space.apart_from(other)
-    raise FdifError(
-        f"{path}: its affine lays voxels up to {apart:.3g} voxels from where that of {other_path} lays them"
-    )
-
-
-def _is_same(space: Space, other: Space) -> bool:
-    """Whether two grids' voxels lie in the same places, within a tenth of a voxel."""
-    return space.shape == other.shape and space.apart_from(other) <= APART
+    space_of(path, volume)
+    return on_grid(path, volume, other_path, other.shape, other.affine)

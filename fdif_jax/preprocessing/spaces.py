@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from fdif_jax.errors import FdifError
+from fdif_jax.io.volumes import apart
 
 GridShape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
@@ -61,9 +62,7 @@ class Space:
 
     def apart_from(self, other: "Space") -> float:
         """How far the corners of the two grids are apart at most, in voxels of the finer one."""
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
-        ours, theirs = (nib.affines.apply_affine(space.affine, corners) for space in (self, other))
-        return float(np.linalg.norm(ours - theirs, axis=1).max() / min(*self.spacing, *other.spacing))
+        return apart(self.shape, self.affine, other.affine)
 
 
 @dataclass(frozen=True, eq=False)

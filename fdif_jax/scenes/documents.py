@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import parsed
+from fdif_jax.io.files import json_of
 from fdif_jax.sdf.grid import Grid
 from fdif_jax.vocabulary.parameters import finite_numbers
 
@@ -88,7 +88,7 @@ def load_scenes(path: str | Path) -> list[Scene]:
             the message says which scene, which object and which key.
     """
     try:
-        documents = parsed(json.loads, Path(path).read_text(encoding="utf-8"))
+        documents = json_of(Path(path).read_bytes())
     except FileNotFoundError:
         raise FdifError(f"scene file {path} does not exist") from None
     except ValueError as error:

@@ -10,7 +10,6 @@ The command that made a directory continues it; a command that asks for anything
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import append_json_line, parsed, read_json_lines, write_json, write_json_lines
+from fdif_jax.io.files import append_json_line, json_of, read_json_lines, write_json, write_json_lines
 from fdif_jax.io.locks import hold
 from fdif_jax.settings import differences, first_few
 from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
@@ -183,7 +182,7 @@ def load_run(path: str | os.PathLike) -> Run:
 
 
 def _plain(path: Path) -> dict[str, Any]:
-    return parsed(json.loads, (path / RUN).read_bytes())
+    return json_of((path / RUN).read_bytes())
 
 
 def _check_same_document(path: Path, wanted: RunDocument) -> None:

@@ -18,6 +18,7 @@ with needing("pictures"):
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+    from matplotlib.text import Text
 
 _LEGEND_ENTRIES = 14
 _LEGEND_COLUMNS = 4
@@ -235,7 +236,11 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def png_of(figure: Figure) -> bytes:
-    """The bytes of a figure as a PNG, the same every time."""
+    """The bytes of a figure as a PNG, the same every time. Its names are shown as they are, and never as formulas."""
+    for text in figure.findobj(Text):
+        shown = text.get_text()
+        if "$" in shown or not shown.isprintable():
+            text.set(parse_math=False, text=shown.encode("utf-8", "replace").decode())
     picture = BytesIO()
     FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
     return picture.getvalue()

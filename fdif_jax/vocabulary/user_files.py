@@ -110,6 +110,8 @@ def _executed(path: Path, shown: str, stamp: int) -> tuple[ModuleType, bytes, st
 
     Its text and the digest of that are with it.
     """
+    if path.suffix != ".py":
+        raise FdifError(f"{shown}: is no Python file; the name of one ends in .py")
     source = path.read_bytes()
     digest = hashlib.sha256(source).hexdigest()
     name = f"fdif_user_{path.stem}_{digest[:12]}"

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.reader import Case, list_cases, list_splits, load_conventions
 from fdif_jax.errors import FdifError
@@ -22,6 +24,7 @@ from fdif_jax.preprocessing.splits import HELD_OUT, ListedFold, apart, few, fold
 from fdif_jax.scripts.console.reading import each_good
 from fdif_jax.scripts.jobs.suited import voxel_budget
 from fdif_jax.scripts.options.finetuning import FinetuningOptions
+from fdif_jax.weights.state_dicts import some
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,9 @@ def plan_for(
         bad.discard(case.id)
         measurements.append(measurement)
     measured = fingerprint(measurements, chosen.conventions)
+    absent = np.isnan(measured.centres).all((0, 2))
+    if nowhere := [name for name, there in zip(measured.class_names, ~absent, strict=True) if not there]:
+        print(f"no training case shows {some(nowhere)}: nothing can be learnt of that")
     plan = plan_cases(
         measured,
         multiple,

@@ -3,7 +3,6 @@
 Such a folder is what ``nnUNetv2_train`` leaves, and ``fdif export --to nnunet-results`` writes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from fdif_jax.datasets.conventions import conventions_of
 from fdif_jax.errors import FdifError
 from fdif_jax.inference.prediction import Ensemble, load_ensemble
-from fdif_jax.io.files import not_there, parsed
+from fdif_jax.io.files import json_of, not_there
 from fdif_jax.models.nnunet import inherited
 from fdif_jax.models.recognise import Recognised, recognise
 from fdif_jax.preprocessing.nnunet_plans import read_cases
@@ -116,7 +115,7 @@ def _configuration(folder: Path, checkpoint: Checkpoint) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return parsed(json.loads, path.read_bytes())
+        return json_of(path.read_bytes())
     except FileNotFoundError:
         raise not_there(path) from None
     except ValueError as error:

@@ -11,7 +11,6 @@
 """
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from fdif_jax.errors import FdifError
 from fdif_jax.evaluation.statistics import Result, mean_of_cases
-from fdif_jax.io.files import make_folder, parsed, read_json_lines, write_json
+from fdif_jax.io.files import json_of, make_folder, read_json_lines, write_json
 from fdif_jax.training.runs import METRICS, SCORES
 
 STUDY, TUNED = "study.json", "tuned.json"
@@ -88,7 +87,7 @@ class Study:
 def load_study(folder: Path) -> Study:
     """The study that a folder holds; FdifError if it holds none."""
     try:
-        return Study(**parsed(json.loads, (folder / STUDY).read_bytes()))
+        return Study(**json_of((folder / STUDY).read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         raise FdifError(f"{folder}: there is no study ({STUDY}) here yet") from None
     except (ValueError, TypeError) as error:
@@ -159,7 +158,7 @@ def load_tuned(folder: Path) -> dict[str, dict[str, Any]]:
     """What was chosen, by initialisation: ``lr``, ``warmup`` and the ``trials``; empty where nothing was tuned."""
     path = folder / TUNED
     try:
-        return parsed(json.loads, path.read_bytes()) if path.is_file() else {}
+        return json_of(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
         raise FdifError(f"{path} is damaged: {error}") from None
 
@@ -175,7 +174,7 @@ def load_scores(run: Path, of: Literal["cases", "dice"] = "cases") -> dict[str, 
     """
     path = run / SCORES
     try:
-        scores = parsed(json.loads, path.read_bytes())[of]
+        scores = json_of(path.read_bytes())[of]
         return {str(name): math.nan if dice is None else float(dice) for name, dice in scores.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FdifError(f"{path} is damaged: {error!r}") from None

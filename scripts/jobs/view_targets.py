@@ -1,6 +1,5 @@
 """What `fdif view` can look at: families' members, plain shapes, scene documents, cases of datasets, label maps."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import fdif_jax as fd
 from fdif_jax.datasets.conventions import any_label
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels
 from fdif_jax.errors import FdifError, unknown
-from fdif_jax.io.files import MESHES, parsed
+from fdif_jax.io.files import MESHES, json_of
 from fdif_jax.io.formats.dicom import is_segmentation
 from fdif_jax.io.volumes import read_volume, read_volume_header, suffix_of
 from fdif_jax.sdf.algebra import Affine, Displaced
@@ -229,7 +228,7 @@ def _with_values(shape: Shape) -> str:
 
 def _document(path: Path) -> dict:
     try:
-        document = parsed(json.loads, path.read_bytes())
+        document = json_of(path.read_bytes())
     except (OSError, ValueError):
         return {}  # reading it as a scene says what is wrong
     return document if isinstance(document, dict) else {}
@@ -300,7 +299,10 @@ def _case(path: Path, choice: Choice) -> View:
     image = load_channels(case)[..., 0]
     label = load_labels(case, image.shape, dataset.labels)[0]
     names = dict(enumerate(dataset.tasks[0].class_names, start=1))
-    affine = read_volume_header(case.image).affine
+    placed = [read_volume_header(path).affine for path in (case.image, case.label)]
+    affine = next(
+        (one for one in placed if not np.array_equal(one, np.eye(4))), placed[0]
+    )  # as `load_labels` has it
     return _labels(case.id, f"case {case.id}", (image, label, names), affine, choice)
 
 

@@ -176,6 +176,14 @@ def bad(tmp_path: Path, **changes) -> list[str]:
     return [str(tmp_path / "a.nii.gz"), "--names", str(tmp_path / "n.json") + changes.get("section", "")]
 
 
+def test_a_subject_counts_once(tmp_path, capsys):
+    (tmp_path / "link.nii.gz").symlink_to("a.nii.gz")
+    arguments = [str(tmp_path / "link.nii.gz"), *bad(tmp_path), "--out", str(tmp_path / "bank.npz")]
+    with pytest.raises(SystemExit):
+        cli.run("bank", ["build", *arguments])
+    assert "a.nii.gz: is given twice, and would count twice" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import time
 
@@ -384,6 +385,33 @@ def test_probabilities_beside_predictions_are_scored(folders, capsys):
     assert "left out" not in capsys.readouterr().err
 
 
+def test_probabilities_are_turned_as_their_prediction_is(folders):
+    """Their file has the prediction's order of voxels, and the label map's may be another."""
+    root, maps = folders
+    label = maps["case_1"][1]
+    save_probabilities(root, "case_1", label, certain=0.7)
+    evaluate.run(config_of(root, measures=("ece", "brier"), worst=0))
+    wanted = rows_of(root)
+    image = nib.Nifti1Image(label, AFFINE)
+    turned = image.as_reoriented([[1, -1], [0, 1], [2, -1]])
+    nib.save(turned, root / "data/labelsTr/case_1.nii.gz")
+    evaluate.run(config_of(root, measures=("ece", "brier"), worst=0))
+    assert rows_of(root) == wanted
+
+
+@pytest.mark.slow("pictures and a report; what is drawn of a name is tried in tests/viewing")
+def test_scores_are_written_whatever_a_case_is_called(folders):
+    root, maps = folders
+    prediction, label = maps["case_1"]
+    for name in (r"$x_{$ \\frac", "\udcff", "two\nlines"):
+        save(root / f"predictions/{name}.nii.gz", prediction)
+        save(root / f"data/labelsTr/{name}.nii.gz", label)
+    evaluate.run(config_of(root, measures=("dice",), worst=4, report=root / "out/report.html"))
+    assert len(list((root / "out/scores_worst").iterdir())) == 4
+    text = (root / "out/scores.csv").read_text(errors="surrogateescape")
+    assert {row["case"] for row in csv.DictReader(io.StringIO(text))} >= {"\udcff", "two\nlines"}
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -421,6 +449,7 @@ def test_other_archives_are_named(folders, array, message):
         ),
         ({"regions": ("whole=[]",)}, "must be a list of labels"),
         ({"regions": ("b=[1,2]",)}, "--regions b: is the name of a class"),
+        ({"regions": ("mean=[1,2]",)}, "--regions mean: is the name of a class or of a column"),
         ({"report": "predictions"}, "predictions: is a folder; give the name of a file"),
     ],
 )

@@ -536,6 +536,20 @@ def test_a_bad_case_is_one_line_that_names_its_file_and_the_others_go_on(dataset
     assert f"skipped: {root}" in told or f"skipped: case {bad}: spacing" in told
 
 
+def test_a_class_that_no_training_case_shows_is_said(dataset, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(dataset.parent, root)
+    document = json.loads((root / "dataset.json").read_text())
+    for case in document["training"]:
+        _rewritten(root / case["label"], lambda a: np.where(a == 2, 0, a).astype(np.uint8))
+    config = _config(root, tmp_path / "run")
+    chosen = finetune.choose_cases(config)
+    with ScanStore(chosen.conventions) as scans:
+        finetune.plan_for(config, chosen, (2, 2, 2), None, scans)
+    name = chosen.conventions.class_names[1]
+    assert f"no training case shows {name}: nothing can be learnt of that" in capsys.readouterr().out
+
+
 @pytest.mark.slow("two trainings")
 @pytest.mark.parametrize("cases", [0, 1])
 def test_healthy_scans_are_trained_and_validated_on(dataset, tmp_path, cases):

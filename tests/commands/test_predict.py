@@ -234,6 +234,12 @@ def test_runs_that_are_no_ensemble_are_refused(tmp_path, change, message):
         load_ensemble([tmp_path / "run", tmp_path / "b"])
 
 
+def test_a_run_of_an_ensemble_counts_once(tmp_path):
+    make_run(tmp_path / "folds/fold_0", document_of())
+    with pytest.raises(FdifError, match="fold_0: is given twice, and would count twice"):
+        load_ensemble([tmp_path / "folds", tmp_path / "folds/../folds/fold_0"])
+
+
 # ---------------------------------------------------------------------------------------- files in and out
 
 
@@ -431,10 +437,37 @@ def test_names_of_cases(tmp_path):
     assert cases("a_0001.nii", channels=2) == both  # what is missing is told when it is read
     assert cases("a_0000.nii", "a_0001.nii", "b.nii", channels=2, source="a_0001.nii") == both
     assert cases("a_0000.nii", "a_0002.nii", channels=2)["a"] == ["a_0000.nii", "a_0001.nii", "a_0002.nii"]
+    assert cases("a.nii", "a.nii.gz", "b.nii", "b.nii.gz", source="a.nii") == {"a": ["a.nii"]}
+    assert cases("a_0000.nii", "a.nii", "a_x.nii", source="a_0000.nii") == {"a": ["a_0000.nii"]}
     with pytest.raises(FdifError, match=r"a\.nii\.gz: there is a\.nii, too"):
         cases("a.nii", "a.nii.gz")
     with pytest.raises(FdifError, match=r"a\.nii and .*a_0000\.nii are both the image of case a"):
         cases("a.nii", "a_0000.nii")
+
+
+def test_no_scan_is_written_over_where_links_lead(folders, capsys):
+    """The scans are links into two folders: neither of these, nor that of the links, takes predictions."""
+    scans = {}
+    for number in range(2):
+        path = save(folders / f"real_{number}/{number}.nii.gz", random_label((4, 5, 6), number))
+        scans[path] = path.read_bytes()
+        (folders / "links").mkdir(exist_ok=True)
+        (folders / f"links/{number}.nii.gz").symlink_to(path)
+    for out in ("real_0", "real_1", "links"):
+        assert fdif_predict(folders, "--input", folders / "links", "--out", folders / out, "--overwrite") == 2
+        assert f"--out {folders / out}: holds the scans" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in scans} == scans
+    assert all(path.is_symlink() for path in (folders / "links").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["folder", "half"])
+def test_what_is_no_whole_prediction_does_not_pass_for_one(folders, kind, capsys):
+    path = folders / "out" / sorted(find_cases(folders / "scans", 1, folders / "out"))[0].out.name
+    path.parent.mkdir()
+    path.mkdir() if kind == "folder" else path.write_bytes(b"half of it")
+    assert fdif_predict(folders) == 2
+    error = capsys.readouterr().err
+    assert f"{path}: " in error and "it is no whole prediction: remove it, or --overwrite" in error
 
 
 def test_an_interrupted_command_goes_on_and_overwrites_only_when_asked(folders, monkeypatch, capsys):

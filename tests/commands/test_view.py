@@ -1,6 +1,7 @@
 """`fdif view`: what it writes of shapes, files, scenes and cases; its page in a browser; watching; bad input."""
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.io.nifti import read_nifti
 from fdif_jax.scripts import cli, view
+from fdif_jax.scripts.jobs import view_targets
 from fdif_jax.scripts.jobs.view_targets import Choice, View, views_of
 from fdif_jax.vocabulary.vocabulary import resolve
 from tests.helpers.names import HOSTILE, names_no_other_file
@@ -176,6 +178,27 @@ def test_a_case_is_seen_in_millimetres():
     np.testing.assert_array_equal(seen.volume[1], label.array)
     (bare,) = views_of(str(case.label), choice(resolution=32))
     assert [thing.samples.name for thing in bare.things] == ["label 1", "label 2"]
+
+
+def test_a_label_in_another_order_than_its_image_is_seen_where_it_lies(tmp_path, monkeypatch):
+    """The first axis of the label's file runs the other way, and its second and third are exchanged."""
+    source = nib.load(HIPPOCAMPUS / "labelsTr/hippocampus_003.nii.gz")
+    nib.save(source, tmp_path / "image.nii.gz")
+    nib.save(source.as_reoriented([[0, -1], [2, 1], [1, 1]]), tmp_path / "label.nii.gz")
+    listed = {
+        "labels": {"0": "x", "1": "a", "2": "b"},
+        "training": [{"image": "image.nii.gz", "label": "label.nii.gz"}],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
+    monkeypatch.setattr(
+        view_targets, "_labels", lambda name, title, volume, affine, choice: (volume[1], affine)
+    )
+    ((label, affine),) = views_of(str(tmp_path), choice(case="0"))
+    wanted, seen = (
+        nib.affines.apply_affine(placed, np.argwhere(array == 1).mean(axis=0))
+        for array, placed in ((np.asarray(source.dataobj), source.affine), (label, affine))
+    )
+    np.testing.assert_allclose(seen, wanted, atol=1e-3)
 
 
 def test_labels_of_an_atlas_are_seen_by_their_ids(tmp_path):

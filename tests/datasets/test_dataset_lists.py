@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdif_jax.datasets.conventions import Labels
-from fdif_jax.datasets.reader import Case, list_cases, load_dataset, load_labels
+from fdif_jax.datasets.reader import Case, list_cases, load_channels, load_dataset, load_labels
 from fdif_jax.errors import FdifError
+from fdif_jax.io import remarks
 from fdif_jax.io.nifti import write_nifti
 from tests.helpers.names import HOSTILE, names_no_other_file
 
@@ -48,6 +49,18 @@ def test_decathlon_list(decathlon, tmp_path):
     [
         ("{", "not valid JSON"),
         ([], "holds no table"),
+        (
+            json.dumps(DECATHLON).replace('"1": "liver"', '"1": "liver", "1": "spleen"'),
+            "the key '1' is there twice in one table",
+        ),
+        (json.dumps(DECATHLON)[:-1] + ', "training": []}', "the key 'training' is there twice"),
+        (DECATHLON | {"labels": {"background": 0, "liver": 1.5, "tumour": 2}}, 'needs "labels"'),
+        (DECATHLON | {"labels": {"background": 0, "liver": True, "tumour": 2}}, 'needs "labels"'),
+        (
+            DECATHLON | {"labels": {"0": "background", "1": "mean"}},
+            "calls a class 'mean', as tables of scores",
+        ),
+        (DECATHLON | {"labels": {"0": "background", "1": " "}}, "has a class without a name"),
         ({**DECATHLON, "training": []}, "lists no training case"),
         ({"labels": DECATHLON["labels"], "test": []}, "neither 'training'"),
         ({"training": DECATHLON["training"]}, 'needs "labels"'),
@@ -97,6 +110,38 @@ def test_bad_labels_are_found_when_a_case_is_read(label, words, decathlon):
     with pytest.raises(FdifError, match=words) as error:
         load_labels(case, GRID, labels)
     assert str(case.label) in str(error.value)
+
+
+def test_a_label_or_channel_is_put_where_its_image_lies_or_refused(decathlon, tmp_path):
+    """In the image's order where it is in another; as it is where one of the two is nowhere, in an identity."""
+    _, labels, (case,), _ = load_dataset(decathlon(DECATHLON))
+    array = np.arange(np.prod(GRID)).reshape(GRID)
+    affine, flipped = np.diag([1.5, 2, 2.5, 1]), np.diag([-1.5, 2, 2.5, 1])
+    flipped[0, 3] = 1.5 * (GRID[0] - 1)
+    two = case._replace(further_images=(tmp_path / "im/second.nii.gz",))
+
+    def read(values, where):
+        write_nifti(two.image, array.astype(np.int16), affine)
+        write_nifti(two.further_images[0], values.astype(np.int16), where)
+        write_nifti(two.label, (values % 3).astype(np.uint8), where)
+        return load_channels(two)[..., 1], load_labels(two, GRID, labels)[0]
+
+    for values, where in ((array, affine), (array[::-1], flipped), (array, np.eye(4))):
+        channel, label = read(values, where)
+        np.testing.assert_array_equal(channel, array)
+        np.testing.assert_array_equal(label, array % 3)
+    elsewhere = affine.copy()
+    elsewhere[1, 3] = 80
+    for where in (elsewhere, np.diag([3.0, 3, 3, 1])):
+        read(array, affine)
+        write_nifti(two.label, array.astype(np.int16) % 3, where)
+        with pytest.raises(
+            FdifError, match=r"lb/a\.nii\.gz: its affine lays voxels up to .* of .*im/a\.nii\.gz"
+        ):
+            load_labels(two, GRID, labels)
+        write_nifti(two.further_images[0], array.astype(np.int16), where)
+        with pytest.raises(FdifError, match=r"im/second\.nii\.gz: its affine lays voxels up to"):
+            load_channels(two)
 
 
 def test_float_labels_become_integers(decathlon):
@@ -159,6 +204,18 @@ def test_cases_of_one_base_name_are_called_by_their_folders_too(tmp_path):
     deep = [{"image": f"{site}/{k}/t1/image.nii"} for site in "ab" for k in (1, 2)]
     assert listed(tmp_path, *deep) == ["a_1_image", "a_2_image", "b_1_image", "b_2_image"]
     assert listed(tmp_path, two[0], two[0]) == ["image", "image_2"]
+
+
+def test_an_image_that_is_listed_again_is_said(decathlon, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(remarks, "_made", set())
+    (tmp_path / "im/link.nii.gz").symlink_to("a.nii.gz")
+    a, again, other = ({"image": f"im/{name}.nii.gz", "label": "lb/a.nii.gz"} for name in ("a", "link", "b"))
+    path = decathlon(DECATHLON | {"training": [a, other, a], "validation": [again, other | {"id": "c"}]})
+    training, validation = list_cases(path)
+    assert [case.id for case in (*training, *validation)] == ["a", "b", "a_2", "link", "c"]
+    learnt, twice = (record.getMessage() for record in caplog.records)
+    assert "validation cases that are training cases, too" in learnt and learnt.endswith(": link, c")
+    assert "cases whose image is another case's" in twice and twice.endswith(": a_2")
 
 
 def test_ids_of_a_list_are_names_of_files(tmp_path):

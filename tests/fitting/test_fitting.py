@@ -262,6 +262,7 @@ def test_bad_input_is_one_line(arguments, says, tmp_path, monkeypatch, capsys):
     ("arguments", "says"),
     [
         (["right.nii.gz"], "two masks or more, not 1"),
+        (["right.nii.gz", "./right.nii.gz"], "right.nii.gz: is given twice, and would count twice"),
         (["right.nii.gz", "left.nii.gz:5"], "left.nii.gz: no voxel is labelled 5"),
         (["right.nii.gz", "left.nii.gz", "--min-dice", "90"], "--min-dice must be from 0 to 1, not 90"),
         (["right.nii.gz", "left.nii.gz", "--name", "my angle"], "a family needs a name that Python takes"),
@@ -281,7 +282,7 @@ def test_bad_input_of_fit_family_is_one_line(arguments, says, corners, monkeypat
 @pytest.mark.slow("fits of several masks")
 def test_a_family_of_poor_fits_is_not_written(corners, monkeypatch, capsys):
     monkeypatch.chdir(corners)
-    masks = ["right.nii.gz", "right.nii.gz", "--min-dice", "0.9", "--starts", "2"]
+    masks = ["right.nii.gz", "left.nii.gz", "--min-dice", "0.9", "--starts", "2"]
     with pytest.raises(SystemExit):
         cli.run("fit-family", [*masks, "--shape", "sphere", "--out", "poor.py"])
     said = capsys.readouterr()

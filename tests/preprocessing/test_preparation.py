@@ -191,6 +191,8 @@ def test_ct_is_windowed_by_the_percentiles_of_its_foreground():
     assert (window.mean, window.deviation) == pytest.approx((inside.mean(), inside.std()), rel=1e-5)
     given = plan_cases(measured([(1, 1, 1)], [(9, 9, 9)]), (1, 1, 1), window=(-20.0, 200.0))
     assert given.channels[0].window == (-20, 200) and "as given" in given.reasons[-1]
+    with pytest.raises(FdifError, match=r"channel CT: 40 in most of what is measured.* give one by --window"):
+        plan_cases(measured([(1, 1, 1)], [(9, 9, 9)], "CT", np.full(9, 40)), (1, 1, 1))
 
 
 @pytest.mark.parametrize(

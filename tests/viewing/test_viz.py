@@ -99,3 +99,12 @@ def test_curves_have_a_panel_for_losses_and_one_for_dice(tmp_path):
     save_curves(loss | {"val_dice": [(0, 0.1), (10, 0.6)]}, tmp_path / "both.png")
     widths = [matplotlib.image.imread(tmp_path / name).shape[1] for name in ("loss.png", "both.png")]
     assert widths[1] == 2 * widths[0]
+
+
+@pytest.mark.parametrize("name", [r"$x_{$ \frac", "\udcff", "two\nlines"])
+def test_names_are_letters_and_no_formulas(name, tmp_path):
+    """Names of files and classes may be anything: what matplotlib takes for a formula, and bytes that are no UTF-8."""
+    image, label = volumes(2)
+    save_slices(image, label, tmp_path / "slices.png", [name, name], title=name)
+    save_curves({f"loss {name}": [(0, 1.0), (1, 0.5)]}, tmp_path / "curves.png")
+    assert all(hues(path) for path in tmp_path.iterdir())

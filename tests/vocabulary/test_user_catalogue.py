@@ -245,6 +245,12 @@ def test_mistakes_are_told_with_their_line(write, text, line, says):
     assert says in message and "\n" not in message
 
 
+def test_a_file_of_another_ending_is_not_run(tmp_path):
+    (tmp_path / "names.json").write_text("raise SystemExit")
+    with pytest.raises(FdifError, match=r"names\.json: is no Python file; the name of one ends in \.py"):
+        load_catalogue(tmp_path / "names.json")
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FdifError, match="no such file"):
         load_catalogue(tmp_path / "none.py")

@@ -12,7 +12,7 @@ import numpy as np
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_genuine
 from fdif_jax.io.formats import parsing
-from fdif_jax.io.formats.parsing import TO_RAS, Header, TextFormat, field, numbers
+from fdif_jax.io.formats.parsing import TO_RAS, UNITS, Header, TextFormat, field, numbers
 from fdif_jax.io.nifti import checked_affine
 
 _INTEGERS = {"CHAR": "1", "SHORT": "2", "INT": "4", "LONG": "4", "LONG_LONG": "8"}
@@ -107,9 +107,11 @@ def _affine(path: Path, fields: dict[str, str], axes: int) -> np.ndarray:
     affine[:3, :3] *= spacing[:3]
     origin = next((fields[name] for name in ("offset", "position", "origin") if name in fields), "0 " * axes)
     affine[:3, 3] = numbers(origin, axes)[:3]
-    return checked_affine(
-        path, TO_RAS @ affine, advice="check ElementSpacing and TransformMatrix in its header"
-    )
+    unit = fields.get("distanceunits", "?").lower()
+    if unit not in {"?", *UNITS}:
+        raise ValueError(f"its DistanceUnits are {unit}; they must be {', '.join(UNITS)}")
+    advice = "check ElementSpacing, TransformMatrix and DistanceUnits in its header"
+    return checked_affine(path, TO_RAS @ affine, unit.replace("?", "mm"), UNITS.get(unit, 1.0), advice=advice)
 
 
 METAIMAGE = TextFormat("damaged MetaImage file", _parse, _ends)

@@ -13,7 +13,7 @@ import numpy as np
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_genuine
 from fdif_jax.io.formats import parsing
-from fdif_jax.io.formats.parsing import TO_RAS, Header, TextFormat, field, numbers
+from fdif_jax.io.formats.parsing import TO_RAS, UNITS, Header, TextFormat, field, numbers
 from fdif_jax.io.formats.segments import Segment
 from fdif_jax.io.nifti import checked_affine
 
@@ -29,7 +29,6 @@ _TYPES = {
     "double": "f8",
 }  # fmt: skip
 _PACKED = {"raw": False, "gzip": True, "gz": True}
-_UNITS = {"mm": 1.0, "millimeter": 1.0, "m": 1e3, "meter": 1e3, "um": 1e-3, "µm": 1e-3, "micron": 1e-3}
 # Which way the axes of the space run: of the patient's, to the right, front and head. Others are ITK's.
 _ITK = np.diag(TO_RAS)[:3]
 _SPACES = {
@@ -156,14 +155,21 @@ def _affine(path: Path, fields: dict[str, str], axes: int, channels: int | None)
         affine[:3, :3] = np.diag([s for axis, s in enumerate(spacings) if axis != channels])
     if "space origin" in fields:
         affine[:3, 3] = _vector(fields["space origin"])
+    elif lows := fields.get("axis mins", fields.get("axismins")):
+        least = [low for axis, low in enumerate(numbers(lows, axes)) if axis != channels]
+        # Where samples are the middles of cells, as they are if nothing is said, the least is half a voxel before.
+        ends = fields.get("centers", fields.get("centerings", "")).lower().split()
+        middle = 0.0 if "node" in ends else 0.5
+        if np.isfinite(least).all():
+            affine[:3, 3] = np.array(least) + middle * affine[:3, :3].diagonal()
     affine[:3] *= np.array(_SPACES.get(fields.get("space", "").lower(), _ITK))[:, None]
     units = {unit.strip('"').lower() for unit in fields.get("space units", "").split()} or {"mm"}
     unit = units.pop()
-    if units or unit not in _UNITS:
+    if units or unit not in UNITS:
         raise ValueError(
-            f"its space units are {fields['space units']}; they must be mm, um or m along every axis"
+            f"its space units are {fields['space units']}; they must be {', '.join(UNITS)} along every axis"
         )
-    return checked_affine(path, affine, unit, _UNITS[unit], advice="check the space directions in its header")
+    return checked_affine(path, affine, unit, UNITS[unit], advice="check the space directions in its header")
 
 
 NRRD = TextFormat("damaged NRRD file", _parse, _ends)

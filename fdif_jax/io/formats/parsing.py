@@ -18,6 +18,17 @@ from fdif_jax.io.nifti import DEFLATE_LEVEL, Volume, scaled, volume_of
 from fdif_jax.io.streams import Inflated, opened, read_voxels
 
 _LONGEST = 2**20  # bytes of a header: segmentations describe each of their segments there
+UNITS = {
+    "mm": 1.0,
+    "millimeter": 1.0,
+    "cm": 10.0,
+    "m": 1e3,
+    "meter": 1e3,
+    "um": 1e-3,
+    "µm": 1e-3,
+    "micron": 1e-3,
+}
+"""Units of length by their names in headers, in millimetres."""
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Coordinates to the patient's left, back and head → to the right, front and head, and back, ``(4, 4)``."""
 
@@ -108,7 +119,7 @@ class TextFormat(NamedTuple):
 
 def beside(path: Path, name: str) -> Path:
     """The file of a header's voxels, in its folder; FdifError if the name, or a link of that name, leads elsewhere."""
-    folder = path.absolute().parent
+    folder, name = path.absolute().parent, name.removeprefix("./")
     found = path.parent / name
     if (
         name != os.path.basename(name)
