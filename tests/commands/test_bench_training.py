@@ -198,7 +198,7 @@ def test_a_preset_says_what_is_measured(tmp_path, capsys, monkeypatch):
         (["--preset", "quik"], "did you mean 'quick'"),
         (["--batch-size", "0"], "must be positive"),
         (["--task", "classification", "--from", "torch"], "trains segmentation; leave out --task"),
-        (["--from", "torch"], "pip install 'fdif-jax[torch]'"),
+        (["--from", "torch", "--anyway"], "pip install 'fdif-jax[torch]'"),
     ],
 )
 def test_impossible_options_are_one_clear_line(options, says, capsys, monkeypatch):

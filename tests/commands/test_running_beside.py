@@ -228,12 +228,14 @@ def test_a_study_adds_up_its_runs(quick, tmp_path, capsys, monkeypatch):
 
 
 def test_a_bank_is_tried_on_its_first_subject(quick, tmp_path, capsys):
-    labels = [str(ANATOMY / "subject03_abdomen_mr_label.nii.gz")] * 2
+    first = ANATOMY / "subject03_abdomen_mr_label.nii.gz"
+    labels = [str(first), shutil.copy(first, "second.nii.gz")]
     names = f"{ANATOMY / 'label_names.json'}:mr"
     given = ["build", *labels, "--names", names, "--out", "bank.npz", "--dry-run"]
     cli.run("bank", given)
     told = capsys.readouterr().out
-    assert f"a bank of {len(labels)} subjects" in told and "s a subject" in told and not files(tmp_path)
+    assert f"a bank of {len(labels)} subjects" in told and "s a subject" in told
+    assert files(tmp_path) == ["second.nii.gz"]
 
 
 @pytest.mark.parametrize(
