@@ -18,6 +18,7 @@ from fdif_jax.datasets.conventions import any_label
 from fdif_jax.datasets.reader import load_conventions, load_dataset, volume_type
 from fdif_jax.io.b2nd import encode_b2nd
 from fdif_jax.io.formats.dicom import needed, quietly
+from fdif_jax.io.formats.dicom_seg import encode_dicom_seg
 from fdif_jax.io.formats.metaimage import encode_metaimage
 from fdif_jax.io.formats.nrrd import encode_nrrd
 from fdif_jax.io.nifti import encode_nifti
@@ -108,6 +109,30 @@ def _dicom(folder: Path) -> list[bytes]:
     with quietly():
         made.save_as(stream, enforce_file_format=True)
     return [stream.getvalue()]
+
+
+def _slicer(folder: Path) -> list[bytes]:
+    """Segmentations of 3D Slicer: two layers, and one."""
+    space = "space: left-posterior-superior\nspace origin: (5,6,7)\nencoding: raw\n"
+    vectors = "(0,1.5,0) (2,0,0) (0,0,-3)"
+    layers = np.stack([_volume() == 1, _volume() == 2]).astype(np.uint8)
+    made = []
+    for array, first in ((layers, "none "), (layers[0] + 2 * layers[1], "")):
+        sizes = " ".join(map(str, array.shape))
+        text = f"NRRD0004\ntype: uint8\ndimension: {array.ndim}\nsizes: {sizes}\n{space}"
+        text += f"space directions: {first}{vectors}\nkinds: {'list ' * bool(first)}domain domain domain\n"
+        for number in range(2):
+            layer, value = (number, 1) if first else (0, number + 1)
+            text += f"Segment{number}_Name:=organ {number}\nSegment{number}_Layer:={layer}\n"
+            text += f"Segment{number}_LabelValue:={value}\n"
+        made.append(f"{text}\n".encode() + array.tobytes(order="F"))
+    return made
+
+
+def _dicom_seg(folder: Path) -> list[bytes]:
+    (folder / "source.dcm").write_bytes(_dicom(folder)[0])
+    labels = (_volume() % 3).astype(np.uint8)
+    return [encode_dicom_seg(folder / "source.dcm", labels, ("liver", "kidney"))]
 
 
 def _read_volume(path: Path) -> None:
@@ -283,6 +308,8 @@ FORMATS = {
     "metaimage": Format("scan.mha", _metaimage, _read_volume),
     "mgh": Format("scan.mgh", _mgh, _read_volume),
     "dicom": Format("scan.dcm", _dicom, _read_volume),
+    "slicer": Format("map.seg.nrrd", _slicer, _read_volume),
+    "dicom_seg": Format("map.dcm", _dicom_seg, _read_volume),
     "blosc2": Format("scan.b2nd", _blosc2, _read_volume),
     "list": Format("dataset.json", _lists, _read_list, "json"),
     "names": Format("names.json", lambda folder: [b'{"1": "liver", "2": "kidney"}'], load_names, "json"),
