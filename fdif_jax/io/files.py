@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fdif_jax.errors import FdifError
 
 MESHES = (".stl", ".ply", ".obj")  # endings of meshes that are written and read
@@ -88,10 +90,11 @@ def check_genuine(path: str | os.PathLike) -> None:
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, fault: str) -> Iterator[None]:
     """Read a file in the block: whatever a library raises becomes an FdifError of its path, the fault, and why; or of
-    what the file is instead, see `check_genuine`.
+    what the file is instead, see `check_genuine`. NumPy says nothing of numbers that overflow, which are checked.
     """
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     except FdifError:
         raise
     except Exception as error:  # libraries raise whatever they stumble over

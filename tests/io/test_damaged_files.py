@@ -20,6 +20,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.io import memory, remarks
 from fdif_jax.io.b2nd import encode_b2nd, read_b2nd
 from fdif_jax.io.files import DEEPEST, parsed, read_json_lines
+from fdif_jax.io.formats.mgh import read_mgh
 from fdif_jax.io.nifti import encode_nifti, read_header, read_nifti
 from fdif_jax.io.npz import read_npz
 from fdif_jax.models import config_of
@@ -308,3 +309,15 @@ def test_a_bank_whose_arrays_do_not_fit_each_other(name, change, match, bank, tm
         Bank.load(tmp_path / "b.npz")
     assert "b.npz: not an organ bank" in str(error.value)
     assert Bank.load(bank).organs == ("cube",)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_overflow_while_a_header_is_read_are_told_in_its_line_alone(tmp_path):
+    nifti = bytearray(encode_nifti(VOLUME, compress=False))
+    nifti[40:42] = np.array(
+        32767, "<i2"
+    ).tobytes()  # the number of axes, whose successor nibabel computes in 16 bits
+    refused(read_nifti, tmp_path / "a.nii", bytes(nifti), "volume of 3 axes is needed|damaged NIfTI")
+    mgh = bytearray(nib.MGHImage(VOLUME, np.eye(4)).to_bytes())
+    mgh[4:16] = np.array([2**31 - 1] * 3, ">i4").tobytes()
+    refused(read_mgh, tmp_path / "a.mgh", bytes(mgh), "damaged MGH file|truncated")

@@ -61,13 +61,10 @@ def _parse(path: Path, data: bytes) -> MghHeader:
     if len(data) < _VOXELS_AT or not data.startswith(_VERSION):
         check_genuine(path)
         raise FdifError(f"{path}: not an MGH file (no MGH header at its start)")
-    with np.errstate(all="ignore"):  # of a grid that is too large
-        header = MGHHeader.from_fileobj(BytesIO(data), check=False)
+    header = MGHHeader.from_fileobj(BytesIO(data), check=False)
     if (code := int(header["type"])) not in _TYPES:
         raise FdifError(f"{path}: voxels of type {code}; integers or floats are needed")
     d, h, w, frames = map(int, header["dims"])
     shape = (d, h, w) if frames == 1 else (d, h, w, frames)
-    with np.errstate(all="ignore"):
-        placed = header.get_affine()
-    affine = checked_affine(path, placed, advice="check delta and Mdc in its header")
+    affine = checked_affine(path, header.get_affine(), advice="check delta and Mdc in its header")
     return MghHeader(shape, np.dtype(_TYPES[code]).newbyteorder("="), affine, header)

@@ -90,7 +90,7 @@ class TextFormat(NamedTuple):
     def header(self, path: str | os.PathLike) -> Header:
         """What a file says of its voxels; errors are as of `volume`."""
         path = Path(path)
-        with reading(path, self.fault), opened(path, sniff=False) as (file, _), np.errstate(all="ignore"):
+        with reading(path, self.fault), opened(path, sniff=False) as (file, _):
             return self.parse(path, _lines(path, file, self.last))
 
     def volume(self, path: str | os.PathLike) -> Volume:
@@ -108,7 +108,7 @@ class TextFormat(NamedTuple):
             return replace(volume, names=names, is_part=bool(names))
 
     def _read(self, path: Path) -> tuple[Header, np.ndarray]:
-        with opened(path, sniff=False) as (file, size), np.errstate(all="ignore"):
+        with opened(path, sniff=False) as (file, size):
             header = self.parse(path, _lines(path, file, self.last))
             if header.beside is None:
                 return header, _voxels(path, header, file, size - file.tell())

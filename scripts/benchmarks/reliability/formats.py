@@ -99,6 +99,9 @@ def _dicom(folder: Path) -> list[bytes]:
     kind = "1.2.840.10008.5.1.4.1.1.4.1"
     made = of(
         SOPClassUID=kind, SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2.4", Modality="MR", SeriesDescription="t1",
+        StudyInstanceUID="1.2.5", FrameOfReferenceUID="1.2.6", SeriesNumber=1, InstanceNumber=1,
+        **dict.fromkeys(("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"), ""),
+        **dict.fromkeys(("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"), ""),
         SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", Rows=5, Columns=4, NumberOfFrames=6,
         BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=1, PixelData=_volume().tobytes(),
         SharedFunctionalGroupsSequence=[shared], PerFrameFunctionalGroupsSequence=[*map(frame, range(6))],
