@@ -7,6 +7,7 @@ The library is that of the package onednn-cpu-gomp (Linux, x86-64); the constant
 import ctypes
 import functools
 import importlib.metadata
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,11 @@ def _numbers(values: Sequence[int]) -> Any:
     return (ctypes.c_int64 * 12)(*values)
 
 
-def dense(shape: Sequence[int], steps: Sequence[int]) -> Any:
-    """The description of an array of that shape, with the steps in elements from one to the next along each axis."""
-    sizes = _numbers(shape), _FLOAT32, _numbers(steps)
-    return _made("dnnl_memory_desc_create_with_strides", len(shape), *sizes)
+def dense(shape: Sequence[int], axes: Sequence[int]) -> Any:
+    """The description of an array of that shape, in row-major order, by its axes in the order that oneDNN has them."""
+    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    lengths, apart = (_numbers([values[axis] for axis in axes]) for values in (shape, steps))
+    return _made("dnnl_memory_desc_create_with_strides", len(shape), lengths, _FLOAT32, apart)
 
 
 def _of_any_order(shape: Sequence[int]) -> Any:
@@ -141,6 +143,7 @@ class Primitive:
         self._primitive = _made("dnnl_primitive_create", description)
         self._description = description
         self._scratchpad = self.wants(_SCRATCHPAD)
+        self._size = size(self._scratchpad)
 
     def wants(self, role: int) -> Any:
         """The description of an array whose order the kernel has chosen."""
@@ -156,7 +159,7 @@ class Primitive:
 
     def run(self, *arrays: tuple[int, Any, int]) -> None:
         """Run on arrays, each with its role, description and address."""
-        arrays += ((_SCRATCHPAD, self._scratchpad, _scratchpad.address(size(self._scratchpad))),)
+        arrays += ((_SCRATCHPAD, self._scratchpad, _scratchpad.address(self._size)),)
         memories = [_made("dnnl_memory_create", kind, _engine(), address) for _, kind, address in arrays]
         roles = (role for role, _, _ in arrays)
         arguments = (_Argument * len(arrays))(*map(_Argument, roles, memories))

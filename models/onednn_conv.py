@@ -121,14 +121,12 @@ def _out(edges: Sequence[int], strides: Sequence[int]) -> list[int]:
 
 def _dense(shape: Sequence[int]) -> Any:
     """The description of images, channels last."""
-    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    return onednn.dense(*([values[0], values[-1], *values[1:-1]] for values in (shape, steps)))
+    return onednn.dense(shape, (0, len(shape) - 1, *range(1, len(shape) - 1)))
 
 
 def _first_to_last(weight: Sequence[int]) -> Any:
     """The description of weights as XLA has them, ``(*kernel, C, O)``."""
-    steps = [math.prod(weight[axis + 1 :]) for axis in range(len(weight))]
-    return onednn.dense(*([values[-1], values[-2], *values[:-2]] for values in (weight, steps)))
+    return onednn.dense(weight, (len(weight) - 1, len(weight) - 2, *range(len(weight) - 2)))
 
 
 def _primitive(

@@ -67,23 +67,22 @@ def _failure(api: Any, message: str) -> Any:
     return api.create_error(ctypes.byref(_Error(ctypes.sizeof(_Error), None, text, _INTERNAL)))
 
 
-class _Version(ctypes.Structure):
-    _fields_ = [("size", _size), ("extension", _pointer), ("major", ctypes.c_int), ("minor", ctypes.c_int)]
+class _Struct(ctypes.Structure):
+    """What nearly all of the structures begin with; those below add to it."""
+
+    _fields_ = [("size", _size), ("extension", _pointer)]
 
 
-class _Error(ctypes.Structure):
+class _Version(_Struct):
+    _fields_ = [("major", ctypes.c_int), ("minor", ctypes.c_int)]
+
+
+class _Error(_Struct):
+    _fields_ = [("message", ctypes.c_char_p), ("code", ctypes.c_int)]
+
+
+class _Api(_Struct):
     _fields_ = [
-        ("size", _size),
-        ("extension", _pointer),
-        ("message", ctypes.c_char_p),
-        ("code", ctypes.c_int),
-    ]
-
-
-class _Api(ctypes.Structure):
-    _fields_ = [
-        ("size", _size),
-        ("extension", _pointer),
         ("version", _Version),
         ("internal", _pointer),
         ("create_error", ctypes.CFUNCTYPE(_pointer, ctypes.POINTER(_Error))),
@@ -103,10 +102,8 @@ class _Extension(ctypes.Structure):
     ]
 
 
-class _Array(ctypes.Structure):
+class _Array(_Struct):
     _fields_ = [
-        ("size", _size),
-        ("extension", _pointer),
         ("dtype", ctypes.c_int),
         ("data", _pointer),
         ("rank", _int64),
@@ -118,25 +115,16 @@ class _Integers(ctypes.Structure):
     _fields_ = [("dtype", ctypes.c_int), ("size", _size), ("data", ctypes.POINTER(_int64))]
 
 
-class _Arrays(ctypes.Structure):
-    _fields_ = [
-        ("size", _size),
-        ("extension", _pointer),
-        ("count", _int64),
-        ("kinds", _pointer),
-        ("values", ctypes.POINTER(ctypes.POINTER(_Array))),
-    ]
+class _List(_Struct):
+    _fields_ = [("count", _int64), ("kinds", _pointer)]
 
 
-class _Attributes(ctypes.Structure):
-    _fields_ = [
-        ("size", _size),
-        ("extension", _pointer),
-        ("count", _int64),
-        ("kinds", _pointer),
-        ("names", _pointer),
-        ("values", ctypes.POINTER(ctypes.POINTER(_Integers))),
-    ]
+class _Arrays(_List):
+    _fields_ = [("values", ctypes.POINTER(ctypes.POINTER(_Array)))]
+
+
+class _Attributes(_List):
+    _fields_ = [("names", _pointer), ("values", ctypes.POINTER(ctypes.POINTER(_Integers)))]
 
 
 class _Frame(ctypes.Structure):

@@ -46,10 +46,7 @@ def listed_files(path: Path, document: Mapping[str, Any]) -> dict[str, tuple[lis
     found: dict[str, tuple[list[Path], Path]] = {}
     if not isinstance(listed, dict):
         raise FdifError(f'{path}: "dataset" must be a table of cases, not {listed!r}')
-    if str(document.get("numTraining", len(listed))) != str(len(listed)):
-        raise FdifError(
-            f'{path}: numTraining is {document["numTraining"]}, but "dataset" lists {len(listed)} cases'
-        )
+    check_count(path, document, len(listed), f'"dataset" lists {len(listed)} cases')
     for name, files in listed.items():
         images, label = [files.get(key) if isinstance(files, dict) else None for key in ("images", "label")]
         if not isinstance(label, str) or not _are_texts(images):
@@ -66,6 +63,13 @@ def listed_files(path: Path, document: Mapping[str, Any]) -> dict[str, tuple[lis
 
 def _file(path: Path, text: str) -> Path:
     return path.parent / os.path.expandvars(text)
+
+
+def check_count(path: Path, document: Mapping[str, Any], cases: int, there: str) -> None:
+    """Raise an FdifError if ``numTraining``, a number or its text, says otherwise than what is ``there``."""
+    told = document.get("numTraining", cases)
+    if str(told) != str(cases):
+        raise FdifError(f"{path}: numTraining is {told}, but {there}")
 
 
 def read_splits(path: Path, names: Collection[str]) -> list[Split]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdif_jax.datasets.conventions import Conventions, Labels, checked_label, conventions_of, labels_of
-from fdif_jax.datasets.nnunet_raw import Split, check_reader, listed_files, read_splits
+from fdif_jax.datasets.nnunet_raw import Split, check_count, check_reader, listed_files, read_splits
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import check_genuine, json_of, visible
 from fdif_jax.io.names import safe_name, unique_names
@@ -221,9 +221,7 @@ def _nnunet_cases(path: Path) -> list[Case]:
     for inner in (folder / "imagesTr", folder / "labelsTr"):
         left = [name for name in visible(inner) if inner / name not in used and not is_beside(name)]
         remark_left_out(inner, left, f"no {ending} files of cases of {len(channels)} channels")
-    count = document.get("numTraining", len(cases))
-    if str(count) != str(len(cases)):
-        raise FdifError(f"{path}: numTraining is {count}, but there are {len(cases)} cases of {ending} files")
+    check_count(path, document, len(cases), f"there are {len(cases)} cases of {ending} files")
     return cases
 
 

@@ -1,12 +1,10 @@
 """Generators of labelled volumes that others have published, run from a checkout as their pages say, beside ours."""
 
 import os
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,9 +95,9 @@ def ours(generator: Generator, edge: int, samples: int) -> Turn:
     source = RenderedSource(job.sample, 0)
 
     def turn(_: int) -> float:
-        with _folder() as out:
+        with _folder() as folder:
             start = time.perf_counter()
-            write_dataset(out, source, job.plan, workers=min(os.cpu_count() or 1, 16))
+            write_dataset(folder, source, job.plan, workers=min(os.cpu_count() or 1, 16))
             return (time.perf_counter() - start) / samples
 
     return turn
@@ -114,7 +112,8 @@ def theirs(generator: Generator, checkout: Path, python: str, edge: int, samples
     recipe = load_recipe(generator.recipe).replace(grid=(edge,) * 3)
 
     def seconds(count: int) -> float:
-        with _folder() as out:
+        with _folder() as folder:
+            out = Path(folder)
             command = [python, *generator.command(checkout, recipe, count, out)]
             start = time.perf_counter()
             _run(generator, checkout, command)
@@ -156,11 +155,5 @@ def _run(generator: Generator, checkout: Path, command: Sequence[str]) -> None:
         )
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A new folder, which is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="fdif-bench-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="fdif-bench-", ignore_cleanup_errors=True)

@@ -21,9 +21,8 @@ from fdif_jax.scripts.benchmarks import networks
 from fdif_jax.scripts.benchmarks.parts import Steps
 from fdif_jax.scripts.jobs.prepared import Training
 from fdif_jax.scripts.jobs.training_sources import files
-from fdif_jax.scripts.options.format import FormatOptions, job_of
+from fdif_jax.scripts.options.format import format_of, job_of
 from fdif_jax.scripts.options.pretraining import PretrainingOptions
-from fdif_jax.scripts.options.recipe import RecipeOptions
 
 _CASES = 8  # of the dataset; the machine remembers files that it has read, so more would change nothing
 
@@ -32,9 +31,8 @@ _CASES = 8  # of the dataset; the machine remembers files that it has read, so m
 def from_files(training: Training, config: PretrainingOptions) -> Iterator[Steps]:
     """The same training from a dataset that `fdif generate` would write, in a folder that is gone at the end."""
     with tempfile.TemporaryDirectory(prefix="fdif-bench-", ignore_cleanup_errors=True) as folder:
-        chosen = {field.name: getattr(config, field.name) for field in dataclasses.fields(RecipeOptions)}
-        chosen |= {"grid": tuple(training.source.grid)}
-        job = job_of(FormatOptions(**chosen, num_samples=_CASES, num_val_samples=1))
+        grid = tuple(training.source.grid)
+        job = job_of(format_of(config, grid=grid, num_samples=_CASES, num_val_samples=1))
         drawn = RenderedSource(job.sample, config.seed, devices=training.devices.mesh.local_devices)
         write_dataset(folder, drawn, job.plan, workers=os.cpu_count() or 1)
         source = files(dataclasses.replace(config, data=Path(folder), val_samples=1), None)

@@ -42,9 +42,8 @@ from fdif_jax.scripts.console.compilation import keep_compiled_programs
 from fdif_jax.scripts.console.tables import table_by
 from fdif_jax.scripts.jobs.dry_run import duration, rate_of_samples, size
 from fdif_jax.scripts.jobs.prepared import prepare
-from fdif_jax.scripts.options.format import FormatOptions, job_of
+from fdif_jax.scripts.options.format import format_of, job_of
 from fdif_jax.scripts.options.presets import preset_of
-from fdif_jax.scripts.options.recipe import RecipeOptions
 from fdif_jax.scripts.options.settings import check_least
 
 _SAMPLES = 32  # of those that a volume's cost is measured by
@@ -186,8 +185,7 @@ def _given(config: Config, alone: Mapping[str, Any]) -> dict[str, float]:
         "start_seconds": alone["compile_seconds"],
     }
     if config.core_seconds is None or config.volume_bytes is None:
-        recipe = {field.name: getattr(config, field.name) for field in dataclasses.fields(RecipeOptions)}
-        job, workers = job_of(FormatOptions(**recipe)), os.cpu_count() or 1
+        job, workers = job_of(format_of(config)), os.cpu_count() or 1
         rate = rate_of_samples(RenderedSource(job.sample, config.seed), job.plan, range(_SAMPLES), workers, 1)
         here |= {"core_seconds": rate.seconds * workers, "volume_bytes": rate.bytes}
     given = {name: getattr(config, name) for name in (*here, "core_seconds", "volume_bytes")}

@@ -1,7 +1,7 @@
 """The options that choose a dataset's format, and what follows from them: the plan and how its samples are drawn."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import fdif_jax as fd
 from fdif_jax.datasets import classification
@@ -66,6 +66,12 @@ class DatasetJob(NamedTuple):
     plan: DatasetPlan
     sample: DrawSample
     program: fd.Program | None = None
+
+
+def format_of(options: RecipeOptions, **others: Any) -> FormatOptions:
+    """A dataset of the same recipe; ``others`` are options of it."""
+    recipe = {field.name: getattr(options, field.name) for field in fields(RecipeOptions)}
+    return FormatOptions(**recipe | others)
 
 
 def job_of(options: FormatOptions) -> DatasetJob:
