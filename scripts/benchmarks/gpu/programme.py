@@ -8,6 +8,7 @@ Parts, each a process of its own, whose failure or end by the clock stops no oth
     layers       forms of convolution and attention beside each other and PyTorch's
     steps        a training step of SwinUNETR-48, ResEnc-L and Primus-M by part, at batch 2 and the largest that fits
     rivals       the same by PyTorch, from memory and from files, compiled and not
+    turns        both in turns in one process, and their ratios
     pretraining  weights pre-trained in the time that is left, exported
 
 Parts run side by side, and take turns where they measure. Figures are in gpu.json after every part, with pictures
@@ -50,6 +51,7 @@ PARTS = {
     "layers": Part(2),
     "steps": Part(2),
     "rivals": Part(2, on_cpu=True),  # so that JAX takes no memory from PyTorch
+    "turns": Part(2),
     "pretraining": Part(2),
 }
 _LAST = "pretraining"  # alone, in the time that is left

@@ -29,7 +29,7 @@ def measure(size: Size, figures: Figures) -> None:
     """
     prepared: dict[str, tuple[Training, Steps]] = {}
     with ThreadPoolExecutor() as pool:
-        names = {pool.submit(_ready, options, size.batch): name for name, options in size.networks.items()}
+        names = {pool.submit(ready_step, options, size.batch): name for name, options in size.networks.items()}
         for future in as_completed(names):
             with figures.attempt(name := names[future]):
                 prepared[name] = future.result()
@@ -42,10 +42,10 @@ def measure(size: Size, figures: Figures) -> None:
     for name, (training, _) in prepared.items():
         with figures.attempt(f"{name} largest"):
             batch = _largest(training, figures.known(f"{name} parts")["memory"], size)
-            figures.add(f"{name} largest", _whole(*_ready(size.networks[name], batch), size, figures))
+            figures.add(f"{name} largest", _whole(*ready_step(size.networks[name], batch), size, figures))
 
 
-def _ready(options: tuple[str, ...], batch: int) -> tuple[Training, Steps]:
+def ready_step(options: tuple[str, ...], batch: int) -> tuple[Training, Steps]:
     """A training and its step, compiled; without the tile kernel, should that fail."""
     for kernel in ("auto", "off"):
         try:
