@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from fdif_jax.models import onednn_conv
 from fdif_jax.models.initialisers import HE, Initialiser
-from fdif_jax.models.layers import Affine
+from fdif_jax.models.layers import Affine, product
 
 Triple = tuple[int, int, int]
 
@@ -192,7 +192,8 @@ class PatchConv(Conv):
     def __call__(self, x: Float[Array, "B D H W C"]) -> Float[Array, "B d h w O"]:
         """Downsample by the kernel; the result has ``dtype``."""
         blocks = patches(x.astype(self.dtype), self.strides)
-        return self.shifted(blocks @ self.weight[...].astype(self.dtype).reshape(blocks.shape[-1], -1))
+        weight = self.weight[...].astype(self.dtype).reshape(blocks.shape[-1], -1)
+        return self.shifted(product(blocks, weight))
 
 
 class ConvTranspose(Affine):
@@ -209,7 +210,7 @@ class ConvTranspose(Affine):
         """Upsample by the strides; the result has ``dtype``."""
         b, d, h, w, c = x.shape
         i, j, k = self.strides
-        blocks = x.astype(self.dtype) @ self.weight[...].astype(self.dtype).reshape(c, -1)
+        blocks = product(x.astype(self.dtype), self.weight[...].astype(self.dtype).reshape(c, -1))
         y = blocks.reshape(b, d, h, w, i, j, k, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
         return self.shifted(y.reshape(b, d * i, h * j, w * k, -1))
 

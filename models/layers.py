@@ -103,6 +103,33 @@ class LayerNorm(nnx.Module):
         return y.astype(self.dtype)
 
 
+@jax.custom_vjp
+def _product(x: Float[Array, "*N C"], weight: Float[Array, "C O"]) -> Float[Array, "*N O"]:
+    return x @ weight
+
+
+def _product_kept(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ weight, (x, weight)
+
+
+def _product_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, weight = kept
+    # The barriers keep XLA from turning an array while it is computed, 15 ns an element where a copy takes 1.
+    rows, change = lax.optimization_barrier((x.reshape(-1, x.shape[-1]), gradient))
+    turned = lax.optimization_barrier(rows.T)
+    return change @ weight.T, turned @ change.reshape(-1, weight.shape[-1])
+
+
+_product.defvjp(_product_kept, _product_gradients)
+
+
+def product(x: Float[Array, "*N C"], weight: Float[Array, "C O"]) -> Float[Array, "*N O"]:
+    """Matrix product of every row of ``x``; on a CPU, JAX's default backend at trace time, with gradients in the form
+    fastest there.
+    """
+    return _product(x, weight) if jax.default_backend() == "cpu" else x @ weight
+
+
 class Affine(nnx.Module):
     """A weight, output features last, and a bias or none: what linear maps and convolutions share."""
 
@@ -136,7 +163,7 @@ class Linear(Affine):
 
     def __call__(self, x: Float[Array, "*N C"]) -> Float[Array, "*N O"]:
         """Map; the result has ``dtype``."""
-        return self.shifted(x.astype(self.dtype) @ self.weight[...].astype(self.dtype))
+        return self.shifted(product(x.astype(self.dtype), self.weight[...].astype(self.dtype)))
 
 
 def attention_whole(
