@@ -263,10 +263,12 @@ def check_numbers(path: str | os.PathLike, array: np.ndarray) -> None:
 
     FdifError, naming the first voxel, if one is NaN, infinite or beyond `LARGEST`.
     """
-    # The extremes show them without a temporary array of flags; NaN is in both.
-    if array.min() >= -LARGEST and array.max() <= LARGEST:
+    # The extremes show them without a temporary array of flags; NaN is in both. Not in float16, where LARGEST is
+    # infinite.
+    if -LARGEST <= float(array.min()) and float(array.max()) <= LARGEST:
         return
-    voxel = np.unravel_index(np.argmin((array >= -LARGEST) & (array <= LARGEST)), array.shape)
+    wide = array.astype(np.result_type(array.dtype, np.float32), copy=False)
+    voxel = np.unravel_index(np.argmin((wide >= -LARGEST) & (wide <= LARGEST)), array.shape)
     what = "absurd" if np.isfinite(array[voxel]) else "NaN or infinite"
     raise FdifError(
         f"{path}: holds {what} voxels: {array[voxel]:g} at {tuple(map(int, voxel))}; float32 works with numbers from "

@@ -81,17 +81,22 @@ def faulty(
 ) -> dict[str, dict[str, Any]]:
     """Run commands with a fault of `faulty` at a random chance, then without; what is wrong with either.
 
-    Reading fails for files of what the commands read, writing for what they write.
+    Reading fails for files of what the commands read, writing for what they write. A chance that never came makes
+    those that are drawn after it earlier ones.
     """
     figures = {}
     for name in names:
         whole, _ = commands.whole(name)
         rng, faults, met = random.Random(f"{seed} {name} {fault}"), [], 0
+        most = _CHANCES[fault]
         for number in range(count):
             out = commands.out(name, f"{fault}{number}")
-            inside = out if fault == "denied" else folder
-            chance = str(rng.randint(1, _CHANCES[fault]))
-            told = end(commands.start(WRITING[name], out, fault, chance, str(inside)))
+            written = out.parent if out.suffix else out  # what becomes a file lies beside it until it is whole
+            inside = written if fault == "denied" else folder
+            chance = rng.randint(1, most)
+            told = end(commands.start(WRITING[name], out, fault, str(chance), str(inside)))
+            if not told.status and fault != "clock":  # which stops nothing
+                most = max(chance - 1, 1)
             if told.status:
                 met += 1
                 faults += [] if told.is_one_line else [f"chance {chance}: {told.status}: {told.lines[-2:]}"]

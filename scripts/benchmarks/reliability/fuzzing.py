@@ -27,6 +27,7 @@ from fdif_jax.scripts.benchmarks.reliability.mutation import damaged, packed
 SECONDS = 10.0  # that a file may take
 ROOM = 2**30  # bytes of addresses that a process may ask for beyond those that it has when it begins
 GROWTH = 2**28  # bytes that a file of kilobytes may add to what the process holds at most
+_PORTION = 10_000  # files that one process reads: some libraries keep a little memory of every damaged one
 _STUCK = 60.0  # seconds after which a process that does not answer is ended
 
 
@@ -167,10 +168,12 @@ def measure(names: Sequence[str], count: int, seed: int, folder: Path) -> dict[s
         log.unlink(missing_ok=True)
         first = 0
         while first < count:
-            arguments = [name, str(first), str(count - first), str(seed), str(folder)]
+            portion = min(count - first, _PORTION)
+            arguments = [name, str(first), str(portion), str(seed), str(folder)]
             ended = _run([sys.executable, "-m", __spec__.name, *arguments], folder / f"{name}.now")
             if ended == 0:
-                break
+                first += portion
+                continue
             now = folder / f"{name}.now"
             at = int(now.read_text()) if now.is_file() else first
             append_json_line(log, {"input": at, "fault": f"the process ended with {ended}"})
