@@ -265,7 +265,7 @@ def check_numbers(path: str | os.PathLike, array: np.ndarray) -> None:
     """
     # The extremes show them without a temporary array of flags; NaN is in both. Not in float16, where LARGEST is
     # infinite.
-    if -LARGEST <= float(array.min()) and float(array.max()) <= LARGEST:
+    if float(array.min()) >= -LARGEST and float(array.max()) <= LARGEST:
         return
     wide = array.astype(np.result_type(array.dtype, np.float32), copy=False)
     voxel = np.unravel_index(np.argmin((wide >= -LARGEST) & (wide <= LARGEST)), array.shape)
