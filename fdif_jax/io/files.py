@@ -60,7 +60,9 @@ def check_once(paths: Iterable[str | os.PathLike]) -> None:
 
 
 def not_there(path: str | os.PathLike) -> FdifError:
-    """The error for a file that is missing; of a link it says where that leads."""
+    """The error for a file that is missing, or that is a folder; of a link it says where that leads."""
+    if os.path.isdir(path):
+        return FdifError(f"{path}: a folder, where a file is wanted")
     if os.path.islink(path):
         return FdifError(
             f"{path}: no such file: a link to {os.readlink(os.fspath(path))}, which is not there"

@@ -16,6 +16,7 @@ from scipy import ndimage, special
 from fdif_jax.datasets.conventions import Conventions
 from fdif_jax.datasets.folders import is_one_scan, volumes_in
 from fdif_jax.datasets.reader import has_list, list_cases, load_conventions
+from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.fingerprints import choose_patch
 from fdif_jax.preprocessing.scans import Scan, read_image, read_scan
 from fdif_jax.scenes.recipe import Recipe
@@ -99,8 +100,14 @@ def _spread(items: Sequence[Any]) -> list[Any]:
 
 
 def measure(scan: Scan) -> Measured:
-    """Measure one scan, labelled or not."""
+    """Measure one scan, labelled or not; FdifError if a channel has one intensity alone."""
     box = scan.content
+    for number in range(scan.image.shape[3]):
+        if np.ptp(scan.image[..., number]) == 0:
+            raise FdifError(
+                f"{scan.id}: all voxels of channel {number} are {scan.image[0, 0, 0, number]:g}, so that there are no "
+                "intensities to measure; take the scan out"
+            )
     channels = [_intensities(scan.image[(*box, c)]) for c in range(scan.image.shape[3])]
     levels, air, noise, blur = map(np.asarray, zip(*channels, strict=True))
     shape = np.asarray([along.stop - along.start for along in box])

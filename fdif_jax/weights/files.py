@@ -201,7 +201,8 @@ def _read_torch(path: str | os.PathLike) -> Any:
                 "torch.load(file, weights_only=False) it and torch.save the state dict in it alone"
             ) from error
         reason = str(error).split("\n")[0] or "it ends too early"
-        if "weights_only" in reason:  # advice to run what is in the file, whatever that is
+        # Of a text a pickle's reader says a letter's number; or it advises to run what is in the file.
+        if "weights_only" in reason or isinstance(error, LookupError):
             reason = "torch.save did not write it, or it is damaged"
         raise FdifError(f"{path} cannot be read as PyTorch weights: {reason}") from error
 

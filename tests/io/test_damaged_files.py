@@ -334,3 +334,9 @@ def test_numbers_of_half_precision_are_checked_as_others_are(value, tmp_path):
         np.testing.assert_array_equal(read_b2nd(tmp_path / "a.b2nd"), volume)
     volume[1, 2, 3] = value
     refused(read_b2nd, tmp_path / "b.b2nd", encode_b2nd(volume), r"NaN or infinite voxels: .* at \(1, 2, 3\)")
+
+
+def test_texts_and_folders_in_the_place_of_weights(tmp_path):
+    refused(read_weights, tmp_path / "a.pth", b"hello world", "torch.save did not write it")
+    with pytest.raises(FdifError, match="a folder, where a file is wanted"):
+        read_weights(tmp_path)

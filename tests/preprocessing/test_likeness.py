@@ -97,3 +97,11 @@ def test_what_cannot_be_measured_is_one_line(recipe, tmp_path, capsys):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and not (tmp_path / "x.toml").exists()
     assert ("a mixture of recipes" if "+" in recipe else "a.nii.gz: not a NIfTI file") in error
+
+
+def test_a_scan_of_one_intensity_has_no_likeness(tmp_path, capsys):
+    nib.save(nib.Nifti1Image(np.full((20, 20, 20), 7, np.float32), np.eye(4)), tmp_path / "even.nii.gz")
+    with pytest.raises(SystemExit) as stop:
+        cli.run("like", [str(tmp_path), "--out", str(tmp_path / "x.toml")])
+    assert stop.value.code == 2 and not (tmp_path / "x.toml").exists()
+    assert "even: all voxels of channel 0 are 7" in capsys.readouterr().err.replace("even.nii.gz", "even")

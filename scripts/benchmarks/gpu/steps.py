@@ -29,7 +29,9 @@ def measure(size: Size, figures: Figures) -> None:
     """
     prepared: dict[str, tuple[Training, Steps]] = {}
     with ThreadPoolExecutor() as pool:
-        names = {pool.submit(ready_step, options, size.batch): name for name, options in size.networks.items()}
+        names = {
+            pool.submit(ready_step, options, size.batch): name for name, options in size.networks.items()
+        }
         for future in as_completed(names):
             with figures.attempt(name := names[future]):
                 prepared[name] = future.result()

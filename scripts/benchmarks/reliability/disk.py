@@ -91,7 +91,9 @@ def faulty(
         most = _CHANCES[fault]
         for number in range(count):
             out = commands.out(name, f"{fault}{number}")
-            written = out.parent if out.suffix else out  # what becomes a file lies beside it until it is whole
+            written = (
+                out.parent if out.suffix else out
+            )  # what becomes a file lies beside it until it is whole
             inside = written if fault == "denied" else folder
             chance = rng.randint(1, most)
             told = end(commands.start(WRITING[name], out, fault, str(chance), str(inside)))
