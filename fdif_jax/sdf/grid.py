@@ -49,6 +49,10 @@ class Box(NamedTuple):
         return Box(moved - reach, moved + reach)
 
 
+MOST_VOXELS = 2**31 - 1
+"""The most voxels of a grid, as XLA's programs number them with an int32."""
+
+
 class _Voxels(NamedTuple):
     depth: int
     height: int
@@ -65,7 +69,7 @@ class Grid(_Voxels):
         spacing: millimetres between voxel centres along z, y, x.
 
     Raises:
-        FdifError: the spacing is not three finite numbers above 0.
+        FdifError: the spacing is not three finite numbers above 0, or there are more voxels than an int32 counts.
     """
 
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -73,6 +77,8 @@ class Grid(_Voxels):
     def __new__(cls, depth: int, height: int, width: int, *, spacing: Any = (1.0, 1.0, 1.0)) -> "Grid":
         """See the class."""
         grid = super().__new__(cls, depth, height, width)
+        if math.prod(n for n in grid if isinstance(n, int)) > MOST_VOXELS:  # JAX may put a tracer there
+            raise FdifError(f"a grid has at most {MOST_VOXELS:,} voxels")
         grid.spacing = checked_spacing(spacing)
         return grid
 

@@ -255,6 +255,7 @@ def test_plans_of_another_form(change, match, tmp_path):
     [
         (b"max_objects = 1\n[placement]\nkind = ['a']\n", "unknown kind of placement"),
         (b"[window]\ncrop = 1" + b"0" * 400, "window|crop"),
+        (b"grid = [8, 8, 1" + b"0" * 400 + b"]", "a grid has at most 2,147,483,647 voxels"),
         (b"[[parts]]\nrecipe = 'fdif'\nweight = 1" + b"0" * 400 + b"\n[kind]\n", "unknown kind of"),
         (b"kind = 'mixture'\n[[parts]]\nrecipe = 'fdif'\nweight = 1" + b"0" * 400, "weight must be a number"),
     ],
