@@ -50,6 +50,19 @@ def join_processes(how: str) -> None:
         raise FdifError(f"--distributed {how}: the processes did not find each other: {reason}") from None
 
 
+def processes_here(count: int) -> list[str]:
+    """What `join_processes` takes in each of so many processes of this machine, with a port that nobody listens at."""
+    port = free_port()
+    return [f"localhost:{port},{i}/{count}" for i in range(count)]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 def _check_reachable(how: str, address: str, listens: bool) -> None:
     """Check that process 0 can listen, or wait until it does; what JAX does itself if not is to abort."""
     host, port = address.rsplit(":", 1)

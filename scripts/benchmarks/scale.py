@@ -14,7 +14,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,6 +44,7 @@ from fdif_jax.scripts.jobs.prepared import prepare
 from fdif_jax.scripts.options.format import format_of, job_of
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.settings import check_least
+from fdif_jax.training.processes import processes_here
 
 _SAMPLES = 32  # of those that a volume's cost is measured by
 
@@ -131,10 +131,7 @@ def _measured(config: Config) -> list[dict[str, Any]]:
     ways = [[dataclasses.replace(config, devices=count)] for count in config.virtual]
     ways.append([dataclasses.replace(config, devices=max(config.virtual), shard_weights=True)])
     if 2 in config.virtual:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = f"localhost:{free.getsockname()[1]}"
-        both: list[dict[str, Any]] = [{"distributed": f"{address},{i}/2"} for i in range(2)]
+        both: list[dict[str, Any]] = [{"distributed": how} for how in processes_here(2)]
         ways.append([dataclasses.replace(one, **each) for each in both])
     return [_in_new_processes(way) for way in ways]
 

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import yaml
 
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.generate import _parse_shard
+from fdif_jax.training.processes import free_port
 from fdif_jax.training.runs import load_run
 from tests.helpers.paths import DOCS
 
@@ -234,12 +234,6 @@ def wait_for_step(run, step, processes):
     while not (path.exists() and f'"step": {step},' in path.read_text()):
         assert time.monotonic() < end and all(process.poll() is None for process in processes)
         time.sleep(0.05)
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 @pytest.mark.slow("five processes that compile a training")

@@ -4,7 +4,6 @@ import csv
 import gzip
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +26,7 @@ from fdif_jax.preprocessing.scans import read_scan
 from fdif_jax.scripts import cli, finetune
 from fdif_jax.scripts.jobs import scores
 from fdif_jax.training.network import State, weights
+from fdif_jax.training.processes import processes_here
 from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import load_run, open_run
 from fdif_jax.weights.state_dicts import to_torch_state_dict
@@ -120,9 +120,6 @@ def test_finetune_from_a_run_loads_all_but_the_head_and_reports_dice(dataset, pr
 @pytest.mark.slow("four processes that train")
 def test_two_processes_with_divided_weights_equal_one(dataset, tmp_path):
     """And so do two devices of one."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
 
     def begin(name, *more):
         options = "--init scratch --size features=[4,8] --patch 16 16 16 --steps 4 --val-every 2 --lr 1e-2"
@@ -134,7 +131,7 @@ def test_two_processes_with_divided_weights_equal_one(dataset, tmp_path):
             text=True,
         )
 
-    pair = [begin("two", "--distributed", f"localhost:{port},{i}/2", "--shard-weights") for i in range(2)]
+    pair = [begin("two", "--distributed", how, "--shard-weights") for how in processes_here(2)]
     for process in (*pair, begin("one"), begin("devices", "--devices", "2")):
         said, _ = process.communicate()
         assert process.returncode == 0, said[-2000:]

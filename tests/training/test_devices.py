@@ -15,7 +15,7 @@ import pytest
 
 from fdif_jax.errors import FdifError
 from fdif_jax.training.devices import Devices, local_devices
-from fdif_jax.training.processes import join_processes, lost_process
+from fdif_jax.training.processes import join_processes, lost_process, processes_here
 from fdif_jax.training.runs import load_run
 from tests.helpers.paths import ROOT
 
@@ -103,10 +103,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, one_device):
 
 @pytest.mark.slow("two processes more; eight devices are above")
 def test_two_processes_equal_one(tmp_path, one_device):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = [_start(tmp_path / "run", 2, shard=True, how=f"localhost:{port},{i}/2") for i in range(2)]
+    processes = [_start(tmp_path / "run", 2, shard=True, how=how) for how in processes_here(2)]
     for process in processes:
         out, err = process.communicate()
         assert process.returncode == 0, err[-2000:]
@@ -221,9 +218,6 @@ def test_what_an_exchange_says_of_a_process_that_has_ended_is_told_in_a_line(mon
 @pytest.mark.slow("two processes that compile nothing, but begin")
 def test_a_process_that_fails_does_not_wait_for_the_others():
     """JAX has a process wait at its end until all others end, too; they were to wait for what this one never does."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     script = (
         "import sys, time\nfrom fdif_jax.training import processes\n"
         "processes.join_processes(sys.argv[1])\n"
@@ -231,8 +225,8 @@ def test_a_process_that_fails_does_not_wait_for_the_others():
         "time.sleep(500)\n"
     )
     started = [
-        subprocess.Popen([sys.executable, "-c", script, f"localhost:{port},{i}/2"], stdout=subprocess.PIPE)
-        for i in range(2)
+        subprocess.Popen([sys.executable, "-c", script, how], stdout=subprocess.PIPE)
+        for how in processes_here(2)
     ]
     out, _ = started[1].communicate(timeout=100)
     assert started[1].returncode == 2 and out == b"gone\n"
