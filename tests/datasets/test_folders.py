@@ -15,7 +15,7 @@ from fdif_jax.io.volumes import VOLUMES
 from fdif_jax.preprocessing.likeness import likeness_of
 from fdif_jax.shapes import meshes
 
-ONES = np.ones((4, 5, 6), np.uint8)
+VOLUME = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
 MADE = {"a.nii": False, "B.NII.GZ": True, "c.Nii.gz": True, "e.NII": False}
 
 
@@ -25,8 +25,8 @@ def folder(tmp_path):
     folder = tmp_path / "scans"
     (folder / "more.nii.gz").mkdir(parents=True)
     for name, compress in MADE.items():
-        (folder / name).write_bytes(encode_nifti(ONES, compress=compress))
-    (folder / "d.B2ND").write_bytes(encode_b2nd(ONES))
+        (folder / name).write_bytes(encode_nifti(VOLUME, compress=compress))
+    (folder / "d.B2ND").write_bytes(encode_b2nd(VOLUME))
     (folder / "gone.nii.gz").symlink_to(tmp_path / "annex" / "x")
     for name in ("scan.png", "notes.txt", ".hidden.nii.gz"):
         (folder / name).write_bytes(b"none")
@@ -44,7 +44,7 @@ def test_every_file_of_a_folder_is_used_or_named(folder, caplog):
     assert line.startswith(f"{folder}: left out, as no volumes ({VOLUMES}): more.nii.gz, notes.txt, scan.png")
     for name, suffix in found.items():
         if name != "gone":
-            np.testing.assert_array_equal(read_volume(folder / f"{name}{suffix}").array, ONES)
+            np.testing.assert_array_equal(read_volume(folder / f"{name}{suffix}").array, VOLUME)
     with pytest.raises(FdifError, match=r"gone\.nii\.gz: no such file: a link to .*annex/x"):
         read_volume(folder / "gone.nii.gz")
     with pytest.raises(FdifError, match=r"gone\.nii\.gz: no such file: a link"):
@@ -71,7 +71,7 @@ def test_files_of_no_case_of_a_raw_dataset_are_named(tmp_path, caplog):
     ):
         (tmp_path / inner).mkdir()
         for name in names:
-            write_nifti(tmp_path / inner / name, ONES)
+            write_nifti(tmp_path / inner / name, VOLUME)
     document = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
     (tmp_path / "dataset.json").write_text(json.dumps(document))
     training, _ = list_cases(tmp_path)

@@ -87,7 +87,7 @@ def corrupt(path):
 
 BROKEN = {
     "missing": (lambda path: None, "no such file"),
-    "directory": (lambda path: path.mkdir(), "no such file"),
+    "directory": (lambda path: path.mkdir(), "a folder, where a file is wanted"),
     "empty": (lambda path: path.write_bytes(b""), "not a whole Blosc2 file"),
     "text": (lambda path: path.write_text("hello " * 100), "not a whole Blosc2 file"),
     "truncated": (truncated, "not a whole Blosc2 file"),
