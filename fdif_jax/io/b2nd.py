@@ -52,7 +52,7 @@ def _slab(array: np.ndarray, size: int) -> tuple[int, ...]:
 
 
 def read_b2nd(path: str | os.PathLike) -> np.ndarray:
-    """The array of a Blosc2 NDArray file.
+    """The array of a Blosc2 NDArray file; half precision comes as float32.
 
     FdifError, naming the file, if it is missing, damaged, no Blosc2 array of numbers, more than memory holds, or holds
     what `check_numbers` refuses.
@@ -69,6 +69,8 @@ def read_b2nd(path: str | os.PathLike) -> np.ndarray:
         check_fits(path, needed)
         packed.schunk.dparams = blosc2.DParams(nthreads=1)
         array = packed[...]
+    if array.dtype == np.float16:  # beside which most bounds are infinite
+        array = array.astype(np.float32)
     if array.dtype.kind == "f":
         check_numbers(path, array)
     return array

@@ -259,16 +259,14 @@ def scaled(
 
 
 def check_numbers(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Check the numbers of an array that was read from ``path``, before anything rounds them to float32.
+    """Check the numbers of an array, of float32 or wider, that was read from ``path``, before anything rounds them.
 
     FdifError, naming the first voxel, if one is NaN, infinite or beyond `LARGEST`.
     """
-    # The extremes show them without a temporary array of flags; NaN is in both. Not in float16, where LARGEST is
-    # infinite.
-    if float(array.min()) >= -LARGEST and float(array.max()) <= LARGEST:
+    # The extremes show them without a temporary array of flags; NaN is in both.
+    if array.min() >= -LARGEST and array.max() <= LARGEST:
         return
-    wide = array.astype(np.result_type(array.dtype, np.float32), copy=False)
-    voxel = np.unravel_index(np.argmin((wide >= -LARGEST) & (wide <= LARGEST)), array.shape)
+    voxel = np.unravel_index(np.argmin((array >= -LARGEST) & (array <= LARGEST)), array.shape)
     what = "absurd" if np.isfinite(array[voxel]) else "NaN or infinite"
     raise FdifError(
         f"{path}: holds {what} voxels: {array[voxel]:g} at {tuple(map(int, voxel))}; float32 works with numbers from "
