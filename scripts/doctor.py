@@ -166,7 +166,7 @@ def _step() -> str:
     network = functional(model)
     loss = Segmentation(program.tasks, "dice_ce").loss
     update = update_of(network, scene_batch(program), plan, loss, devices)
-    state, trace = jax.jit(update)(fresh_state(network, plan, devices), jnp.int32(0), jnp.uint32(0), None)
+    state, trace = jax.jit(update)(fresh_state(network, plan, devices), jnp.int32(0), plan.pace, None)
     moved = any(bool((state.weights[name] != network.weights[name]).any()) for name in network.parameters)
     if not np.isfinite(trace).all() or not moved:
         raise FdifError(

@@ -173,7 +173,7 @@ class _Steps:
         update = update_of(
             self.network, make_batch, plan, loss, devices, fed=feed is not None, course=self.course
         )
-        advance = compiled(update, state, plan.seed, data, per_call, devices)
+        advance = compiled(update, state, plan.pace, data, per_call, devices)
         while done < plan.steps:
             start = time.perf_counter()
             milestones = (done - done % every + every for every in self.intervals if every)
@@ -246,7 +246,7 @@ class _Loop:
         return {
             "loss": float(np.mean(losses)),
             "volumes_per_second": round(plan.batch_size * len(losses) / seconds, 3),
-            "learning_rate": float(plan.schedule(done - 1)),
+            "learning_rate": float(plan.pace.rate(done - 1)),
             **shown,
         }
 

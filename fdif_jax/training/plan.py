@@ -2,11 +2,40 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 
 from fdif_jax.errors import FdifError
 from fdif_jax.keys import BEYOND_SAMPLES, RESERVED_SEEDS
+
+
+class Pace(NamedTuple):
+    """What of a plan is an argument of its compiled step: runs that differ in these alone share a program.
+
+    Attributes:
+        seed: of everything drawn, uint32.
+        learning_rate: at its highest, float32.
+        warmup: steps of linear warm-up, float32.
+        steps: number of updates, float32.
+    """
+
+    seed: Any
+    learning_rate: Any
+    warmup: Any
+    steps: Any
+
+    def rate(self, done: Int[Array, ""] | int) -> Float[Array, ""]:
+        """The learning rate after so many steps: linear warm-up from 0, then cosine decay to 0."""
+        count = jnp.asarray(done, jnp.float32)
+        decayed = jnp.clip((count - self.warmup) / (self.steps - self.warmup), 0, 1)
+        warm = count / jnp.maximum(self.warmup, 1)
+        return self.learning_rate * jnp.where(
+            count < self.warmup, warm, 0.5 * (1 + jnp.cos(jnp.pi * decayed))
+        )
 
 
 @dataclass(frozen=True)
@@ -65,18 +94,20 @@ class TrainingPlan:
             )
 
     @property
-    def schedule(self) -> optax.Schedule:
-        """Steps done → learning rate: linear warm-up, then cosine decay to 0."""
-        return optax.warmup_cosine_decay_schedule(0, self.learning_rate, self.warmup, self.steps)
+    def pace(self) -> Pace:
+        """See `Pace`."""
+        floats = (np.float32(value) for value in (self.learning_rate, self.warmup, self.steps))
+        return Pace(np.uint32(self.seed), *floats)
 
-    def optimiser(self, rates: Mapping[str, float]) -> optax.GradientTransformation:
-        """AdamW by the schedule (Loshchilov & Hutter 2019, arXiv 1711.05101), of clipped gradients.
+    def optimiser(self, rates: Mapping[str, float], pace: Pace | None = None) -> optax.GradientTransformation:
+        """AdamW at a pace (Loshchilov & Hutter 2019, arXiv 1711.05101), of clipped gradients.
 
         Args:
             rates: fractions of the learning rate that weights have, by name; others have all of it.
+            pace: the plan's own if not given.
         """
         clip = optax.clip_by_global_norm(self.clip) if self.clip else optax.identity()
-        adamw = optax.chain(clip, optax.adamw(self.schedule, weight_decay=self.weight_decay))
+        adamw = optax.chain(clip, optax.adamw((pace or self.pace).rate, weight_decay=self.weight_decay))
         if not rates:
             return adamw
         slower = optax.stateless(

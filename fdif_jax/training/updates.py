@@ -15,14 +15,14 @@ from fdif_jax.errors import FdifError
 from fdif_jax.keys import sample_key, stream
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.network import Network, State, Weights
-from fdif_jax.training.plan import TrainingPlan
+from fdif_jax.training.plan import Pace, TrainingPlan
 
 Batch = tuple[
     Float[Array, "B ... C"], Any
 ]  # images, and what is learnt of them: labels, or a tree with a row a sample
 MakeBatch = Callable[[jax.Array, Any], Batch]
 Loss = Callable[[Any, Array], Float[Array, ""]]
-Update = Callable[[State, Array, Array, Any], tuple[State, Float[Array, "2"]]]
+Update = Callable[[State, Array, Pace, Any], tuple[State, Float[Array, "2"]]]
 Differentiate = Callable[[Weights, Weights, Array, Array, Any], tuple[Array, Weights, Weights, Any]]
 """Parameters, statistics, samples' keys, the network's key, data → loss, gradient, new statistics, what a course
 counts."""
@@ -72,9 +72,9 @@ def update_of(
     fed: bool = False,
     course: Course | None = None,
 ) -> Update:
-    """One step as a pure function: state, number of steps done, seed, data → state, (loss, norm of the gradient).
+    """One step as a pure function: state, number of steps done, pace, data → state, (loss, norm of the gradient).
 
-    The seed is an argument, so that runs that differ in it alone are one compiled program.
+    The plan's own pace is not asked: runs that differ in it alone are one compiled program.
 
     Args:
         network: what is trained.
@@ -90,7 +90,6 @@ def update_of(
     """
     if course and fed:
         raise FdifError("a curriculum changes how scenes are drawn in the step; leave out feed")
-    optimiser = plan.optimiser(network.rates)
     draw = devices.spread(make_batch, True, fed)
 
     def loss_of(parameters: Weights, statistics: Weights, batch: Batch, key: Array) -> tuple[Array, tuple]:
@@ -107,13 +106,14 @@ def update_of(
 
     gradient_of = differentiate if plan.accumulate == 1 else _in_parts(differentiate, plan.accumulate, fed)
 
-    def update(state: State, done: Array, seed: Array, data: Any) -> tuple[State, Float[Array, "2"]]:
-        keys = jax.vmap(partial(sample_key, seed))(step_numbers(plan, done))
-        key = jax.random.fold_in(stream(seed, "network"), done)
+    def update(state: State, done: Array, pace: Pace, data: Any) -> tuple[State, Float[Array, "2"]]:
+        keys = jax.vmap(partial(sample_key, pace.seed))(step_numbers(plan, done))
+        key = jax.random.fold_in(stream(pace.seed, "network"), done)
         parameters = {name: state.weights[name] for name in network.parameters}
         statistics = {name: state.weights[name] for name in state.weights.keys() - parameters.keys()}
         data = course.sampling(state.competence) if course else data
         value, gradient, statistics, counts = gradient_of(parameters, statistics, keys, key, data)
+        optimiser = plan.optimiser(network.rates, pace)
         changes, moments = optimiser.update(gradient, state.moments, parameters)
         new = statistics | optax.apply_updates(parameters, changes)
         trace = jnp.stack([value, optax.tree.norm(gradient)])
@@ -163,7 +163,9 @@ def _average(keep: float, done: Array, average: Weights, new: Weights) -> Weight
     return {name: moved(average[name], value) for name, value in new.items()}
 
 
-def compiled(update: Update, state: State, seed: int, data: Any, per_call: int, devices: Devices) -> Callable:
+def compiled(
+    update: Update, state: State, pace: Pace, data: Any, per_call: int, devices: Devices
+) -> Callable:
     """``advance(state, done, count, data) -> state, trace (count, 2)``, compiled; ``state`` is donated.
 
     The number of steps is an argument of one compiled loop, so that where a run stops, validates or saves
@@ -171,28 +173,28 @@ def compiled(update: Update, state: State, seed: int, data: Any, per_call: int, 
     """
     placed = (jax.tree.map(lambda a: a.sharding, state), devices.copied)
     jit = partial(jax.jit, donate_argnums=0, out_shardings=placed)
-    zero, key = np.int32(0), np.uint32(seed)
+    zero = np.int32(0)
     if per_call == 1:
-        step = jit(update).lower(state, zero, key, data).compile()
+        step = jit(update).lower(state, zero, pace, data).compile()
 
         def advance_one(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
-            state, trace = step(state, np.int32(done), key, data)
+            state, trace = step(state, np.int32(done), pace, data)
             return state, np.asarray(trace)[None]
 
         return advance_one
 
-    def several(state: State, done: Array, count: Array, seed: Array, data: Any) -> tuple[State, Array]:
+    def several(state: State, done: Array, count: Array, pace: Pace, data: Any) -> tuple[State, Array]:
         def body(i: Array, carry: tuple) -> tuple:
             state, traces = carry
-            state, trace = update(state, done + i, seed, data)
+            state, trace = update(state, done + i, pace, data)
             return state, traces.at[i].set(trace)
 
         return lax.fori_loop(0, count, body, (state, jnp.zeros((per_call, 2))))
 
-    loop = jit(several).lower(state, zero, zero, key, data).compile()
+    loop = jit(several).lower(state, zero, zero, pace, data).compile()
 
     def advance(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
-        state, traces = loop(state, np.int32(done), np.int32(count), key, data)
+        state, traces = loop(state, np.int32(done), np.int32(count), pace, data)
         return state, np.asarray(traces)[:count]
 
     return advance

@@ -89,7 +89,7 @@ class Steps:
         self._per_call = 1 if source.feed else training.several
         self._state = fresh_state(training.network, training.plan, devices, source.course)
         update, data = training.update(training.plan), self._data(0)
-        build = partial(compiled, update, self._state, training.plan.seed, data, self._per_call, devices)
+        build = partial(compiled, update, self._state, training.plan.pace, data, self._per_call, devices)
         self._advance, self.compile_seconds = _timed_compilation(build)
         self.first_loss: float | None = None  # of the very first batch, once there was a turn
 
@@ -269,9 +269,7 @@ def _compiled_step(training: Training, plan: TrainingPlan) -> Any:
     state = fresh_state(training.network, plan, training.devices, training.source.course)
     placed = (jax.tree.map(lambda a: a.sharding, state), training.devices.copied)
     update = training.update(plan)
-    return _compile(
-        update, state, np.int32(0), np.uint32(plan.seed), None, donate_argnums=0, out_shardings=placed
-    )
+    return _compile(update, state, np.int32(0), plan.pace, None, donate_argnums=0, out_shardings=placed)
 
 
 def _work(program: Any, times: float) -> Work:

@@ -265,7 +265,7 @@ def test_a_step_in_parts_learns_from_the_batch_that_its_competence_asks_for():
         keys = jax.vmap(lambda n: sample_key(plan.seed, n))(step_numbers(plan, 3))
         images, labels = SCENES(keys, COURSE.sampling(known))
         found = network.apply(network.weights, images).argmax(-1)
-        return update(state, 3, jnp.uint32(plan.seed), None)[0].competence.dice, found, labels
+        return update(state, 3, plan.pace, None)[0].competence.dice, found, labels
 
     learnt, found, labels = map(np.asarray, outcome(state))
     assert (labels == 1).any()
