@@ -109,7 +109,7 @@ def _product(x: Float[Array, "*N C"], weight: Float[Array, "C O"]) -> Float[Arra
 
 
 def _product_kept(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ weight, (x, weight)
+    return _product(x, weight), (x, weight)
 
 
 def _product_gradients(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:

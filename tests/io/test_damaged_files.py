@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import tomllib
-import warnings
 import zipfile
 
 import blosc2
@@ -316,9 +315,8 @@ def test_a_bank_whose_arrays_do_not_fit_each_other(name, change, match, bank, tm
 @pytest.mark.filterwarnings("error")
 def test_numbers_that_overflow_while_a_header_is_read_are_told_in_its_line_alone(tmp_path):
     nifti = bytearray(encode_nifti(VOLUME, compress=False))
-    nifti[40:42] = np.array(
-        32767, "<i2"
-    ).tobytes()  # the number of axes, whose successor nibabel computes in 16 bits
+    # The number of axes, whose successor nibabel computes in 16 bits.
+    nifti[40:42] = np.array(32767, "<i2").tobytes()
     refused(read_nifti, tmp_path / "a.nii", bytes(nifti), "volume of 3 axes is needed|damaged NIfTI")
     mgh = bytearray(nib.MGHImage(VOLUME, np.eye(4)).to_bytes())
     mgh[4:16] = np.array([2**31 - 1] * 3, ">i4").tobytes()
@@ -326,13 +324,12 @@ def test_numbers_that_overflow_while_a_header_is_read_are_told_in_its_line_alone
 
 
 # float16's largest number is 65504, far below the bound of float32's.
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", (np.inf, -np.inf, np.nan))
 def test_numbers_of_half_precision_are_checked_as_others_are(value, tmp_path):
     volume = np.full((2, 3, 4), 65504, np.float16)
     (tmp_path / "a.b2nd").write_bytes(encode_b2nd(volume))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        np.testing.assert_array_equal(read_b2nd(tmp_path / "a.b2nd"), volume)
+    np.testing.assert_array_equal(read_b2nd(tmp_path / "a.b2nd"), volume)
     volume[1, 2, 3] = value
     refused(read_b2nd, tmp_path / "b.b2nd", encode_b2nd(volume), r"NaN or infinite voxels: .* at \(1, 2, 3\)")
 

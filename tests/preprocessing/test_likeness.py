@@ -104,4 +104,4 @@ def test_a_scan_of_one_intensity_has_no_likeness(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.run("like", [str(tmp_path), "--out", str(tmp_path / "x.toml")])
     assert stop.value.code == 2 and not (tmp_path / "x.toml").exists()
-    assert "even: all voxels of channel 0 are 7" in capsys.readouterr().err.replace("even.nii.gz", "even")
+    assert "even.nii.gz: all voxels of channel 0 are 7" in capsys.readouterr().err

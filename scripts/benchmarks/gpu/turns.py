@@ -1,14 +1,11 @@
 """Part `turns`: a training step of each network and its PyTorch original's, in turns in one process."""
 
-import statistics
 from typing import Any
-
-import torch
 
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.benchmarks.gpu.steps import ready_step
-from fdif_jax.scripts.benchmarks.parts import Turn, in_turns
+from fdif_jax.scripts.benchmarks.parts import Turn, in_turns, spread
 from fdif_jax.scripts.benchmarks.rivals import TorchSteps
 
 
@@ -28,10 +25,9 @@ def measure(size: Size, figures: Figures) -> None:
 
 def _compiled(options: tuple[str, ...], size: Size) -> dict[str, Turn]:
     training, steps = ready_step(options, size.batch)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    calls: dict[str, Turn] = {"ours": steps, "PyTorch": TorchSteps(training, device=device)}
+    calls: dict[str, Turn] = {"ours": steps, "PyTorch": TorchSteps(training)}
     if size.compile_torch:
-        calls["PyTorch, compiled"] = TorchSteps(training, device=device, compiled=True)
+        calls["PyTorch, compiled"] = TorchSteps(training, compiled=True)
     for call in calls.values():
         call(0)  # compiles
     return calls
@@ -39,14 +35,12 @@ def _compiled(options: tuple[str, ...], size: Size) -> dict[str, Turn]:
 
 def _compared(calls: dict[str, Turn], size: Size) -> dict[str, Any]:
     """Seconds of a step, their spread, volumes a second, and how many times as long as ours."""
-    seconds = in_turns(calls, size.runs)
-    ours = statistics.median(seconds["ours"])
+    measured = {name: spread(seconds) for name, seconds in in_turns(calls, size.runs).items()}
     return {
-        name: {
-            "seconds": (median := statistics.median(each)),
-            "spread": [min(each), max(each)],
-            "volumes_per_second": size.batch / median,
-            "times_ours": median / ours,
+        name: one
+        | {
+            "volumes_per_second": size.batch / one["seconds"],
+            "times_ours": one["seconds"] / measured["ours"]["seconds"],
         }
-        for name, each in seconds.items()
+        for name, one in measured.items()
     }

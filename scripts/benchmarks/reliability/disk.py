@@ -91,19 +91,18 @@ def faulty(
         most = _CHANCES[fault]
         for number in range(count):
             out = commands.out(name, f"{fault}{number}")
-            written = (
-                out.parent if out.suffix else out
-            )  # what becomes a file lies beside it until it is whole
+            # What becomes a file lies beside it until it is whole.
+            written = out.parent if out.suffix else out
             inside = written if fault == "denied" else folder
             chance = rng.randint(1, most)
             told = end(commands.start(WRITING[name], out, fault, str(chance), str(inside)))
-            if not told.status and fault != "clock":  # which stops nothing
-                most = max(chance - 1, 1)
             if told.status:
                 met += 1
                 faults += [] if told.is_one_line else [f"chance {chance}: {told.status}: {told.lines[-2:]}"]
                 again = end(commands.start(WRITING[name], out))
                 faults += [f"chance {chance}, again: {again.lines[-2:]}"] if again.status else []
+            elif fault != "clock":  # which stops nothing
+                most = max(chance - 1, 1)
             faults += [f"chance {chance}: {what} differs" for what in difference(contents(out), whole)]
         figures[name] = {"runs": count, "stopped": met, "faults": faults}
     return figures
