@@ -15,9 +15,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models.attention import attention
 from fdif_jax.models.conv import Triple
 from fdif_jax.models.initialisers import Initialiser, small_normal, zeros
-from fdif_jax.models.layers import LayerNorm, Linear, attention, call, drop_path, split
+from fdif_jax.models.layers import LayerNorm, Linear, call, drop_path, split
 
 Rotation = tuple[Float[Array, "N 1 R"], Float[Array, "N 1 R"]]
 

@@ -16,9 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fdif_jax.errors import FdifError, unknown
+from fdif_jax.models.attention import attention
 from fdif_jax.models.conv import PatchConv, Triple, patches, repeated
 from fdif_jax.models.initialisers import TORCH, TRANSFORMER, small_normal
-from fdif_jax.models.layers import LayerNorm, Linear, Mlp, attention, call, dropout, split
+from fdif_jax.models.layers import LayerNorm, Linear, Mlp, call, dropout, split
 
 DEPTH = 12  # transformer blocks
 EDGE = 16  # voxels of a token along every axis

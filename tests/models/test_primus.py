@@ -10,7 +10,7 @@ from flax import nnx
 
 from fdif_jax import models
 from fdif_jax.errors import FdifError
-from fdif_jax.models import eva, layers
+from fdif_jax.models import attention, eva
 from fdif_jax.models.primus import PRESETS, Primus
 from fdif_jax.weights import state_dicts
 from tests.helpers.slow import quick_of
@@ -116,7 +116,9 @@ def test_rotation_is_timms(tokens, channels, registers):
     np.testing.assert_allclose(got, np.concatenate([want[..., ::2], want[..., 1::2]], -1), atol=1e-5)
 
 
-@pytest.mark.parametrize("form", [layers.attention, layers.attention_whole, layers.attention_by_head])
+@pytest.mark.parametrize(
+    "form", [attention.attention, attention.attention_whole, attention.attention_by_head]
+)
 def test_attention_is_pytorchs(form):
     arrays = [2 * normal(2, 7, 3, 6, seed=seed) for seed in range(4)]
     y, vjp = jax.vjp(form, *arrays[:3])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fdif_jax.models import conv, layers
+from fdif_jax.models import attention, conv
 from fdif_jax.scripts.benchmarks.gpu.figures import Figures
 from fdif_jax.scripts.benchmarks.gpu.sizes import Size
 from fdif_jax.scripts.benchmarks.parts import seconds_of
@@ -62,8 +62,8 @@ CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "channels first": _channels_first,
 }
 ATTENTIONS: dict[str, Callable[..., jax.Array]] = {
-    "whole": layers.attention_whole,
-    "by head": layers.attention_by_head,
+    "whole": attention.attention_whole,
+    "by head": attention.attention_by_head,
     "kept": jax.nn.dot_product_attention,
     "cudnn": partial(jax.nn.dot_product_attention, implementation="cudnn"),
 }
