@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from fdif_jax.anatomy.bank import Bank
 from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs import suited
+from fdif_jax.scripts.options.network import network_of
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.files import read_weights
 from tests.helpers.nnunet_client import decathlon_folder
@@ -208,6 +211,26 @@ def test_commands_of_pages_of_measurements_are_accepted(page):
                 cli.parsed(command, cli.module_of(command), arguments)
                 accepted += 1
     assert accepted
+
+
+def test_commands_of_the_study_are_accepted():
+    fdif = Path("bin/fdif")
+    fdif.parent.mkdir()
+    fdif.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))")
+    fdif.chmod(0o755)
+    script = [DOCS / "examples/eight_cases.sh", "one/dataset.json", "two/dataset.json", "study"]
+    paths = f"{fdif.parent.absolute()}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["sh", *script], env=os.environ | {"PATH": paths}, capture_output=True, text=True, check=True
+    )
+    commands = list(map(json.loads, ran.stdout.splitlines()))
+    assert [command for command, *_ in commands] == 3 * ["pretrain", "experiment", "experiment"]
+    for command, *arguments in commands:
+        config = cli.parsed(command, cli.module_of(command), arguments)
+        if command == "experiment":
+            given = [str(config.dataset), *shlex.split(config.finetune)]
+            config = cli.parsed("finetune", cli.module_of("finetune"), [*given, "--out", "run"])
+        network_of(config, in_channels=1, grid=(48, 48, 48), out_channels=3)
 
 
 def test_the_table_of_recipes_is_right():
