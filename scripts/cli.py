@@ -18,6 +18,7 @@ import tyro
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.scripts.console.compilation import keep_compiled_programs, leave_out_searches
+from fdif_jax.scripts.console.memory import keep_memory
 from fdif_jax.scripts.console.progress import show_as
 from fdif_jax.scripts.console.surroundings import find_home, no_device, prepare_streams
 from fdif_jax.training.processes import leave_others, lost_process
@@ -47,6 +48,7 @@ COMMANDS = {
     "bench": "measure the renderer, a training step, networks beside PyTorch's, or reliability",
 }
 
+_TRAINING = (["pretrain"], ["finetune"], ["bench", "training"])  # commands that train, as they begin
 _FULL = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)  # errors of writing that often come without a file's name
 
 _HELP = """usage: fdif COMMAND [OPTIONS]
@@ -139,6 +141,12 @@ def _fail(command: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
+def train(command: str, arguments: Sequence[str] | None = None) -> None:
+    """`run` a command that trains, in a process that does nothing else."""
+    keep_memory()
+    run(command, arguments)
+
+
 def main() -> None:
     """Entry point of the ``fdif`` console command."""
     prepare_streams()
@@ -150,4 +158,6 @@ def main() -> None:
     if command not in COMMANDS:
         print(f"fdif: error: {unknown('command', command, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    run(command, arguments[1:])
+    trains = any(arguments[: len(words)] == words for words in _TRAINING)
+    start = train if trains else run
+    start(command, arguments[1:])

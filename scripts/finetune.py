@@ -236,4 +236,4 @@ def _ids(cases: Sequence[Case]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    cli.run("finetune")
+    cli.train("finetune")

@@ -154,4 +154,4 @@ def _validation(
 
 
 if __name__ == "__main__":
-    cli.run("pretrain")
+    cli.train("pretrain")

@@ -37,6 +37,7 @@ from fdif_jax.extras import needing
 from fdif_jax.models.torch_twins import loaded_twin
 from fdif_jax.scripts.benchmarks.parts import seconds_of_call
 from fdif_jax.scripts.benchmarks.quiet import Comparison, Neighbours, shown_ratio
+from fdif_jax.scripts.console.memory import keep_memory
 from fdif_jax.scripts.console.tables import table_of
 from fdif_jax.scripts.options.settings import check_least, shown
 from fdif_jax.training.network import count_parameters, functional
@@ -174,7 +175,8 @@ def _devices(config: Config) -> list[str]:
 
 
 def _measure(case: Case) -> dict[str, Any]:
-    """Build both networks, compare them, and time them in turn."""
+    """Build both networks, compare them, and time them in turn, with the memory of a training command."""
+    keep_memory()
     if case.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     model = models.create(**case.spec)

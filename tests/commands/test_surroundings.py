@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,34 @@ def test_no_file_gets_the_number_of_a_stream_that_is_closed(tmp_path):
     begun = ["sh", "-c", '"$0" "$@" <&- >&- 2>&-', sys.executable, "-c", SAYING, str(tmp_path / "file")]
     assert subprocess.run(begun).returncode == 0
     assert (tmp_path / "file").read_bytes() == b"x"
+
+
+_ALLOCATE = """
+import resource, sys, threading
+from fdif_jax.scripts.console.memory import keep_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * 40_000_000
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+found = []
+if sys.argv[1] == "kept":
+    keep_memory()
+for _ in range(2):
+    thread = threading.Thread(target=pages)
+    thread.start()
+    thread.join()
+print(found[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_a_training_command_keeps_the_pages_of_freed_arrays():
+    def pages(how):
+        done = subprocess.run(
+            [sys.executable, "-c", _ALLOCATE, how], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert pages("kept") < 100 < 5000 < pages("given back")
