@@ -14,6 +14,7 @@ Example:
     fdif bench reliability --parts hostile server fuzzing
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Union
 
@@ -58,4 +59,4 @@ def run(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("bench")
+    cli.main(["bench", *sys.argv[1:]])

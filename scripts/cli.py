@@ -141,16 +141,13 @@ def _fail(command: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def train(command: str, arguments: Sequence[str] | None = None) -> None:
-    """`run` a command that trains, in a process that does nothing else."""
-    keep_memory()
-    run(command, arguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``fdif`` console command, to which the process belongs.
 
-
-def main() -> None:
-    """Entry point of the ``fdif`` console command."""
+    ``arguments`` are the subcommand and its options; those of the process if not given.
+    """
     prepare_streams()
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP.format("\n".join(f"  {name:<12}{summary}" for name, summary in COMMANDS.items())))
         return
@@ -158,6 +155,6 @@ def main() -> None:
     if command not in COMMANDS:
         print(f"fdif: error: {unknown('command', command, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    trains = any(arguments[: len(words)] == words for words in _TRAINING)
-    start = train if trains else run
-    start(command, arguments[1:])
+    if any(arguments[: len(words)] == words for words in _TRAINING):
+        keep_memory()
+    run(command, arguments[1:])

@@ -19,6 +19,7 @@ Example:
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -236,4 +237,4 @@ def _ids(cases: Sequence[Case]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    cli.train("finetune")
+    cli.main(["finetune", *sys.argv[1:]])

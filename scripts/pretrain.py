@@ -20,6 +20,7 @@ Example:
     fdif pretrain --preset fdif-primusm --distributed node0:9876,0/2 --shard-weights --out runs/two_nodes
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -154,4 +155,4 @@ def _validation(
 
 
 if __name__ == "__main__":
-    cli.train("pretrain")
+    cli.main(["pretrain", *sys.argv[1:]])

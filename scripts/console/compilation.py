@@ -10,7 +10,7 @@ import platformdirs
 _SEARCHES = ("xla_gpu_experimental_enable_fusion_autotuner", "xla_gpu_enable_triton_gemm")
 # Versions of JAX that know these flags; XLA ends a process over one it does not know.
 _KNOWN = ((0, 10), (0, 11))
-GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
 def keep_compiled_programs() -> None:
@@ -22,11 +22,16 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def has_gpu_plugin() -> bool:
+    """Whether JAX may compute on a CUDA device here; tells it without starting JAX."""
+    return any(map(importlib.util.find_spec, _PLUGINS))
+
+
 def leave_out_searches() -> None:
     """Turn off XLA's searches on CUDA devices, but those that ``XLA_FLAGS`` names; before JAX computes anything."""
     import jax
 
-    if jax.__version_info__[:2] not in _KNOWN or not any(map(importlib.util.find_spec, GPU_PLUGINS)):
+    if jax.__version_info__[:2] not in _KNOWN or not has_gpu_plugin():
         return
     flags = os.environ.get("XLA_FLAGS", "")
     off = [f"--{name}=false" for name in _SEARCHES if name not in flags]

@@ -1,10 +1,9 @@
 """Memory of a training command on a CPU: kept for the next step, not given back and taken again."""
 
 import ctypes
-import importlib.util
 import platform
 
-from fdif_jax.scripts.console.compilation import GPU_PLUGINS
+from fdif_jax.scripts.console.compilation import has_gpu_plugin
 
 # Parameters of glibc's mallopt, by their numbers in malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -15,9 +14,9 @@ def keep_memory() -> None:
 
     XLA allocates what a step needs anew every step. glibc gives arrays of that size back to the system as they are
     freed, and the system clears every page that it hands out again: 17 % of a fine-tuning's processor time. Nothing
-    is done without glibc, or where JAX computes on a GPU.
+    is done without glibc, or where JAX may compute on a GPU.
     """
-    if platform.libc_ver()[0] != "glibc" or any(map(importlib.util.find_spec, GPU_PLUGINS)):
+    if platform.libc_ver()[0] != "glibc" or has_gpu_plugin():
         return
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_ARENA_MAX, 1)  # the others would map large arrays one by one

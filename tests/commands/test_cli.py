@@ -53,6 +53,7 @@ def test_help_shows_an_example_and_explains_every_option(command, config, capsys
 )
 def test_bad_input_is_one_line_and_status_2(arguments, says, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "keep_memory", lambda: None)  # this process is not the command's
     monkeypatch.setattr(sys, "argv", ["fdif", *arguments])
     with pytest.raises(SystemExit) as done:
         cli.main()
