@@ -1,5 +1,6 @@
 """Comparing a network with its PyTorch twin; imported by the tests of each network, which have PyTorch."""
 
+import copy
 import math
 import sys
 import types
@@ -69,8 +70,10 @@ def assert_equal_networks(
 ) -> None:
     """Outputs within 1e-4 of the largest, the input gradient of a weighting of all of them within 1e-3 of its norm.
 
-    Where PyTorch's own gradient jumps as far between two inputs that are almost the same, a ReLU's kink lies between
-    them, and the gradients are compared at another input.
+    Rounding decides on which side of a ReLU's kink a value near zero falls, in PyTorch as here. So where the gradients
+    differ by more, ours may be up to 1.5 times as far from PyTorch's in float64 as PyTorch's in float32 is, if that is
+    below 1e-2. Where PyTorch's own gradient jumps by more than 1e-3 between two inputs that are almost the same, they
+    are compared at another input.
     """
     for seed in range(2, 7):
         rng = np.random.default_rng(seed)
@@ -81,6 +84,9 @@ def assert_equal_networks(
             assert np.abs(want).max() > 1e-3
             np.testing.assert_allclose(y, want, atol=1e-4 * np.abs(want).max())
         if _apart(gradient, want_gradient) <= 1e-3:
+            return
+        exact, _ = torch_outcome(copy.deepcopy(net).double(), x.astype(np.float64))
+        if _apart(gradient, exact) <= 1.5 * min(_apart(want_gradient, exact), 1e-2):
             return
         nudge = 1e-5 * rng.standard_normal(x.shape, dtype=np.float32)
         nearby = [torch_outcome(net, x + nudge)[0], torch_outcome(net, x - nudge)[0]]
