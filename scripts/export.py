@@ -49,7 +49,7 @@ from fdif_jax.scripts.jobs.exporting import (
     check_wanted,
     write_weights,
 )
-from fdif_jax.training.run_document import PRETRAINING
+from fdif_jax.training.run_document import PRETRAINING, Which
 from fdif_jax.training.runs import load_run
 
 WholeForm = Literal["monai-bundle", "nnunet-results", "onnx", "exported"]
@@ -72,8 +72,9 @@ class Config(Wanted):
     """File to write: .pth, .pt, .safetensors, .onnx or .jaxexport; or a new folder."""
     to: Form | WholeForm | None = None
     """Who reads it; if not given the suffix says: monai for .pth and .pt, or safetensors."""
-    which: Literal["best", "last"] | None = None
-    """Weights of the best validation, or the newest; the newest, or what a whole network's run says, if not given."""
+    which: Which | None = None
+    """Weights of the best validation, the newest, or of a step that the run kept (--keep-every); the newest, or what a
+    whole network's run says, if not given."""
 
 
 def run(config: Config) -> None:
@@ -86,7 +87,7 @@ def run(config: Config) -> None:
     model = models.create(**training_run.network)
     # An impossible form is an error before the weights are read.
     built_by_nnunet(str(training_run.path), training_run.network, model, form)
-    training_run.restore(model, which=config.which or "last")
+    training_run.restore(model, "last" if config.which is None else config.which)
     document = training_run.document
     patch = (document.recipe or {}).get("grid") or (document.training or {}).get("patch")
     trained = Trained(

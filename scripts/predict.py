@@ -73,6 +73,7 @@ from fdif_jax.scripts.jobs.nnunet_results import load_networks
 from fdif_jax.scripts.options.long_work import LongOptions
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.training.network import Apply, Weights, functional, weights
+from fdif_jax.training.run_document import Which
 
 _PACKED = 50  # voxels of a label map that a byte of its file holds, about
 
@@ -87,8 +88,9 @@ class Config(LongOptions):
     """Folder of scans, or one scan: a file, or a folder of DICOM slices."""
     out: Path
     """Folder to write the label maps to."""
-    which: Literal["last", "best"] | None = None
-    """Weights of the last step or of the best validation; what the run says if not given."""
+    which: Which | None = None
+    """Weights of the last step, of the best validation, or of a step that the run kept (--keep-every); what the run
+    says if not given."""
     overlap: float | None = None
     """Fraction of a window's edge that neighbours share; the run's if not given."""
     mirror_axes: Annotated[
@@ -216,11 +218,11 @@ def _check_prediction(prediction: Path, scan: Path) -> None:
         )
 
 
-def load_members(ensemble: Ensemble, which: str | None) -> tuple[Apply, list[Weights]]:
+def load_members(ensemble: Ensemble, which: Which | None) -> tuple[Apply, list[Weights]]:
     """The network as a function of its weights and images, and the weights of every run."""
     model, members = models.create(**ensemble.runs[0].network), []
     for training_run, own in zip(ensemble.runs, ensemble.which, strict=True):
-        training_run.restore(model, which or own)
+        training_run.restore(model, own if which is None else which)
         members.append(weights(model))
     return along(functional(model).apply, ensemble.axes), members
 

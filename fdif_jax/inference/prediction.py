@@ -23,7 +23,7 @@ from fdif_jax.preprocessing.preparation import Prepared
 from fdif_jax.preprocessing.spaces import GridShape, labels_of_scores
 from fdif_jax.settings import differences
 from fdif_jax.training.network import Apply
-from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference
+from fdif_jax.training.run_document import FINE_TUNING, RUN, Inference, Which
 from fdif_jax.training.runs import Run, load_run
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # nnU-Net's name of a file of one channel
@@ -36,8 +36,8 @@ class Member(Protocol):
     def network(self) -> dict[str, Any]:
         """The network as plain data."""
 
-    def restore(self, model: Any, which: str) -> Any:
-        """Put the weights of the ``last`` step or of the ``best`` validation into the network."""
+    def restore(self, model: Any, which: Which) -> Any:
+        """Put the weights of the ``last`` step, of the ``best`` validation or of a step into the network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Ensemble:
     conventions: Conventions
     overlap: float
     mirror_axes: tuple[int, ...]
-    which: tuple[str, ...]
+    which: tuple[Which, ...]
     axes: tuple[int, int, int] = (0, 1, 2)
     as_filed: bool = False
     windows: Windows = "monai"

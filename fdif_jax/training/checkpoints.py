@@ -68,6 +68,10 @@ class Checkpoints:
                     raise FdifError(f"{self._path} cannot be read: {_first_line(error)}") from None
                 self._set_aside(max(steps), _first_line(error))
 
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, increasing."""
+        return sorted(self._manager.all_steps())
+
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
         return self._manager.latest_step()
@@ -132,8 +136,7 @@ class Checkpoints:
         Raises:
             FdifError: the checkpoint is of another network, or none of them can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        for step in reversed(self.steps()):
             try:
                 state = self._state(step, fresh)
             except FdifError:

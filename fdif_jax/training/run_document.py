@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import jax
 
@@ -18,6 +18,7 @@ PRETRAINING, FINE_TUNING, IMPORTED = "pretraining", "fine-tuning", "imported"
 _PACKAGES = ("fdif-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 Table = Mapping[str, Any]
+Which = Literal["best", "last"] | int  # a checkpoint: of the best validation, the newest, or of a step
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Start:
     Attributes:
         source: a run directory, a file of weights, or "scratch"; in ``run.json`` it is called ``from``.
         weights_sha256: of the weights, so that another run of the same name is another start.
-        which: the newest (last) or the best checkpoint of a run.
+        which: checkpoint of a run.
     """
 
     source: str = field(metadata={"key": "from"})
     weights_sha256: str | None = None
-    which: str | None = None
+    which: Which | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Inference:
 
     overlap: float
     mirror_axes: tuple[int, ...]
-    weights: str
+    weights: Literal["best", "last"]
 
 
 @dataclass(frozen=True)

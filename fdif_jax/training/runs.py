@@ -28,7 +28,7 @@ from fdif_jax.settings import differences, first_few
 from fdif_jax.training.checkpoints import UNSCORED, Checkpoints, check_same_network
 from fdif_jax.training.network import HEADS, State, set_weights, weights
 from fdif_jax.training.processes import is_first_process, wait_for_all
-from fdif_jax.training.run_document import ORIGIN, RUN, Origin, RunDocument
+from fdif_jax.training.run_document import ORIGIN, RUN, Origin, RunDocument, Which
 from fdif_jax.weights.files import check_finite
 
 METRICS, CHECKPOINTS, LOCK = "metrics.jsonl", "checkpoints", ".lock"
@@ -89,35 +89,37 @@ class Run:
         self._forget_after(step)
         return step, state
 
-    def weights(self, which: str = "last") -> dict[str, np.ndarray]:
-        """The weights of the newest (``last``) or the best (``best``) checkpoint, by name, on the host.
+    def weights(self, which: Which = "last") -> dict[str, np.ndarray]:
+        """The weights of the newest checkpoint (``last``), the best one (``best``) or a step's, by name, on the host.
 
         Their moving average, where the run keeps one; without the heads that objectives keep beside the network. The
         best is the one of highest score in validation (mean foreground Dice, accuracy, or what another objective is
         ranked by); before any validation it is the newest.
 
         Raises:
-            FdifError: the run has no checkpoint yet, it holds what is not finite, or ``which`` is neither.
+            FdifError: the run has no checkpoint yet or none of that step, or it holds what is not finite.
         """
-        if which not in ("last", "best"):
-            raise unknown("checkpoint", which, ("last", "best"))
         with self.checkpoints(read_only=True) as checkpoints:
-            step = checkpoints.best() if which == "best" else checkpoints.latest()
-            if step is None:
+            steps = checkpoints.steps()
+            if not steps:
                 raise FdifError(f"{self.path}: the run has no checkpoint yet; let it reach one first")
+            named = {"last": checkpoints.latest(), "best": checkpoints.best()}
+            step = named.get(which, which) if isinstance(which, str) else which
+            if step not in steps:
+                raise unknown(f"checkpoint of {self.path}", str(which), (*named, *map(str, steps)))
             kept = checkpoints.result(step)
             check_finite(f"{self.path}: the checkpoint of step {step}", kept)
             return {name: value for name, value in kept.items() if not name.startswith(f"{HEADS}.")}
 
-    def restore(self, model: nnx.Module, which: str = "last") -> None:
+    def restore(self, model: nnx.Module, which: Which = "last") -> None:
         """Put the weights of a checkpoint into a network, in place.
 
         Args:
             model: the network, e.g. ``models.create(**run.network)``.
-            which: ``last`` or ``best``, as in `weights`.
+            which: ``last``, ``best`` or a step, as in `weights`.
 
         Raises:
-            FdifError: the run has no checkpoint, or it is of another network; nothing is changed then.
+            FdifError: the run has no such checkpoint, or it is of another network; nothing is changed then.
         """
         saved = self.weights(which)
         check_same_network(f"{self.path}: the checkpoint", saved, weights(model))

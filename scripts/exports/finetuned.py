@@ -13,6 +13,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.inference.prediction import Ensemble, load_ensemble
 from fdif_jax.io.files import check_out, visible
 from fdif_jax.preprocessing.fingerprints import CasePlan
+from fdif_jax.training.run_document import Which
 
 
 class FineTuned(NamedTuple):
@@ -21,12 +22,12 @@ class FineTuned(NamedTuple):
     Attributes:
         path: the run directory.
         ensemble: the runs, and how they predict.
-        which: ``last`` or ``best``, the weights of every run.
+        which: the checkpoint of every run.
     """
 
     path: Path
     ensemble: Ensemble
-    which: tuple[str, ...]
+    which: tuple[Which, ...]
 
     @property
     def plan(self) -> CasePlan:
@@ -73,13 +74,13 @@ class FineTuned(NamedTuple):
         return self.model()
 
 
-def load_finetuned(path: Path, which: str | None) -> FineTuned:
+def load_finetuned(path: Path, which: Which | None) -> FineTuned:
     """The fine-tuned network of a run directory, or of a cross-validation's folds; FdifError as `load_ensemble`.
 
     ``which`` weights are what the runs say if not given.
     """
     ensemble = load_ensemble([path])
-    return FineTuned(path, ensemble, tuple(which or own for own in ensemble.which))
+    return FineTuned(path, ensemble, tuple(own if which is None else which for own in ensemble.which))
 
 
 def write_folder(out: Path, write: Callable[[Path], None]) -> None:

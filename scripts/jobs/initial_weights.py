@@ -14,7 +14,7 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.models import released
 from fdif_jax.models.recognise import recognise
 from fdif_jax.scripts.options.network import UNKNOWN_GRID, NetworkOptions, network_of, parse_size, planned
-from fdif_jax.training.run_document import Start
+from fdif_jax.training.run_document import Start, Which
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.files import SUFFIXES, read_checkpoint
 from fdif_jax.weights.state_dicts import to_torch_state_dict
@@ -36,7 +36,7 @@ class Initial:
         """See `transfer`; the head starts fresh."""
         return transfer(model, self.state, source=self.source, head=False, token_grid=self.token_grid)
 
-    def start(self, which: str) -> Start:
+    def start(self, which: Which) -> Start:
         """For ``run.json``: where they are from; of a run, ``which`` checkpoint."""
         digest = hashlib.sha256()
         for name in sorted(self.state):
@@ -44,12 +44,12 @@ class Initial:
         return Start(self.source, digest.hexdigest(), which)
 
 
-def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | None:
+def read_initial(init: str, which: Which, options: NetworkOptions) -> Initial | None:
     """What ``--init`` names: released weights, a run directory, or a file of weights, whatever it is called; None from
     scratch. A path that there is goes before a name.
 
-    ``which`` is the checkpoint of a run, ``last`` or ``best``. What ``options`` say of the network must agree with
-    that of a run or of released weights; of a file it is what weights do not tell.
+    ``which`` is the checkpoint of a run. What ``options`` say of the network must agree with that of a run or of
+    released weights; of a file it is what weights do not tell.
 
     Raises:
         FdifError: there is no such run, file or name, or options contradict its network.
@@ -66,7 +66,7 @@ def read_initial(init: str, which: str, options: NetworkOptions) -> Initial | No
     return _of_release(init, options)
 
 
-def _of_run(init: str, which: str, options: NetworkOptions) -> Initial:
+def _of_run(init: str, which: Which, options: NetworkOptions) -> Initial:
     run = load_run(init)
     _check_agrees(options, init, run.network)
     original: Any = models.create(**run.network)

@@ -15,11 +15,12 @@ from fdif_jax.io.files import json_of, not_there
 from fdif_jax.models.nnunet import inherited
 from fdif_jax.models.recognise import Recognised, recognise
 from fdif_jax.preprocessing.nnunet_plans import read_cases
+from fdif_jax.training.run_document import Which
 from fdif_jax.weights.files import Checkpoint, read_checkpoint
 from fdif_jax.weights.state_dicts import load_torch_state_dict
 
 _PLANS, _DATASET = "plans.json", "dataset.json"
-_FILES = {"last": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
+_FILES: dict[Which, str] = {"last": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
 _OVERLAP = 0.5  # of nnU-Net's windows
 
 
@@ -30,8 +31,10 @@ class Fold:
     path: Path
     network: dict[str, Any]
 
-    def restore(self, model: Any, which: str) -> None:
-        """Put its weights into the network; FdifError if the file is not there, or of another network."""
+    def restore(self, model: Any, which: Which) -> None:
+        """Put its weights into the network; FdifError of a step, or if the file is not there or of another network."""
+        if which not in _FILES:
+            raise FdifError(f"{self.path}: nnU-Net keeps no weights of step {which}; ask for last or best")
         found = _recognised(self.path / _FILES[which])[1]
         load_torch_state_dict(model, found.state, source=str(self.path / _FILES[which]))
 
@@ -65,7 +68,7 @@ def _load(path: Path) -> Ensemble:
     folder, folds = _parts(path) or (path, [])
     if not folds:
         raise FdifError(f"{folder}: has no fold_0/{_FILES['last']}; train with nnU-Net first")
-    which = ["last" if (fold / _FILES["last"]).is_file() else "best" for fold in folds]
+    which: list[Which] = ["last" if (fold / _FILES["last"]).is_file() else "best" for fold in folds]
     checkpoint, found = _recognised(folds[0] / _FILES[which[0]])
     plans, name = _read_json(folder / _PLANS), _configuration(folder, checkpoint)
     try:

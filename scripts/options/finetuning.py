@@ -10,6 +10,7 @@ from fdif_jax.errors import FdifError
 from fdif_jax.scripts.options.recipe import Flag
 from fdif_jax.scripts.options.settings import check_least
 from fdif_jax.scripts.options.training import TrainingOptions
+from fdif_jax.training.run_document import Which
 
 AUTO = "auto"
 
@@ -43,8 +44,9 @@ class FinetuningOptions(TrainingOptions):
     """Which part to validate on, from 0; all, one after another, if not given."""
     folds_from: Literal["list", "seed"] = "list"
     """Folds are those of the list where its cases have a "fold", or of splits_final.json beside it; or always drawn."""
-    which: Literal["best", "last"] = "last"
-    """Weights of the pre-training run to begin with: of its best validation, or the newest."""
+    which: Which = "last"
+    """Weights of the pre-training run to begin with: of its best validation, the newest, or of a step that it kept
+    (--keep-every)."""
     freeze_encoder: Flag = False
     """Leave the encoder as it was pre-trained."""
     layer_decay: float = 1.0

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fdif_jax.errors import FdifError
 from fdif_jax.preprocessing.fingerprints import CasePlan
 from fdif_jax.preprocessing.nnunet_plans import plans_of, read_cases
 from fdif_jax.preprocessing.normalisation import AsItIs, UnitRange, Window, ZScore
@@ -194,6 +195,8 @@ def test_a_network_of_other_axes_is_ours_with_its_kernels_turned(run, scan, tmp_
     turn(folder)
     ensemble = load_networks([folder])
     assert ensemble.as_filed and ensemble.mirror_axes == (0,)
+    with pytest.raises(FdifError, match="keeps no weights of step 5; ask for last or best"):
+        ensemble.runs[0].restore(None, 5)
     # the same voxels with an affine by which their axes are canonical
     straight = nib.Nifti1Image(nib.load(scan / "scan_0000.nii.gz").get_fdata(), np.eye(4))
     (tmp_path / "straight").mkdir()

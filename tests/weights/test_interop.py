@@ -168,19 +168,21 @@ def test_what_a_file_of_weights_holds_is_told_by_its_bytes(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run with two checkpoints, the first of which has the higher Dice."""
+    """A run with four checkpoints, the second of which has the highest Dice, and the first is kept for good."""
     spec = {"name": "resenc_unet", "in_channels": 1, "out_channels": 3, "features": [4, 6]}
     folder = tmp_path_factory.mktemp("runs") / "run"
     states = {}
-    with open_run(folder, RunDocument(network=spec)) as run, run.checkpoints() as checkpoints:
-        for step, which, dice in ((1, "best", 0.8), (2, "last", 0.4)):
+    with open_run(folder, RunDocument(network=spec)) as run, run.checkpoints(keep_every=5) as checkpoints:
+        for step, which, dice in ((5, "5", 0.1), (6, "best", 0.8), (7, "last", 0.4), (8, "last", 0.3)):
             model = models.create(**spec, seed=step)
             states[which] = state_dicts.to_torch_state_dict(model)
             checkpoints.save(step, State(weights(model), {"steps": jnp.array(step)}, {}), dice)
     return folder, states
 
 
-@pytest.mark.parametrize("which, file", [("last", "new/weights.pth"), ("best", "weights.safetensors")])
+@pytest.mark.parametrize(
+    "which, file", [("last", "new/weights.pth"), ("best", "weights.safetensors"), ("5", "weights.pth")]
+)
 def test_export_prints_how_to_load_what_it_wrote(trained, tmp_path, monkeypatch, capsys, which, file):
     folder, states = trained
     monkeypatch.chdir(tmp_path)
@@ -198,6 +200,10 @@ def test_export_refuses_what_is_no_run_and_other_suffixes(trained, tmp_path, cap
     for arguments, message in [
         ([str(tmp_path), "--out", "weights.pth"], "is not a run directory"),
         ([str(trained[0]), "--out", str(tmp_path / "weights.onnx")], "ends in .pth, .pt or .safetensors"),
+        (
+            [str(trained[0]), "--out", str(tmp_path / "weights.pth"), "--which", "4"],
+            f"unknown checkpoint of {trained[0]} '4'; known: 5, 6, 7, 8, best, last",
+        ),
     ]:
         with pytest.raises(SystemExit) as caught:
             cli.run("export", arguments)
