@@ -30,8 +30,7 @@ import numpy as np
 import fdif_jax as fd
 from fdif_jax.datasets import classification
 from fdif_jax.datasets.layouts import ClassificationLayout, DatasetPlan
-from fdif_jax.datasets.sources import RenderedSource
-from fdif_jax.datasets.writer import Report, survey_dataset, write_dataset
+from fdif_jax.datasets.writer import Report, survey_dataset, write_files
 from fdif_jax.errors import FdifError
 from fdif_jax.extras import lacking
 from fdif_jax.io.b2nd import read_b2nd
@@ -39,6 +38,7 @@ from fdif_jax.io.volumes import read_volume
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.console.progress import progress_bar
 from fdif_jax.scripts.jobs.dry_run import Estimate, duration, rate_of_samples
+from fdif_jax.scripts.jobs.render_processes import files_of
 from fdif_jax.scripts.options.format import DatasetJob, FormatOptions, job_of
 from fdif_jax.scripts.options.long_work import LongOptions
 
@@ -56,7 +56,8 @@ class Config(FormatOptions, LongOptions):
     batch_size: int = 1
     """Samples that a worker renders in one call."""
     workers: int | None = None
-    """Threads that render, compress and write; one for each core (at most 16) if not given."""
+    """Threads that render, compress and write, of a large dataset on a CPU processes; one for each core (at most 16) if
+    not given."""
     shard: str | None = None
     """i/n: write only the samples whose index leaves i when divided by n (i = 0 to n-1)."""
 
@@ -71,16 +72,15 @@ def run(config: Config) -> None:
     job = job_of(config)
     out = config.out or Path("datasets", time.strftime("fdif_%Y%m%d_%H%M%S"))
     workers = min(os.cpu_count() or 1, 16) if config.workers is None else config.workers
-    source = RenderedSource(job.sample, config.seed, config.batch_size)
     if config.dry_run:
-        _estimate(config, job, source, out, workers, shard).tell()
+        _estimate(config, job, out, workers, shard).tell()
         return
-    with _Bar() as bar:
-        report = write_dataset(
+    with _Bar() as bar, files_of(config, job, workers, config.batch_size) as (make_files, threads):
+        report = write_files(
             out,
-            source,
+            make_files,
             job.plan,
-            workers=workers,
+            workers=threads,
             batch_size=config.batch_size,
             shard=shard,
             progress=bar.show,
@@ -91,16 +91,15 @@ def run(config: Config) -> None:
         print(f"pictures: {folder}")
 
 
-def _estimate(
-    config: Config, job: DatasetJob, source: RenderedSource, out: Path, workers: int, shard: Shard
-) -> Estimate:
+def _estimate(config: Config, job: DatasetJob, out: Path, workers: int, shard: Shard) -> Estimate:
     """What writing the dataset, or what is missing of it, needs."""
     plan, batch_size = job.plan, config.batch_size
     todo = survey_dataset(out, plan, workers, batch_size, shard)
     doing = [f"{out}: {_description(plan)}", f"{len(todo)} samples to write"]
     if not todo:
         return Estimate(doing, 0.0, "all is there", 0.0, out)
-    rate = rate_of_samples(source, plan, todo, workers, batch_size)
+    with files_of(config, job, workers, batch_size) as (make_files, _):
+        rate = rate_of_samples(make_files, todo, workers, batch_size)
     return Estimate(
         doing,
         rate.first + len(todo) * rate.seconds,

@@ -33,7 +33,9 @@ _JOURNALS = "journal*.jsonl"
 _TURN = ".turn"  # locked by the process that opens its journal or finishes the dataset
 
 RenderSamples = Callable[[Sequence[int]], Iterable[Sequence[np.ndarray]]]
-"""Sample indices → what each one's files hold, in their order; called from several threads at once."""
+"""Sample indices → the arrays of each one's files, in their order; called from several threads at once."""
+MakeFiles = Callable[[Sequence[int]], Iterable[Sequence[bytes | memoryview]]]
+"""Sample indices → the contents of each one's files, in their order; called from several threads at once."""
 Record = dict[str, Any]  # {"bytes": size, "sha256": hex}
 
 
@@ -54,9 +56,23 @@ class Report:
     missing: tuple[int, ...] = ()
 
 
-def write_dataset(
+def encoded(source: RenderSamples, plan: DatasetPlan) -> MakeFiles:
+    """The files of a plan whose arrays ``source`` renders."""
+
+    def make_files(indices: Sequence[int]) -> list[list[bytes | memoryview]]:
+        return [[plan.layout.encode(array, plan) for array in arrays] for arrays in source(indices)]
+
+    return make_files
+
+
+def write_dataset(out: str | os.PathLike, source: RenderSamples, plan: DatasetPlan, **options: Any) -> Report:
+    """Write the dataset of ``plan`` whose arrays ``source`` renders; options and errors are those of `write_files`."""
+    return write_files(out, encoded(source, plan), plan, **options)
+
+
+def write_files(
     out: str | os.PathLike,
-    source: RenderSamples,
+    make_files: MakeFiles,
     plan: DatasetPlan,
     *,
     workers: int = 1,
@@ -68,10 +84,10 @@ def write_dataset(
 
     Args:
         out: the directory; new, empty, or holding (part of) this very dataset.
-        source: renders samples; called from ``workers`` threads at once, with up to ``batch_size`` indices.
+        make_files: what files hold; called from ``workers`` threads at once, with up to ``batch_size`` indices.
         plan: what to write. No other argument changes a byte of the finished directory.
-        workers: threads that render, compress and write.
-        batch_size: consecutive samples that one thread renders in one call.
+        workers: threads that make files and write them.
+        batch_size: consecutive samples that one thread makes in one call.
         shard: ``(i, n)`` writes only the samples with ``index % n == i``. Shards may be written at once, one after
             another, or elsewhere and copied together, journals too; the call after which no sample is missing
             checks every file and finishes the dataset. A call without ``shard`` writes what all of them left.
@@ -101,7 +117,7 @@ def write_dataset(
         found = len(share) - len(todo)
         progress(found, len(share))
         runs = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-        with contextlib.closing(_rendered(out, source, plan, runs, workers)) as finished:
+        with contextlib.closing(_written(out, make_files, plan, runs, workers)) as finished:
             for done, record in enumerate(finished, found + 1):
                 journal.add(record)
                 files |= record
@@ -210,17 +226,17 @@ def _merge(
     return missing
 
 
-def _rendered(
-    out: Path, source: RenderSamples, plan: DatasetPlan, runs: list[list[int]], workers: int
+def _written(
+    out: Path, make_files: MakeFiles, plan: DatasetPlan, runs: list[list[int]], workers: int
 ) -> Generator[dict[str, Record]]:
-    """Render, compress and write every run of samples; yields each sample's files once they are in place."""
+    """Make and write every run of samples; yields each sample's files once they are in place."""
 
-    def write(index: int, arrays: Sequence[np.ndarray]) -> dict[str, Record]:
-        pairs = zip(plan.layout.files(index, plan), arrays, strict=True)
-        return {path.as_posix(): _write(out / path, plan.layout.encode(array, plan)) for path, array in pairs}
+    def write(index: int, files: Sequence[bytes | memoryview]) -> dict[str, Record]:
+        pairs = zip(plan.layout.files(index, plan), files, strict=True)
+        return {path.as_posix(): _write(out / path, data) for path, data in pairs}
 
     def write_run(run: list[int]) -> list[dict[str, Record]]:
-        return [write(index, arrays) for index, arrays in zip(run, source(run), strict=True)]
+        return [write(index, files) for index, files in zip(run, make_files(run), strict=True)]
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="sample")
     try:

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from fdif_jax.datasets.sources import RenderedSource
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
 from fdif_jax.scripts.benchmarks.communication import exchanges, sent, sent_for_gradient
@@ -41,6 +40,7 @@ from fdif_jax.scripts.console.compilation import keep_compiled_programs
 from fdif_jax.scripts.console.tables import table_by
 from fdif_jax.scripts.jobs.dry_run import duration, rate_of_samples, size
 from fdif_jax.scripts.jobs.prepared import prepare
+from fdif_jax.scripts.jobs.render_processes import files_of
 from fdif_jax.scripts.options.format import format_of, job_of
 from fdif_jax.scripts.options.presets import preset_of
 from fdif_jax.scripts.options.settings import check_least
@@ -182,8 +182,9 @@ def _given(config: Config, alone: Mapping[str, Any]) -> dict[str, float]:
         "start_seconds": alone["compile_seconds"],
     }
     if config.core_seconds is None or config.volume_bytes is None:
-        job, workers = job_of(format_of(config)), os.cpu_count() or 1
-        rate = rate_of_samples(RenderedSource(job.sample, config.seed), job.plan, range(_SAMPLES), workers, 1)
+        options, workers = format_of(config, num_samples=config.volumes), os.cpu_count() or 1
+        with files_of(options, job_of(options), workers) as (make_files, _):
+            rate = rate_of_samples(make_files, range(_SAMPLES), workers, 1)
         here |= {"core_seconds": rate.seconds * workers, "volume_bytes": rate.bytes}
     given = {name: getattr(config, name) for name in (*here, "core_seconds", "volume_bytes")}
     return {name: here[name] if value is None else value for name, value in given.items()}

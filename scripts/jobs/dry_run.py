@@ -17,8 +17,7 @@ from fdif_jax.training.run_document import RunDocument
 from fdif_jax.training.runs import check_begins, load_run
 
 if TYPE_CHECKING:  # slow to import
-    from fdif_jax.datasets.layouts import DatasetPlan
-    from fdif_jax.datasets.writer import RenderSamples
+    from fdif_jax.datasets.writer import MakeFiles
 
 SECONDS = 3.0  # that a rate is measured for, after compiling
 _KEPT = 3  # checkpoints at a time: the newest two and the best
@@ -110,21 +109,22 @@ class SampleRate(NamedTuple):
 
 
 def rate_of_samples(
-    source: "RenderSamples", plan: "DatasetPlan", indices: Sequence[int], workers: int, batch_size: int
+    make_files: "MakeFiles", indices: Sequence[int], workers: int, batch_size: int
 ) -> SampleRate:
-    """Render and compress some of a dataset's samples as the writer does, with as many workers, and keep none."""
+    """Make the files of some of a dataset's samples as the writer does, with as many threads, and keep none."""
     runs = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
 
     def rendered(run: Sequence[int]) -> list[int]:
-        samples = source(run)
-        return [sum(len(plan.layout.encode(array, plan)) for array in arrays) for arrays in samples]
+        return [sum(map(len, files)) for files in make_files(run)]
 
     begun = time.perf_counter()
     sizes = rendered(runs[0])
     first = time.perf_counter() - begun
-    begun, measured = time.perf_counter(), 0
     with ThreadPoolExecutor(workers) as pool:
-        for some in _again(runs, workers):
+        rounds = _again(runs, workers)
+        list(pool.map(rendered, next(rounds)))  # each worker begins
+        begun, measured = time.perf_counter(), 0
+        for some in rounds:
             found = [bytes_ for of_run in pool.map(rendered, some) for bytes_ in of_run]
             sizes, measured = sizes + found, measured + len(found)
             if time.perf_counter() - begun > SECONDS:
