@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,16 +12,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax import nnx
 
 import fdif_jax as fd
-from fdif_jax import shapes
+from fdif_jax import models, shapes
 from fdif_jax.anatomy.bank import Bank
 from fdif_jax.datasets.reader import load_dataset
+from fdif_jax.models import released
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs import suited
 from fdif_jax.scripts.options.network import network_of
 from fdif_jax.training.runs import load_run
 from fdif_jax.weights.files import read_weights
+from fdif_jax.weights.state_dicts import load_torch_state_dict
 from tests.helpers.nnunet_client import decathlon_folder
 from tests.helpers.pages import blocks, run_here
 from tests.helpers.paths import ANATOMY, DOCS
@@ -213,24 +218,56 @@ def test_commands_of_pages_of_measurements_are_accepted(page):
     assert accepted
 
 
-def test_commands_of_the_study_are_accepted():
-    fdif = Path("bin/fdif")
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        (["eight_cases.sh", "one/dataset.json", "two/dataset.json"], 3 * ["pretrain", *2 * ["experiment"]]),
+        (
+            ["ablations.sh", "one/dataset.json"],
+            [*7 * ["pretrain"], "export", "export", "weights", *3 * ["experiment"]],
+        ),
+    ],
+    ids=lambda value: value[0],
+)
+def test_commands_of_a_study_are_accepted(script, expected):
+    fdif, python = Path("bin/fdif"), Path("bin/python")
     fdif.parent.mkdir()
     fdif.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))")
-    fdif.chmod(0o755)
-    script = [DOCS / "examples/eight_cases.sh", "one/dataset.json", "two/dataset.json", "study"]
+    python.write_text("#!/bin/sh\ntest -f $1")
+    for file in (fdif, python):
+        file.chmod(0o755)
+    script = [DOCS / "examples" / script[0], *script[1:], "study"]
     paths = f"{fdif.parent.absolute()}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(
         ["sh", *script], env=os.environ | {"PATH": paths}, capture_output=True, text=True, check=True
     )
     commands = list(map(json.loads, ran.stdout.splitlines()))
-    assert [command for command, *_ in commands] == 3 * ["pretrain", "experiment", "experiment"]
+    assert [command for command, *_ in commands] == expected
     for command, *arguments in commands:
         config = cli.parsed(command, cli.module_of(command), arguments)
         if command == "experiment":
             given = [str(config.dataset), *shlex.split(config.finetune)]
             config = cli.parsed("finetune", cli.module_of("finetune"), [*given, "--out", "run"])
-        network_of(config, in_channels=1, grid=(48, 48, 48), out_channels=3)
+        if command in ("pretrain", "experiment"):
+            network_of(config, in_channels=1, grid=(48, 48, 48), out_channels=3)
+
+
+def test_altered_weights_are_what_they_are_called(monkeypatch, capsys):
+    cli.run("weights", ["resenc-tiny", "--to", "safetensors", "--out", "released.safetensors"])
+    monkeypatch.setattr(sys, "argv", ["altered_weights.py", "."])
+    runpy.run_path(str(DOCS / "examples/altered_weights.py"))
+    assert "times as long, median 3." in capsys.readouterr().out
+    files = ("released", "encoder", "rescaled")
+    trained, encoder, rescaled = (safetensors.numpy.load_file(f"{name}.safetensors") for name in files)
+    for name, array in trained.items():
+        if name.endswith("conv.weight"):
+            assert np.array_equal(encoder[name], array) == (".stages" not in name or "encoder" in name), name
+    x, logits = np.random.default_rng(0).normal(size=(1, 16, 16, 16, 1)).astype(np.float32), []
+    for state in (trained, rescaled):
+        model = models.create(**released.card_of("resenc-tiny").network)
+        load_torch_state_dict(model, state)
+        logits.append(np.asarray(nnx.jit(lambda model, x: model(x))(model, x)))
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-3 * np.abs(logits[0]).max())
 
 
 def test_the_table_of_recipes_is_right():
