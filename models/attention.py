@@ -80,8 +80,7 @@ def attention(
 ) -> Float[Array, "B N H C"]:
     """Attend in the form fastest on this backend, JAX's default one at trace time.
 
-    On CPU that is head by head, whose weights stay in the cache: for 1728 tokens and 12 heads of 72 channels, two
-    cores, four times as fast as all at once forward and three times forward and backward (of PyTorch's, twice).
+    On a CPU that is head by head, whose weights stay in the cache (figures: docs/performance.md).
     """
     form = attention_by_head if jax.default_backend() == "cpu" else attention_whole
     return form(q, k, v)

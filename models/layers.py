@@ -109,7 +109,7 @@ def _standardised(x: Float[Array, "*N C"], eps: float) -> tuple[Array, Array]:
 
 
 def _layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    return _standardised(x, eps)[0] * weight + bias
+    return _layer_norm_kept(x, weight, bias, eps)[0]
 
 
 _layer_norm_on_cpu = jax.custom_vjp(_layer_norm, nondiff_argnums=(3,))
