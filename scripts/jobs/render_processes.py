@@ -39,10 +39,14 @@ def files_of(
         job: the dataset; a small one, or one on a GPU, is rendered by threads of this process.
         workers: cores.
         batch_size: samples of a call.
+
+    Raises:
+        FdifError: as `RenderedSource`.
     """
+    source = RenderedSource(job.sample, options.seed, batch_size)
     large = job.plan.total * math.prod(job.plan.grid) >= WORTH
     if workers < 2 or not large or jax.default_backend() != "cpu":
-        yield encoded(RenderedSource(job.sample, options.seed, batch_size), job.plan), workers
+        yield encoded(source, job.plan), workers
         return
     processes = RenderProcesses(options, workers, batch_size)
     try:
@@ -65,7 +69,7 @@ class RenderProcesses:
         self._processes: list[Any] = []
 
     def _begin(self) -> None:
-        with _one_thread_of_xla():
+        with _one_thread_of_xla(), _no_interrupts():
             for number in range(self._count):
                 ours, theirs = _CONTEXT.Pipe()
                 arguments = (self._options, self._batch_size, theirs, self._compiled, number == 0)
@@ -118,11 +122,23 @@ def _one_thread_of_xla() -> Iterator[None]:
         del os.environ["NPROC"]
 
 
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Processes that are started within never hear Ctrl-C, which is for this one; where there are such signals."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(
     options: FormatOptions, batch_size: int, connection: Connection, compiled: Event, first: bool
 ) -> None:
     """Answer indices with the contents of files, until the other end is closed; the first process compiles."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     keep_compiled_programs()
     job = job_of(options)
     make_files = encoded(RenderedSource(job.sample, options.seed, batch_size), job.plan)

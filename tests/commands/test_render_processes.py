@@ -101,3 +101,38 @@ def _runs(number: str) -> bool:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.slow("processes that start and compile")
+def test_control_c_is_told_in_one_line_and_ends_all(tmp_path):
+    few = ["--primitives", "sphere", "--displacement-functions", "none", "--grid", "64", "64", "64"]
+    command = [
+        sys.executable,
+        "-m",
+        "fdif_jax.scripts.generate",
+        *few,
+        "--num-samples",
+        "5000",
+        "--out",
+        "set",
+    ]
+    begun = subprocess.Popen(
+        [*command, "--progress", "json"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    journal, deadline = tmp_path / "set/journal.jsonl", time.monotonic() + 120
+    while not journal.exists() or len(journal.read_text().splitlines()) < 4:
+        assert begun.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(begun.pid, signal.SIGINT)
+    told = [line for line in begun.communicate()[1].splitlines() if not line.startswith("{")]
+    assert (
+        told == ["fdif generate: interrupted; the same command goes on from here"] and begun.returncode == 130
+    )
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(begun.pid, 0)
+            time.sleep(0.2)
