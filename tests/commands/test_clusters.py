@@ -21,6 +21,7 @@ from fdif_jax.scripts.generate import _parse_shard
 from fdif_jax.training.processes import free_port
 from fdif_jax.training.runs import load_run
 from tests.helpers.paths import DOCS
+from tests.helpers.trees import tree
 
 EXAMPLES = DOCS / "examples/cluster"
 PAGE = (DOCS / "scale.md").read_text()
@@ -42,10 +43,6 @@ SMALL = {
     "pretrain": f"{SCENES} --network resenc_unet --size features=[2,4] blocks=1 --dtype float32 --batch-size 4"
     " --steps 60 --warmup 2 --lr 1e-2 --val-every 0 --checkpoint-every 5 --max-loss 1000",
 }
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def slurm_options(name):

@@ -15,6 +15,7 @@ import fdif_jax as fd
 from fdif_jax.datasets.reader import load_channels, load_dataset, load_labels, read_volume
 from fdif_jax.scripts import cli, generate
 from fdif_jax.scripts.options.recipe import recipe_of
+from tests.helpers.trees import tree
 
 SMALL = [
     *("--primitives", "sphere", "torus", "--sdf-mappers", "inverse_cube", "linear_slope_10.0"),
@@ -51,10 +52,6 @@ def assert_error(capsys, command, arguments, words):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith(f"fdif {command}: error: "), error
     assert words in error and error.count("\n") == 1 and "Traceback" not in error
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")

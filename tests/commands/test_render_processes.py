@@ -15,15 +15,18 @@ from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs import render_processes
 from fdif_jax.scripts.jobs.render_processes import RenderProcesses, files_of
 from fdif_jax.scripts.options.format import FormatOptions, job_of
-from tests.commands.test_generate_cli import SMALL, tree
+from tests.helpers.trees import tree
 
+SMALL = (
+    "--primitives sphere torus --displacement-functions none --grid 14 16 18 --min-objects 1 --max-objects 3"
+)
 OPTIONS = FormatOptions(primitives=("sphere",), displacement_functions=("none",), grid=(16, 16, 16))
 
 
 @pytest.mark.slow("processes that start and compile")
 def test_processes_make_the_same_directory_as_threads(tmp_path, monkeypatch):
     def generate(name, *arguments):
-        cli.run("generate", [*SMALL, "--num-samples", "7", "--out", str(tmp_path / name), *arguments])
+        cli.run("generate", [*SMALL.split(), "--num-samples", "7", "--out", str(tmp_path / name), *arguments])
 
     generate("threads", "--workers", "2")
     begun: list[RenderProcesses] = []

@@ -31,6 +31,7 @@ from fdif_jax.datasets.sources import RenderedSource, labelled
 from fdif_jax.datasets.writer import write_dataset
 from fdif_jax.errors import FdifError
 from tests.helpers.slow import quick_of
+from tests.helpers.trees import tree
 
 GRID = (6, 7, 8)
 TASKS = {"class": ("ball", "cube")}
@@ -46,11 +47,6 @@ def draw(index):
 
 def source(indices):
     return [draw(i) for i in indices]
-
-
-def tree(folder):
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +135,9 @@ def test_manifest_says_everything_and_nothing_else(tmp_path, finished):
     assert manifest["recipe"] == PLAN.recipe and manifest["seed"] == 3 and manifest["num_val_samples"] == 3
     assert manifest["made_with"]["jax"] == jax.__version__
     hashes = {path: record["sha256"] for path, record in manifest["files"].items()}
-    assert hashes == {path: digest for path, digest in finished.items() if path != "manifest.json"}
+    assert hashes == {
+        path: hashlib.sha256(data).hexdigest() for path, data in finished.items() if path != "manifest.json"
+    }
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(4, 1), (1, 4), (4, 4)])
@@ -478,8 +476,8 @@ def test_a_full_disk_loses_nothing_and_leaves_no_half_file(tmp_path, monkeypatch
         with pytest.raises(OSError, match="No space left") as error:
             write_dataset(tmp_path, source, PLAN)
         assert error.value.filename.endswith("sample_00004_y.nii.gz")
-    for path, digest in tree(tmp_path).items():
-        assert path == "journal.jsonl" or finished[path] == digest
+    for path, data in tree(tmp_path).items():
+        assert path == "journal.jsonl" or finished[path] == data
     assert write_dataset(tmp_path, source, PLAN).found == 4
     assert tree(tmp_path) == finished
 

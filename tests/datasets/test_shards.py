@@ -18,6 +18,7 @@ from fdif_jax.datasets.layouts import DatasetPlan, MonaiLayout, NnunetLayout
 from fdif_jax.datasets.writer import Report, write_dataset
 from fdif_jax.errors import FdifError
 from fdif_jax.scripts.generate import _summary
+from tests.helpers.trees import tree
 
 GRID = (6, 7, 8)
 PLAN = DatasetPlan({"max_objects": 5}, "abc", 3, 7, 3, GRID, {"class": ("ball", "cube")}, MonaiLayout())
@@ -34,10 +35,6 @@ def source(indices):
 
 def never(indices):
     raise AssertionError("nothing was to be drawn")
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
