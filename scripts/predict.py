@@ -221,8 +221,8 @@ def _check_prediction(prediction: Path, scan: Path) -> None:
 def load_members(ensemble: Ensemble, which: Which | None) -> tuple[Apply, list[Weights]]:
     """The network as a function of its weights and images, and the weights of every run."""
     model, members = models.create(**ensemble.runs[0].network), []
-    for training_run, own in zip(ensemble.runs, ensemble.which, strict=True):
-        training_run.restore(model, own if which is None else which)
+    for training_run, checkpoint in zip(ensemble.runs, ensemble.checkpoints(which), strict=True):
+        training_run.restore(model, checkpoint)
         members.append(weights(model))
     return along(functional(model).apply, ensemble.axes), members
 

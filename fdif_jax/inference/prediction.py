@@ -65,6 +65,10 @@ class Ensemble:
     as_filed: bool = False
     windows: Windows = "monai"
 
+    def checkpoints(self, which: Which | None) -> tuple[Which, ...]:
+        """The checkpoint of every run: ``which``, or what each says if not given."""
+        return self.which if which is None else (which,) * len(self.runs)
+
 
 def load_ensemble(paths: Sequence[Path]) -> Ensemble:
     """Open fine-tuning runs to predict with them; a directory of ``fold_0``, ``fold_1``, … is all of those.

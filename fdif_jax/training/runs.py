@@ -103,10 +103,10 @@ class Run:
             steps = checkpoints.steps()
             if not steps:
                 raise FdifError(f"{self.path}: the run has no checkpoint yet; let it reach one first")
-            named = {"last": checkpoints.latest(), "best": checkpoints.best()}
-            step = named.get(which, which) if isinstance(which, str) else which
-            if step not in steps:
-                raise unknown(f"checkpoint of {self.path}", str(which), (*named, *map(str, steps)))
+            known: dict[Which, int | None] = {"last": checkpoints.latest(), "best": checkpoints.best()}
+            known |= {step: step for step in steps}
+            if (step := known.get(which)) is None:
+                raise unknown(f"checkpoint of {self.path}", str(which), map(str, known))
             kept = checkpoints.result(step)
             check_finite(f"{self.path}: the checkpoint of step {step}", kept)
             return {name: value for name, value in kept.items() if not name.startswith(f"{HEADS}.")}

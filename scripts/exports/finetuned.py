@@ -80,7 +80,7 @@ def load_finetuned(path: Path, which: Which | None) -> FineTuned:
     ``which`` weights are what the runs say if not given.
     """
     ensemble = load_ensemble([path])
-    return FineTuned(path, ensemble, tuple(own if which is None else which for own in ensemble.which))
+    return FineTuned(path, ensemble, ensemble.checkpoints(which))
 
 
 def write_folder(out: Path, write: Callable[[Path], None]) -> None:

@@ -43,16 +43,20 @@ def files_of(
     Raises:
         FdifError: as `RenderedSource`.
     """
-    source = RenderedSource(job.sample, options.seed, batch_size)
+    make_files = _made_here(options, job, batch_size)
     large = job.plan.total * math.prod(job.plan.grid) >= WORTH
     if workers < 2 or not large or jax.default_backend() != "cpu":
-        yield encoded(source, job.plan), workers
+        yield make_files, workers
         return
     processes = RenderProcesses(options, workers, batch_size)
     try:
         yield processes, workers + 1  # one writes while the others wait for their processes
     finally:
         processes.close()
+
+
+def _made_here(options: FormatOptions, job: DatasetJob, batch_size: int) -> MakeFiles:
+    return encoded(RenderedSource(job.sample, options.seed, batch_size), job.plan)
 
 
 class RenderProcesses:
@@ -69,7 +73,7 @@ class RenderProcesses:
         self._processes: list[Any] = []
 
     def _begin(self) -> None:
-        with _one_thread_of_xla(), _no_interrupts():
+        with _no_interrupts():
             for number in range(self._count):
                 ours, theirs = _CONTEXT.Pipe()
                 arguments = (self._options, self._batch_size, theirs, self._compiled, number == 0)
@@ -110,19 +114,6 @@ class RenderProcesses:
 
 
 @contextlib.contextmanager
-def _one_thread_of_xla() -> Iterator[None]:
-    """Processes that are started within have one thread in XLA's pool, unless ``NPROC`` says how many."""
-    if "NPROC" in os.environ:
-        yield
-        return
-    os.environ["NPROC"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["NPROC"]
-
-
-@contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
     """Processes that are started within never hear Ctrl-C, which is for this one; where there are such signals."""
     if not hasattr(signal, "pthread_sigmask"):
@@ -139,9 +130,11 @@ def _serve(
     options: FormatOptions, batch_size: int, connection: Connection, compiled: Event, first: bool
 ) -> None:
     """Answer indices with the contents of files, until the other end is closed; the first process compiles."""
+    os.environ.setdefault(
+        "NPROC", "1"
+    )  # threads of XLA's, which counts them as JAX computes for the first time
     keep_compiled_programs()
-    job = job_of(options)
-    make_files = encoded(RenderedSource(job.sample, options.seed, batch_size), job.plan)
+    make_files = _made_here(options, job_of(options), batch_size)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             indices = connection.recv()
