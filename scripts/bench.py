@@ -1,6 +1,6 @@
 """Measure on this machine: shapes, the renderer, a step of pre-training and what objectives add to it, the networks
-beside their PyTorch originals, what others have published, a GPU; how a step divides, and what many volumes cost; and
-what faults made on purpose do.
+beside their PyTorch originals, what others have published, a GPU; what compiling for a GPU that is not here takes; how
+a step divides, and what many volumes cost; and what faults made on purpose do.
 
 Example:
     fdif bench shapes
@@ -10,6 +10,7 @@ Example:
     fdif bench networks --networks resenc_unet --json networks.json
     fdif bench rivals --fdif ../FDIF
     fdif bench gpu --out gpu
+    fdif bench plan --preset fdif-swinunetr --gpu h200
     fdif bench scale --preset quick --batch-size 8
     fdif bench reliability --parts hostile server fuzzing
 """
@@ -21,7 +22,16 @@ from typing import Annotated, Any, Union
 import tyro
 
 from fdif_jax.scripts import cli
-from fdif_jax.scripts.benchmarks import networks, objectives, published, render, scale, shapes, training
+from fdif_jax.scripts.benchmarks import (
+    absent_gpu,
+    networks,
+    objectives,
+    published,
+    render,
+    scale,
+    shapes,
+    training,
+)
 from fdif_jax.scripts.benchmarks.gpu import programme
 from fdif_jax.scripts.benchmarks.reliability import programme as reliability
 
@@ -33,6 +43,7 @@ _MEASURED = {
     "networks": networks,
     "rivals": published,
     "gpu": programme,
+    "plan": absent_gpu,
     "scale": scale,
     "reliability": reliability,
 }
@@ -46,7 +57,7 @@ Config: Any = Union[  # noqa: UP007  # of a tuple that is computed
 
 def defaults(arguments: Sequence[str]) -> Any:
     """The options of the preset that is asked for, of what has presets."""
-    having = {"training": training, "objectives": objectives, "scale": scale}
+    having = {"training": training, "objectives": objectives, "scale": scale, "plan": absent_gpu}
     measured = having.get(arguments[0]) if arguments else None
     return measured.defaults(arguments) if measured else None
 

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from fdif_jax.errors import FdifError
 
-_AXIS = "data"
+AXIS = "data"  # of the mesh
 _LEAST_DIVIDED = 2**14  # numbers; a smaller array is not worth its communication
 
 
@@ -67,7 +67,7 @@ class Devices:
         local_devices(self.each)
         processes = {device.process_index for device in jax.devices()}
         chosen = [jax.local_devices(process_index=i)[: self.each or None] for i in sorted(processes)]
-        return Mesh(np.concatenate(chosen), (_AXIS,))
+        return Mesh(np.concatenate(chosen), (AXIS,))
 
     @property
     def count(self) -> int:
@@ -82,7 +82,7 @@ class Devices:
     @property
     def by_rows(self) -> NamedSharding:
         """The first axis divided."""
-        return NamedSharding(self.mesh, P(_AXIS))
+        return NamedSharding(self.mesh, P(AXIS))
 
     def sharding(self, array: Any) -> NamedSharding:
         """Where an array of weights lives: its longest axis that can be divided is, if it is large."""
@@ -91,7 +91,7 @@ class Devices:
         if not self.shard_weights or math.prod(shape) < _LEAST_DIVIDED or not any(divisible):
             return self.copied
         axis = divisible.index(max(divisible))
-        return NamedSharding(self.mesh, P(*[_AXIS if i == axis else None for i in range(len(shape))]))
+        return NamedSharding(self.mesh, P(*[AXIS if i == axis else None for i in range(len(shape))]))
 
     def place(self, tree: Any) -> Any:
         """A copy of weights, moments or averages where `sharding` says."""
@@ -121,8 +121,8 @@ class Devices:
         return jax.shard_map(
             function,
             mesh=self.mesh,
-            in_specs=tuple(P(_AXIS) if divided else P() for divided in rows),
-            out_specs=P(_AXIS),
+            in_specs=tuple(P(AXIS) if divided else P() for divided in rows),
+            out_specs=P(AXIS),
             check_vma=False,
         )
 

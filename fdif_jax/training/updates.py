@@ -163,25 +163,15 @@ def _average(keep: float, done: Array, average: Weights, new: Weights) -> Weight
     return {name: moved(average[name], value) for name, value in new.items()}
 
 
-def compiled(
+def lowered(
     update: Update, state: State, pace: Pace, data: Any, per_call: int, devices: Devices
-) -> Callable:
-    """``advance(state, done, count, data) -> state, trace (count, 2)``, compiled; ``state`` is donated.
-
-    The number of steps is an argument of one compiled loop, so that where a run stops, validates or saves
-    changes no bit.
-    """
+) -> jax.stages.Lowered:
+    """The program of a call, traced for the devices; see `compiled`. Arrays may be abstract."""
     placed = (jax.tree.map(lambda a: a.sharding, state), devices.copied)
     jit = partial(jax.jit, donate_argnums=0, out_shardings=placed)
     zero = np.int32(0)
     if per_call == 1:
-        step = jit(update).lower(state, zero, pace, data).compile()
-
-        def advance_one(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
-            state, trace = step(state, np.int32(done), pace, data)
-            return state, np.asarray(trace)[None]
-
-        return advance_one
+        return jit(update).lower(state, zero, pace, data)
 
     def several(state: State, done: Array, count: Array, pace: Pace, data: Any) -> tuple[State, Array]:
         def body(i: Array, carry: tuple) -> tuple:
@@ -191,10 +181,25 @@ def compiled(
 
         return lax.fori_loop(0, count, body, (state, jnp.zeros((per_call, 2))))
 
-    loop = jit(several).lower(state, zero, zero, pace, data).compile()
+    return jit(several).lower(state, zero, zero, pace, data)
+
+
+def compiled(
+    update: Update, state: State, pace: Pace, data: Any, per_call: int, devices: Devices
+) -> Callable:
+    """``advance(state, done, count, data) -> state, trace (count, 2)``, compiled; ``state`` is donated.
+
+    The number of steps is an argument of one compiled loop, so that where a run stops, validates or saves
+    changes no bit.
+    """
+    program = lowered(update, state, pace, data, per_call, devices).compile()
+
+    def advance_one(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
+        state, trace = program(state, np.int32(done), pace, data)
+        return state, np.asarray(trace)[None]
 
     def advance(state: State, done: int, count: int, data: Any) -> tuple[State, np.ndarray]:
-        state, traces = loop(state, np.int32(done), np.int32(count), pace, data)
+        state, traces = program(state, np.int32(done), np.int32(count), pace, data)
         return state, np.asarray(traces)[:count]
 
-    return advance
+    return advance_one if per_call == 1 else advance

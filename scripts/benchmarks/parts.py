@@ -189,12 +189,12 @@ def measure_parts(training: Training, steps: Steps, runs: int) -> tuple[dict[str
     drawn, passed, both, whole = (Part(seconds[name], works[name]) for name in works)
     parts = {"generate": drawn, "forward": passed, "backward": both.beyond(passed)}
     parts |= {"update": whole.beyond(drawn, both), "step": whole}
-    return parts, _planned(step, reached)
+    return parts, planned_memory(step, reached)
 
 
 def step_memory(training: Training) -> Memory:
     """What XLA plans for the step."""
-    return _planned(_compiled_step(training, training.plan), None)
+    return planned_memory(_compiled_step(training, training.plan))
 
 
 def step_text(training: Training) -> str:
@@ -202,7 +202,8 @@ def step_text(training: Training) -> str:
     return _compiled_step(training, training.plan).as_text()
 
 
-def _planned(step: Any, reached: int | None) -> Memory:
+def planned_memory(step: Any, reached: int | None = None) -> Memory:
+    """What XLA plans for a compiled step."""
     planned = step.memory_analysis()
     results = planned.output_size_in_bytes - planned.alias_size_in_bytes
     return Memory(planned.argument_size_in_bytes, results, planned.temp_size_in_bytes, reached)

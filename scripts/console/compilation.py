@@ -6,8 +6,13 @@ import os
 import platformdirs
 
 # XLA tries fusions and matrix products by Triton, too, and compiles every candidate. Of 3D volumes these are large, and
-# a training step took more than three minutes to compile on an H200 (JAX 0.11.2). Convolutions are still tuned.
-_SEARCHES = ("xla_gpu_experimental_enable_fusion_autotuner", "xla_gpu_enable_triton_gemm")
+# a training step took more than three minutes to compile on an H200 (JAX 0.11.2). Around a softmax that Triton shall
+# fuse it tries a great many tilings, half of a transformer's compilation. Convolutions are still tuned.
+_SEARCHES = {
+    "xla_gpu_experimental_enable_fusion_autotuner": "false",
+    "xla_gpu_enable_triton_gemm": "false",
+    "xla_disable_hlo_passes": "triton-softmax-rewriter",
+}
 # Versions of JAX that know these flags; XLA ends a process over one it does not know.
 _KNOWN = ((0, 10), (0, 11))
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
@@ -34,5 +39,5 @@ def leave_out_searches() -> None:
     if jax.__version_info__[:2] not in _KNOWN or not has_gpu_plugin():
         return
     flags = os.environ.get("XLA_FLAGS", "")
-    off = [f"--{name}=false" for name in _SEARCHES if name not in flags]
+    off = [f"--{name}={value}" for name, value in _SEARCHES.items() if name not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *off]).strip()

@@ -116,7 +116,8 @@ def test_searches_are_left_out_where_there_is_cuda(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "jax_cuda13_plugin")
     leave_out_searches()
     autotuner = "--xla_gpu_experimental_enable_fusion_autotuner=false"
-    assert os.environ["XLA_FLAGS"] == f"--xla_gpu_enable_triton_gemm=true {autotuner}"
+    softmax = "--xla_disable_hlo_passes=triton-softmax-rewriter"
+    assert os.environ["XLA_FLAGS"] == f"--xla_gpu_enable_triton_gemm=true {autotuner} {softmax}"
     monkeypatch.setattr("jax.__version_info__", (0, 99, 0))
     monkeypatch.setenv("XLA_FLAGS", "")
     leave_out_searches()
