@@ -12,16 +12,13 @@ Example:
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +33,7 @@ from fdif_jax.errors import FdifError, unknown
 from fdif_jax.extras import needing
 from fdif_jax.models.torch_twins import loaded_twin
 from fdif_jax.scripts.benchmarks.parts import seconds_of_call
+from fdif_jax.scripts.benchmarks.processes import apart
 from fdif_jax.scripts.benchmarks.quiet import Comparison, Neighbours, shown_ratio
 from fdif_jax.scripts.console.memory import keep_memory
 from fdif_jax.scripts.console.tables import table_of
@@ -57,6 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 TIMED = ("forward", "backward")
+_DIED = "the process measuring {} died, most likely for want of memory; take a smaller --grid, --batch-size or --small"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,28 +127,14 @@ def cases_of(config: Config) -> list[Case]:
     for name in config.networks:
         if name not in models.NETWORKS:
             raise unknown("network", name, models.NETWORKS)
-    return list(_cases(config, _apart(_devices, config)))
+    (devices,) = apart(_devices, config, died=_DIED.format("JAX"))
+    return list(_cases(config, devices))
 
 
 def measure(case: Case) -> dict[str, Any]:
     """Figures of a network and its original, in a process of their own."""
-    return _apart(_measure, case)
-
-
-Result = TypeVar("Result")
-
-
-def _apart(function: Callable[..., Result], argument: Config | Case) -> Result:
-    """What ``function`` gives in a process of its own, whose end frees all memory and every device."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(function, argument).result()
-        except BrokenProcessPool:
-            what = argument.spec["name"] if isinstance(argument, Case) else "JAX"
-            raise FdifError(
-                f"the process measuring {what} died, most likely for want of memory; "
-                "take a smaller --grid, --batch-size or --small"
-            ) from None
+    (figures,) = apart(_measure, case, died=_DIED.format(case.spec["name"]))
+    return figures
 
 
 def _cases(config: Config, devices: list[str]) -> Iterator[Case]:

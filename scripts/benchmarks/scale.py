@@ -12,11 +12,8 @@ Example:
 
 import dataclasses
 import json
-import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
@@ -28,6 +25,7 @@ from fdif_jax.io.files import write_atomic
 from fdif_jax.scripts.benchmarks.communication import exchanges, sent, sent_for_gradient
 from fdif_jax.scripts.benchmarks.cost import Generating, Pretraining, generating, pretraining
 from fdif_jax.scripts.benchmarks.parts import Steps, in_turns, spread, step_text
+from fdif_jax.scripts.benchmarks.processes import apart
 from fdif_jax.scripts.benchmarks.step_options import (
     Hidden,
     StepOptions,
@@ -133,19 +131,8 @@ def _measured(config: Config) -> list[dict[str, Any]]:
     if 2 in config.virtual:
         both: list[dict[str, Any]] = [{"distributed": how} for how in processes_here(2)]
         ways.append([dataclasses.replace(one, **each) for each in both])
-    return [_in_new_processes(way) for way in ways]
-
-
-def _in_new_processes(configs: Sequence[Config]) -> dict[str, Any]:
-    """What the first of the processes measures, one for each of the configurations; they train together."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(configs), context, max_tasks_per_child=1) as pool:
-        started = [pool.submit(measure_here, config) for config in configs]
-        try:
-            measured = [process.result() for process in started]
-        except BrokenProcessPool:
-            raise FdifError("a process that measured the step has ended; its own words are above") from None
-    return measured[0]
+    died = "a process that measured the step has ended; its own words are above"
+    return [apart(measure_here, *way, died=died)[0] for way in ways]  # the first; they train together
 
 
 def measure_here(config: Config) -> dict[str, Any]:

@@ -130,12 +130,12 @@ def test_what_was_measured_before_a_process_died_is_kept(tmp_path, monkeypatch, 
     measured = {"network": "resenc_unet", "device": "cpu", "spec": {"dtype": "float32"}, "parameters": 1}
     measured |= {"difference": 0.0, "compile_seconds": 1.0, "peak_gb": 1.0, "torch_peak_gb": None}
     answers = [["cpu"], measured | {"forward": dict(row), "backward": dict(row)}]
-    apart = networks._apart
+    apart = networks.apart
 
-    def then_die(function, argument):
-        return answers.pop(0) if answers else apart(die, argument)
+    def then_die(function, argument, died):
+        return [answers.pop(0)] if answers else apart(die, argument, died=died)
 
-    monkeypatch.setattr(networks, "_apart", then_die)
+    monkeypatch.setattr(networks, "apart", then_die)
     path = tmp_path / "networks.json"
     with pytest.raises(SystemExit) as done:
         cli.run("bench", ["networks", "--networks", "resenc_unet", "vnet", "--anyway", "--json", str(path)])
