@@ -22,6 +22,7 @@ from fdif_jax.training.network import count_parameters
 from fdif_jax.weights.state_dicts import load_torch_state_dict, to_torch_state_dict, torch_variables
 
 FOLDER = Path(__file__).with_name("weights")
+USUAL = "resenc-organs"  # where no network is asked for, and of several of one network
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Card:
 
 
 def names() -> list[str]:
-    """The names of all released weights."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    """The names of all released weights; the usual ones are first."""
+    return sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda name: (name != USUAL, name))
 
 
 def card_of(name: str) -> Card:

@@ -6,9 +6,9 @@ finetune` and `fdif experiment` begins with them.
 
 Example:
     fdif weights
-    fdif weights resenc-tiny
-    fdif weights resenc-tiny --to monai --out weights.pth
-    fdif weights resenc-tiny --to nnunet --out pretrained.pth --in-channels 4
+    fdif weights resenc-organs
+    fdif weights resenc-organs --to monai --out weights.pth
+    fdif weights resenc-organs --to nnunet --out pretrained.pth --in-channels 4
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ from fdif_jax.scripts.jobs.initial_weights import SCRATCH
 from fdif_jax.scripts.options.finetuning import AUTO, FinetuningOptions
 from fdif_jax.scripts.options.network import UNKNOWN_GRID, NetworkOptions, network_of
 
-USUAL = "resenc-tiny"  # released weights where no network is asked for
 _LEARNING_RATE = 1e-4  # of other networks
 
 # Steps a training case, the fewest and the most; on a CPU what minutes allow.
@@ -68,7 +67,7 @@ def _card(config: FinetuningOptions) -> tuple[released.Card | None, str]:
             return card, "of the network that is asked for"
         return None, f"of the network that is asked for nothing is released; {released.nearest(asked) or ''}"
     if config.network == NetworkOptions.network:
-        return released.card_of(USUAL), "no network is asked for"
+        return released.card_of(released.USUAL), "no network is asked for"
     if card := released.smallest(config.network):
         return card, f"of {config.network}, whose size is not asked for"
     return None, f"of {config.network} nothing is released"

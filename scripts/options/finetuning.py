@@ -23,7 +23,7 @@ class FinetuningOptions(TrainingOptions):
     """The dataset's folder or JSON list."""
     init: str = AUTO
     """Released weights by name (`fdif weights` lists them), a run directory, a PyTorch file, scratch; or auto: the
-    released weights of the network that is asked for, resenc-tiny if none is."""
+    released weights of the network that is asked for, resenc-organs if none is."""
     out: Path
     """Run directory: weights, measurements, Dice, pictures; with --folds one for each fold in it."""
     steps: int = 0

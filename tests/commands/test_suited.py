@@ -15,14 +15,14 @@ from fdif_jax.scripts.options.network import UNKNOWN_GRID, network_of
 from tests.helpers.paths import ROOT
 
 OPEN = FinetuningOptions(dataset=ROOT / "tests/data/hippocampus", out=ROOT / "nowhere")
-RATE = released.card_of("resenc-tiny").finetuning["lr"]
+RATE = released.card_of(released.USUAL).finetuning["lr"]
 
 
 def test_without_a_word_it_begins_with_released_weights_their_rate_and_steps_by_cases(capsys):
     chosen = choices.suited(replace(OPEN, cases=7))
-    assert (chosen.init, chosen.lr, chosen.steps) == ("resenc-tiny", RATE, 700)
+    assert (chosen.init, chosen.lr, chosen.steps) == (released.USUAL, RATE, 700)
     told = capsys.readouterr().out
-    assert "released weights resenc-tiny" in told and "700 steps: 100 for each of 7" in told
+    assert f"released weights {released.USUAL}" in told and "700 steps: 100 for each of 7" in told
 
 
 def test_from_scratch_it_is_the_same_network_with_the_same_budget():
@@ -40,7 +40,7 @@ def test_what_is_said_is_kept(capsys):
 @pytest.mark.parametrize(
     ("changes", "init", "told"),
     [
-        ({"size": ("tiny",)}, "resenc-tiny", "of the network that is asked for"),
+        ({"size": ("tiny",)}, released.USUAL, "of the network that is asked for"),
         ({"size": ("small",)}, "scratch", "nearest is resenc-5m"),
         ({"network": "vnet"}, "scratch", "nothing is released"),
         ({"network": "unetr"}, "unetr-small", "whose size is not asked for"),
@@ -60,7 +60,7 @@ def test_a_network_from_scratch_is_the_released_one_of_its_kind(name):
     card = released.card_of(name)
     chosen = choices.suited(replace(OPEN, init="scratch", network=card.network["name"]))
     spec = network_of(chosen, in_channels=1, grid=UNKNOWN_GRID, out_channels=2)
-    usual = released.card_of(choices.USUAL)
+    usual = released.card_of(released.USUAL)
     assert released.same(spec) == (usual if usual.network["name"] == card.network["name"] else card)
 
 
