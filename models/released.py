@@ -38,6 +38,7 @@ class Card:
         pretraining: command, objective, steps, volumes, hours, hardware, versions.
         finetuning: options of `fdif finetune` that suit these weights, by name.
         scores: what came of them, by task.
+        gains: to training from scratch on 8 cases, by task: Dice points and the ends of their 95 % interval.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Card:
     pretraining: dict[str, Any]
     finetuning: dict[str, Any]
     scores: dict[str, str]
+    gains: dict[str, tuple[float, float, float]]
 
     @property
     def file(self) -> Path:

@@ -128,7 +128,9 @@ def test_all_are_listed_with_the_name_first_and_each_has_a_card(capsys):
     cli.run("weights", [])
     lines = capsys.readouterr().out.splitlines()
     for name in NAMES:
-        assert any(line.lstrip("│ ").startswith(name) for line in lines)
+        (line,) = (line for line in lines if line.lstrip("│ ").startswith(name))
+        for points, low, high in released.card_of(name).gains.values():
+            assert low < points < high and f"{points:+.1f} [{low:+.1f}, {high:+.1f}]" in line
         cli.run("weights", [name])
         card = capsys.readouterr().out
         assert released.card_of(name).sha256 in card and "fdif pretrain" in card
