@@ -32,7 +32,14 @@ from rich.console import Console
 from fdif_jax.errors import FdifError
 from fdif_jax.io.files import write_atomic
 from fdif_jax.scripts.benchmarks.parts import planned_memory
-from fdif_jax.scripts.benchmarks.step_options import StepOptions, check, conditions, options_of, title_of
+from fdif_jax.scripts.benchmarks.step_options import (
+    Hidden,
+    StepOptions,
+    check,
+    conditions,
+    options_of,
+    title_of,
+)
 from fdif_jax.scripts.console.compilation import has_gpu_plugin
 from fdif_jax.scripts.console.tables import table_by
 from fdif_jax.scripts.jobs.prepared import Training, prepare
@@ -92,6 +99,11 @@ class Config(StepOptions):
     """The card."""
     batches: tuple[int, ...] = ()
     """Volumes a step, one program each; --batch-size if none is given."""
+
+    # Nothing is run, and for one card.
+    runs: Hidden[int] = 1
+    devices: Hidden[int] = 1
+    shard_weights: Hidden[bool] = False
 
 
 def defaults(arguments: Sequence[str]) -> Config | None:

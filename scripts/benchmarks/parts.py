@@ -21,7 +21,7 @@ from fdif_jax.models.conv import portable
 from fdif_jax.scripts.jobs.prepared import Training
 from fdif_jax.training.devices import Devices
 from fdif_jax.training.plan import TrainingPlan
-from fdif_jax.training.updates import compiled, fresh_state, step_numbers
+from fdif_jax.training.updates import compiled, fresh_state, lowered, step_numbers
 
 _SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 _FAR = 1000  # steps from the first of one turn to the first of the next
@@ -268,9 +268,7 @@ def _to_count(function: Callable, *arguments: Any) -> Any:
 def _compiled_step(training: Training, plan: TrainingPlan) -> Any:
     """One step, as `compiled` has it, to be asked and not to be run."""
     state = fresh_state(training.network, plan, training.devices, training.source.course)
-    placed = (jax.tree.map(lambda a: a.sharding, state), training.devices.copied)
-    update = training.update(plan)
-    return _compile(update, state, np.int32(0), plan.pace, None, donate_argnums=0, out_shardings=placed)
+    return lowered(training.update(plan), state, plan.pace, None, 1, training.devices).compile()
 
 
 def _work(program: Any, times: float) -> Work:

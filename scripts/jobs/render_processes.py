@@ -130,9 +130,8 @@ def _serve(
     options: FormatOptions, batch_size: int, connection: Connection, compiled: Event, first: bool
 ) -> None:
     """Answer indices with the contents of files, until the other end is closed; the first process compiles."""
-    os.environ.setdefault(
-        "NPROC", "1"
-    )  # threads of XLA's, which counts them as JAX computes for the first time
+    # Threads of XLA's, which counts them as JAX computes for the first time.
+    os.environ.setdefault("NPROC", "1")
     keep_compiled_programs()
     make_files = _made_here(options, job_of(options), batch_size)
     with contextlib.suppress(EOFError, ConnectionError):
