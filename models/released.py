@@ -26,6 +26,28 @@ USUAL = "resenc-organs"  # where no network is asked for, and of several of one 
 
 
 @dataclass(frozen=True)
+class Score:
+    """What came of released weights on one task.
+
+    Attributes:
+        of: cases trained on, budget, seeds, cases judged.
+        dice: mean Dice over seeds and cases.
+        gain: to training from scratch, in Dice points, and the ends of its 95 % interval.
+        also: further results, in words.
+    """
+
+    of: str
+    dice: float
+    gain: tuple[float, float, float]
+    also: str = ""
+
+    @property
+    def gain_in_words(self) -> str:
+        """The gain and its interval, e.g. ``+2.0 [+1.3, +2.6]``."""
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*self.gain)
+
+
+@dataclass(frozen=True)
 class Card:
     """What is known of released weights.
 
@@ -37,8 +59,7 @@ class Card:
         network: as `models.create` takes it.
         pretraining: command, objective, steps, volumes, hours, hardware, versions.
         finetuning: options of `fdif finetune` that suit these weights, by name.
-        scores: what came of them, by task.
-        gains: to training from scratch on 8 cases, by task: Dice points and the ends of their 95 % interval.
+        scores: what came of them on 8 cases, by task.
     """
 
     name: str
@@ -48,8 +69,7 @@ class Card:
     network: dict[str, Any]
     pretraining: dict[str, Any]
     finetuning: dict[str, Any]
-    scores: dict[str, str]
-    gains: dict[str, tuple[float, float, float]]
+    scores: dict[str, Score]
 
     @property
     def file(self) -> Path:
@@ -66,7 +86,9 @@ def card_of(name: str) -> Card:
     """The card of released weights; FdifError, naming the nearest, for an unknown name."""
     if name not in names():
         raise unknown("released weights", name, names())
-    return Card(name=name, **tomllib.loads((FOLDER / f"{name}.toml").read_text()))
+    written = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    scores = {task: Score(**score) for task, score in written.pop("scores").items()}
+    return Card(name=name, scores=scores, **written)
 
 
 def load(name: str) -> nnx.Module:

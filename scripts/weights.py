@@ -76,8 +76,7 @@ def _list() -> None:
 
 
 def _gain(task: str, card: released.Card) -> str:
-    gain = card.gains.get(task)
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*gain) if gain else "not measured"
+    return card.scores[task].gain_in_words if task in card.scores else "not measured"
 
 
 def _size(card: released.Card) -> str:
@@ -90,7 +89,8 @@ def _show(card: released.Card) -> None:
     for name, value in flattened(told).items():
         print(f"{name}: {value}")
     for task, score in card.scores.items():
-        print(f"{task}: {score}")
+        said = f"{task}: {score.of}: Dice {score.dice:.3f}, {score.gain_in_words} points to scratch"
+        print(f"{said}; {score.also}" if score.also else said)
     print(f"licence: {card.licence}\nsha256: {card.sha256}")
 
 

@@ -129,10 +129,12 @@ def test_all_are_listed_with_the_name_first_and_each_has_a_card(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name in NAMES:
         (line,) = (line for line in lines if line.lstrip("│ ").startswith(name))
-        for points, low, high in released.card_of(name).gains.values():
-            assert low < points < high and f"{points:+.1f} [{low:+.1f}, {high:+.1f}]" in line
         cli.run("weights", [name])
         card = capsys.readouterr().out
+        for score in released.card_of(name).scores.values():
+            points, low, high = score.gain
+            assert low < points < high and f"{points:+.1f} [{low:+.1f}, {high:+.1f}]" in line
+            assert f"Dice {score.dice}" in card and score.gain_in_words in card
         assert released.card_of(name).sha256 in card and "fdif pretrain" in card
 
 
