@@ -227,20 +227,26 @@ def choose_patch(
 ) -> tuple[tuple[int, int, int], str]:
     """The median case as far as the budget goes, and why; what is too much is cut where it is longest in millimetres.
 
-    ``shape`` is the median case's at ``spacing``; a patch has at least two of what the network divides it by
-    (``multiple``) along each axis. FdifError if no patch is within the ``budget`` of voxels.
+    ``shape`` is the median case's at ``spacing``. A patch has at least two of what the network divides it by
+    (``multiple``) along each axis; where the budget has no room for that, one along the axes on which the case is
+    shortest, but two in all, as a norm over one voxel takes everything away. FdifError if no patch is within the
+    ``budget`` of voxels.
     """
     steps = np.asarray(multiple)
     counts = np.maximum(np.ceil(np.asarray(shape) / steps), 2).astype(int)
     whole = np.prod(counts * steps)
     while np.prod(counts * steps) > budget:
-        lengths = np.where(counts > 2, counts * steps * np.asarray(spacing), -np.inf)
-        if np.isinf(lengths).all():
+        if (counts > 2).any():
+            longest = np.where(counts > 2, counts * steps * np.asarray(spacing), -np.inf).argmax()
+            counts[longest] -= 1
+        elif counts.prod() > 2:
+            extents = np.where(counts > 1, np.asarray(shape) * np.asarray(spacing), np.inf)
+            counts[2 - extents[::-1].argmin()] -= 1  # of equal ones the last, so that left and right stay together
+        else:
             raise FdifError(
                 f"{budget} voxels are too few for a patch: this network needs at least "
-                f"{' × '.join(map(str, 2 * steps))}"
+                f"{' × '.join(map(str, counts * steps))}"
             )
-        counts[lengths.argmax()] -= 1
     d, h, w = map(int, counts * steps)
     median = " × ".join(f"{n:.0f}" for n in shape)
     why = f"the median case has {median} voxels at this spacing; edges are multiples of {' × '.join(map(str, steps))}"
