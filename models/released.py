@@ -136,7 +136,7 @@ def same(network: Mapping[str, Any]) -> Card | None:
 
 
 def smallest(kind: str) -> Card | None:
-    """The card of the smallest released network of a kind, as ``unetr``; None if there is none."""
+    """The card of the smallest released network of a kind, as ``primus``; None if there is none."""
     return min(_of_kind(kind), key=parameters_of, default=None)
 
 

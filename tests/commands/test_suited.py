@@ -43,8 +43,8 @@ def test_what_is_said_is_kept(capsys):
         ({"size": ("tiny",)}, released.USUAL, "of the network that is asked for"),
         ({"size": ("small",)}, "scratch", "nearest is resenc-5m"),
         ({"network": "vnet"}, "scratch", "nothing is released"),
-        ({"network": "unetr"}, "unetr-small", "whose size is not asked for"),
-        ({"network": "unetr", "size": ("feature_size=16",)}, "scratch", "nearest is unetr-small"),
+        ({"network": "swin_unetr"}, "swin-organs", "whose size is not asked for"),
+        ({"network": "swin_unetr", "size": ("tiny",)}, "scratch", "nearest is swin-organs"),
         ({"network": "primus"}, "primus-tiny", "whose size is not asked for"),
     ],
 )

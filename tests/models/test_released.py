@@ -70,11 +70,12 @@ def test_the_lines_that_are_printed_load_a_file_strictly_without_jax(name, tmp_p
     pytest.importorskip("monai")
     cli.run("weights", [name, "--to", "monai", "--out", str(tmp_path / "weights.pth")])
     (tmp_path / "lines.py").write_text(capsys.readouterr().out.partition("In PyTorch:\n\n")[2])
-    edge = released.card_of(name).network.get("grid", [24])[0]
+    model = released.load(name)
+    edge = released.card_of(name).network.get("grid", 2 * np.array(model.grid_multiple))[0]
     command = [sys.executable, "-c", LOADED, str(tmp_path / "lines.py"), str(edge)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     images = np.linspace(-2, 2, edge**3, dtype=np.float32).reshape(1, edge, edge, edge, 1)
-    logits = released.load(name)(images)
+    logits = model(images)
     finest = np.asarray(logits[0] if isinstance(logits, list) else logits)
     expected = np.moveaxis(finest, -1, 1).ravel()[::997]
     np.testing.assert_allclose(np.array(said.split(), float), expected, atol=1e-4 * abs(expected).max())

@@ -237,7 +237,7 @@ def test_a_patch_fits_the_network_the_budget_and_the_case(shape, spacing, multip
     counts = np.array(patch) // multiple
     assert (counts * multiple == patch).all() and counts.prod() >= 2
     assert (patch == tuple(whole)) == ("at most" not in why)
-    if counts.min() < 2:  # there is no room for two along each axis, nor for one more along the longest that has one
+    if counts.min() < 2:  # no room for two along each axis
         extents = np.array(shape) * spacing
         assert counts.max() <= 2 and 8 * np.prod(multiple) > budget
         assert np.prod(patch) * 2 > budget
