@@ -241,9 +241,8 @@ def choose_patch(
             counts[longest] -= 1
         elif counts.prod() > 2:
             extents = np.where(counts > 1, np.asarray(shape) * np.asarray(spacing), np.inf)
-            counts[2 - extents[::-1].argmin()] -= (
-                1  # of equal ones the last, so that left and right stay together
-            )
+            shortest = 2 - extents[::-1].argmin()  # of equal ones the last: left and right stay together
+            counts[shortest] -= 1
         else:
             raise FdifError(
                 f"{budget} voxels are too few for a patch: this network needs at least "
