@@ -103,7 +103,7 @@ def _estimate(config: Config, job: DatasetJob, out: Path, workers: int, shard: S
     return Estimate(
         doing,
         rate.first + len(todo) * rate.seconds,
-        f"{1 / rate.seconds:.3g} samples/s by {workers} workers, the first after {duration(rate.first)}",
+        f"{rate.per_second} samples/s by {workers} workers, the first after {duration(rate.first)}",
         len(todo) * rate.bytes,
         out,
     )

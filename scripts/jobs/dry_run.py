@@ -107,6 +107,11 @@ class SampleRate(NamedTuple):
     bytes: float
     first: float
 
+    @property
+    def per_second(self) -> str:
+        """Samples a second to three digits, without an exponent."""
+        return f"{float(f'{1 / self.seconds:.3g}'):g}"
+
 
 def rate_of_samples(
     make_files: "MakeFiles", indices: Sequence[int], workers: int, batch_size: int

@@ -126,13 +126,17 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def test_a_rate_of_samples_has_no_exponent():
+    assert dry_run.SampleRate(1 / 1234.5, 1.0, 1.0).per_second == "1230"
+    assert dry_run.SampleRate(1 / 12.345, 1.0, 1.0).per_second == "12.3"
+
+
 def test_generate_says_what_it_would_write(quick, tmp_path, capsys):
     arguments = [*SCENES.split(), "--num-samples", "3", "--out", "data", "--workers", "1"]
     cli.run("generate", [*arguments, "--dry-run"])
     told = capsys.readouterr().out
     assert "dry run: nothing is written" in told and "3 samples to write" in told
-    assert re.search(r"time: (\d+ s|[\d.]+ (minutes|hours)); [\d.]+ samples/s by 1 workers", told)
-    assert "are free" in told
+    assert re.search(r"time: \d+ s; [\d.]+ samples/s by 1 workers", told) and "are free" in told
     assert not files(tmp_path)
     cli.run("generate", arguments)
     written = files(tmp_path)
