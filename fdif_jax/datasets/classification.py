@@ -67,7 +67,8 @@ def images(program: Program) -> DrawSample:
         rendered = program.renderer.render(_scene(program, key, index))
         image, look = rendered.image, program.recipe.look
         if look.changes_images:
-            image = look.apply(jax.random.fold_in(key, LOOK), *rendered[:3], program.recipe.max_objects)
+            own = jax.random.fold_in(key, LOOK)
+            image = look.apply(own, *rendered[:3], program.recipe.max_objects, program.class_names)
         return (normalise(image[None]),)
 
     return sample

@@ -243,6 +243,7 @@ def _tissue(recipe: Recipe, likeness: Likeness) -> tuple[dict[str, Any], list[st
         "paint": True,
         "partial_volume": True,
         "levels": [round(float(level), 3) for level in levels],
+        "of_class": {},
         "air": round(float(typical.air.mean()), 3),
         "noise": [1.0, round(2 * noise, 4)],
         "deviation": [0.0, 0.0],

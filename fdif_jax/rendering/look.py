@@ -5,6 +5,7 @@ axis (blur, thick slices, the grids of smooth fields) is a product with one smal
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -87,6 +88,7 @@ class Look(Plain):
         label: Num[Array, "..."],
         owner: UInt[Array, "D H W"] | None = None,
         objects: int = 0,
+        names: Sequence[str] = (),
     ) -> Image:
         """The image as scanned.
 
@@ -96,6 +98,7 @@ class Look(Plain):
             label: ``(D, H, W)``, or ``(T, D, H, W)`` for several tasks; 0 is background.
             owner: which instance owns a voxel, 0 for the background; needed for tissue alone.
             objects: greatest number of instances.
+            names: of the classes of the (first) label map.
 
         Returns:
             float32, 0 … 128.
@@ -113,7 +116,11 @@ class Look(Plain):
         volume = image / INTENSITY_TOP
         if self.tissue.paint:
             assert owner is not None
-            volume = self.tissue.apply(jax.random.fold_in(key, len(steps) + 1), volume, owner, objects)
+            means = self.tissue.class_means(names)
+            first = label.reshape(-1, *image.shape)[0]
+            between = None if means is None else (jnp.asarray(means[0])[first], jnp.asarray(means[1])[first])
+            paint_key = jax.random.fold_in(key, len(steps) + 1)
+            volume = self.tissue.apply(paint_key, volume, owner, objects, between)
         for i, (strength, change) in enumerate(steps):
             if strength:
                 amount, how = jax.random.split(jax.random.fold_in(key, i))

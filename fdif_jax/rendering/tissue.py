@@ -6,6 +6,7 @@ that axis, so that blur, ringing, sharpening and resolution together are three m
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt
 
-from fdif_jax.errors import FdifError
+from fdif_jax.errors import FdifError, unknown
 from fdif_jax.rendering.filters import along_axes, gaussian, hashed, layered_noise, partly_mixed, slices
 from fdif_jax.settings import Plain, ascending, at_least, fractions
 
 Image = Float[Array, "D H W"]
+ClassMeans = tuple[tuple[str, tuple[float, float]], ...]
 
 _OCTAVES = (4, 8, 16, 32)  # edges of the coarse grids that a texture is the sum of
 _DEGREE = 3  # of the polynomial of a bias field
@@ -49,12 +51,14 @@ class Tissue(Plain):
         partial_volume: voxels at surfaces are mixed of what lies on both sides.
         levels: instead of ``mean``: evenly spaced quantiles of the intensities that instances' means are drawn from, as
             a histogram of scans has them.
+        of_class: a table of classes, each with the two numbers between which its instances' means are drawn instead,
+            e.g. what a CT shows of bone, fat and air.
 
     Raises:
         FdifError: a fraction outside 0 … 1, a strength below 0, ends in the wrong order, or levels that do not rise.
     """
 
-    later: ClassVar[tuple[str, ...]] = ("partial_volume", "levels")
+    later: ClassVar[tuple[str, ...]] = ("partial_volume", "levels", "of_class")
 
     paint: bool = False
     mean: tuple[float, float] = (0.1, 1.0)
@@ -72,6 +76,7 @@ class Tissue(Plain):
     noise: tuple[float, float] = (0.33, 0.05)
     partial_volume: bool = False
     levels: tuple[float, ...] = ()
+    of_class: ClassMeans = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +88,11 @@ class Tissue(Plain):
             raise FdifError(
                 f"levels must be two or more rising numbers from 0 to 1, or none, not {list(self.levels)}"
             )
+        means: Any = self.of_class
+        if not isinstance(means, (Mapping, tuple)):
+            raise FdifError(f"of_class must be a table of classes, not {means!r}")
+        pairs = means.items() if isinstance(means, Mapping) else means
+        object.__setattr__(self, "of_class", tuple((name, _two(name, ends)) for name, ends in pairs))
         for name in _ARTEFACTS:
             fraction, strength = getattr(self, name)
             if not (0 <= fraction <= 1 and strength >= 0):
@@ -90,13 +100,38 @@ class Tissue(Plain):
                     f"{name} must be a fraction from 0 to 1 and a strength of 0 or more, not {[fraction, strength]}"
                 )
 
+    def to_dict(self) -> dict[str, Any]:
+        """All keys as plain values."""
+        table = {name: list(ends) for name, ends in self.of_class}
+        return super().to_dict() | ({"of_class": table} if table else {})
+
+    def class_means(self, names: Sequence[str]) -> Float[np.ndarray, "2 classes"] | None:
+        """Least and greatest mean of the background and of each class, -1 where `of_class` has none; None without any.
+
+        FdifError for a class of `of_class` that is none of ``names``.
+        """
+        if not self.of_class:
+            return None
+        table = dict(self.of_class)
+        for name in table:
+            if name not in names:
+                raise unknown("class in look.tissue.of_class:", name, names)
+        return np.asarray([table.get(name, (-1.0, -1.0)) for name in ("", *names)], np.float32).T
+
     @property
     def clean(self) -> "Tissue":
         """The same intensities, textures and gamma without noise and artefacts."""
         off: dict[str, Any] = {name: (0.0, 0.0) for name in ("deviation", *_ARTEFACTS) if name != "gamma"}
         return dataclasses.replace(self, **off)
 
-    def apply(self, key: jax.Array, image: Image, owner: UInt[Array, "D H W"], objects: int) -> Image:
+    def apply(
+        self,
+        key: jax.Array,
+        image: Image,
+        owner: UInt[Array, "D H W"],
+        objects: int,
+        between: tuple[Image, Image] | None = None,
+    ) -> Image:
         """A look of one scene.
 
         Args:
@@ -104,6 +139,7 @@ class Tissue(Plain):
             image: the mapped distances, float32 ``(D, H, W)``, 0 … 1.
             owner: which instance owns a voxel; 0 is background.
             objects: greatest number of instances.
+            between: of every voxel, least and greatest mean of its class, or -1 (`class_means`).
 
         Returns:
             float32, 0 … 1; the darkest voxel 0, the brightest 1.
@@ -113,7 +149,7 @@ class Tissue(Plain):
             name: (_drawn(k, getattr(self, name), 3 if name in _PER_AXIS else 1), jax.random.fold_in(k, 2))
             for name, k in zip(_ARTEFACTS, keys, strict=True)
         }
-        volume = self._painted(paint_key, image, owner, objects)
+        volume = self._painted(paint_key, image, owner, objects, between)
         volume = volume * jnp.exp(_polynomial(*strengths["bias_field"], volume.shape))
         volume = _ranged(volume + _wave(*strengths["spikes"], volume.shape))
         (exponent,), sign_key = strengths["gamma"]
@@ -125,7 +161,14 @@ class Tissue(Plain):
         (deviation,), noise_key = strengths["noise"]
         return _ranged(jnp.maximum(volume + deviation * _nearly_normal(noise_key, volume.shape), 0))
 
-    def _painted(self, key: jax.Array, image: Image, owner: Array, objects: int) -> Image:
+    def _painted(
+        self,
+        key: jax.Array,
+        image: Image,
+        owner: Array,
+        objects: int,
+        between: tuple[Image, Image] | None,
+    ) -> Image:
         """Every instance in intensities of its own, about 0 … 1."""
         mean_key, deviation_key, texture_key, other_key, kept_key, air_key, wave_key, voxel_key = (
             jax.random.split(key, 8)
@@ -143,6 +186,10 @@ class Tissue(Plain):
         # Row by row: of all rows in one go XLA paints the owners again for each.
         level, spread, waves, mapped = (row[owner] for row in table)
         voxels = _nearly_normal(voxel_key, owner.shape)
+        if between is not None:
+            low, high = between
+            place = jax.random.uniform(mean_key, instances)[owner]
+            level = jnp.where(low < 0, level, low + place * (high - low))
         clean = level + mapped * image
         clean = partly_mixed(clean) if self.partial_volume else clean
         volume = clean + spread * voxels + waves * layered_noise(wave_key, owner.shape, _OCTAVES)
@@ -154,6 +201,17 @@ class Tissue(Plain):
             places = jnp.linspace(0, 1, len(self.levels))
             return jnp.interp(jax.random.uniform(key, shape), places, jnp.asarray(self.levels))
         return jax.random.uniform(key, shape, minval=self.mean[0], maxval=self.mean[1])
+
+
+def _two(name: str, ends: Any) -> tuple[float, float]:
+    """Least and greatest mean of a class; FdifError for anything else."""
+    try:
+        low, high = map(float, ends)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high:
+        raise FdifError(f"of_class.{name} must be two numbers with 0 <= low <= high, not {ends!r}")
+    return low, high
 
 
 _ARTEFACTS = ("bias_field", "spikes", "gamma", "blur", "ringing", "sharpening", "resolution", "noise")

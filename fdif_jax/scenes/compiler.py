@@ -65,7 +65,8 @@ class Program(World):
     kernel: Kernel = "auto"
 
     def __post_init__(self) -> None:
-        _ = self._labels  # what cannot be labelled is an error now
+        names = self.class_names  # what cannot be labelled or painted is an error now
+        self.recipe.look.tissue.class_means(names)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -249,7 +250,7 @@ class Program(World):
         image, label, owner, _ = opening.apply(rendering, self._rows) if opening else rendering
 
         def seen(look: Look) -> Array:
-            views = [seen_in(look, key, view, image, label, owner, self.objects) for view in range(number)]
+            views = [seen_in(look, key, view, image, label, owner, self) for view in range(number)]
             return jnp.stack(views)
 
         look = self.recipe.look
@@ -363,7 +364,7 @@ class MixedProgram(World):
         def seen(look: Look, images: Array) -> Array:
             shown = (image.astype(jnp.float32) for image in images)
             return jnp.stack(
-                [seen_in(look, key, v, i, views.label, views.owner, objects) for v, i in enumerate(shown)]
+                [seen_in(look, key, v, i, views.label, views.owner, self) for v, i in enumerate(shown)]
             )
 
         look = self.recipe.look

@@ -121,9 +121,10 @@ class World:
 
 
 def seen_in(
-    look: Look, key: jax.Array, view: int, image: Array, label: Array, owner: Array, objects: int
+    look: Look, key: jax.Array, view: int, image: Array, label: Array, owner: Array, world: World
 ) -> Array:
     """The image of the sample of ``key`` as a recipe's look has it, in grey levels; ``view`` counts its looks."""
     if look.changes_images:
-        image = look.apply(view_key(key, view, LOOK, OTHER_LOOKS), image, label, owner, objects)
+        own = view_key(key, view, LOOK, OTHER_LOOKS)
+        image = look.apply(own, image, label, owner, world.objects, world.class_names)
     return to_grey_levels(image)

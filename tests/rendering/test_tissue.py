@@ -155,6 +155,9 @@ def test_recipes_without_tissue_say_nothing_of_it():
         ({"blur": (0.5, -1.0)}, "blur must be a fraction"),
         ({"levels": (0.5, 0.2)}, "levels must be two or more rising numbers"),
         ({"levels": (0.5,)}, "levels must be two or more rising numbers"),
+        ({"of_class": {"bone": (0.5, 0.2)}}, "of_class.bone must be two numbers"),
+        ({"of_class": {"bone": 3}}, "of_class.bone must be two numbers"),
+        ({"of_class": 3}, "of_class must be a table"),
     ],
 )
 def test_impossible_settings_are_refused(bad, message):
@@ -177,6 +180,31 @@ def test_means_are_drawn_from_the_quantiles_of_a_histogram():
     levels = (0.0, 0.1, 0.2, 0.9, 1.0)
     means = np.asarray(Tissue(levels=levels)._means(jax.random.key(0), (4000,)))
     np.testing.assert_allclose(np.quantile(means, [0, 0.25, 0.5, 0.75, 1]), levels, atol=0.03)
+
+
+def test_classes_have_the_intensities_that_they_are_given():
+    means = {"sphere": [0.8, 0.8], "torus": [0.2, 0.4]}
+    plain = Tissue(**PLAIN | {"air": 1.0, "of_class": means})
+    recipe = fd.Recipe(
+        grid=(16, 16, 16), primitives=("sphere", "torus", "cone"), mapper_as_augmentation=True, min_objects=4,
+        max_objects=4, look={"tissue": plain.to_dict()},
+    )  # fmt: skip
+    assert from_dict(recipe.to_dict()) == recipe
+    program = fd.compile(recipe)
+    ratios, cones = [], []
+    for index in range(8):
+        image, label, owner, *_ = jax.jit(partial(program.views, number=1))(fd.sample_key(0, index))
+        image, label, owner = np.asarray(image[0], float), np.asarray(label), np.asarray(owner)
+        classes = {int(label[owner == o][0]): np.unique(image[owner == o]) for o in np.unique(owner)}
+        assert max(map(np.ptp, classes.values())) <= 1 and classes[0].max() == 0
+        found = {program.class_names[c - 1]: v[0] for c, v in classes.items() if c}
+        ratios += [found["torus"] / found["sphere"]] if {"torus", "sphere"} <= set(found) else []
+        cones += [found["cone"] / found["sphere"]] if {"cone", "sphere"} <= set(found) else []
+    assert len(ratios) >= 3 and 0.24 < min(ratios) < max(ratios) < 0.51
+    assert len(cones) >= 2 and max(cones) > 0.51  # as `mean` has them, 0.1 to 1
+    bad = recipe.replace(look={"tissue": {**plain.to_dict(), "of_class": {"bonee": [0, 1]}}})
+    with pytest.raises(fd.FdifError, match=r"class in look.tissue.of_class: 'bonee'.*(cone|sphere|torus)"):
+        fd.compile(bad)
 
 
 def test_keys_that_came_later_are_told_where_they_are_used_alone():
