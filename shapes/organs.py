@@ -1,7 +1,8 @@
 """Organs as shapes: a bank of them (`fdif_jax.anatomy.bank`) is a vocabulary, one class an organ.
 
 All organs share one structure. Which one it is, is a number among its parameters, so that a hundred organs are one
-branch of a renderer. `torso` is the vocabulary of the bank that comes with the package.
+branch of a renderer. `torso` and `head` are the vocabularies of the banks that come with the package: organs of four
+scanned subjects, and of eight heads by formula (`fdif_jax.shapes.heads`).
 """
 
 import functools
@@ -179,12 +180,12 @@ def _build(atlas: Atlas, name: str, params: Mapping[str, Any]) -> Shape:
 
 
 @functools.cache
-def _torso() -> Vocabulary:
-    with importlib.resources.as_file(importlib.resources.files("fdif_jax.shapes") / "torso.npz") as path:
+def _shipped(name: str) -> Vocabulary:
+    with importlib.resources.as_file(importlib.resources.files("fdif_jax.shapes") / f"{name}.npz") as path:
         return vocabulary_of(path)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "torso":
-        return _torso()
+    if name in ("torso", "head"):
+        return _shipped(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -102,7 +102,12 @@ def test_archive_and_wheel_are_fit_to_be_published(built):
     sources = {path.relative_to(ROOT) for part in PARTS for path in (ROOT / part).rglob("*.py")}
     packed = {name.removeprefix("fdif_jax/") for name in names}
     assert {str(path).removeprefix("fdif_jax/") for path in sources} <= packed
-    for data in ("evaluation/cubes.npy", "scripts/options/presets/quick.toml", "shapes/torso.npz"):
+    for data in (
+        "evaluation/cubes.npy",
+        "scripts/options/presets/quick.toml",
+        "shapes/head.npz",
+        "shapes/torso.npz",
+    ):
         assert data in packed
     assert said["Version"] == RELEASE
     assert said["Author"] == "fdif-jax contributors" and said["License-Expression"] == "MIT"

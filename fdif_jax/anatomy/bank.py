@@ -213,10 +213,11 @@ def build_bank(
         subject, warnings = read_subject(path, table, min_voxels)
         subjects.append(subject)
         progress(warnings)
-    return _assemble(subjects)
+    return bank_of(subjects)
 
 
-def _assemble(subjects: Sequence[Subject]) -> Bank:
+def bank_of(subjects: Sequence[Subject], *, free: bool = False) -> Bank:
+    """The bank of these subjects; with ``free`` any organs of one may overlap, as those of a drawn body do that fit."""
     frames = body_frames(subjects)
     organs = tuple(sorted({organ for subject in subjects for organ in subject.parts}))
     shown = [
@@ -239,7 +240,7 @@ def _assemble(subjects: Sequence[Subject]) -> Bank:
         "start": np.cumsum(lengths) - lengths,
         "shown": [len(candidates) for candidates in shown],
         "whole": [sum(not member.cut for member in candidates) for candidates in shown],
-        "relations": _relations(subjects, organs),
+        "relations": _all_free(subjects, organs) if free else _relations(subjects, organs),
     }
     lengths_of = {
         "centroid": [member.centroid for _, member in members],
@@ -355,6 +356,12 @@ def _relations(subjects: Sequence[Subject], organs: tuple[str, ...]) -> np.ndarr
                         counts[(kind, j, i) if flipped else (kind, i, j)] += 1
                     else:
                         counts[kind, [i, j], [j, i]] += 1
+    return counts
+
+
+def _all_free(subjects: Sequence[Subject], organs: tuple[str, ...]) -> np.ndarray:
+    counts = np.zeros((4, len(organs), len(organs)), np.int32)
+    counts[INTERLOCKED] = len(subjects)
     return counts
 
 

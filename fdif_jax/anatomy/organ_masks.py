@@ -129,16 +129,33 @@ def read_subject(
             voxels = f"{counts[number]} voxel{'s' * int(counts[number] != 1)}"
             warnings.append(f"{path}: {organ} has {voxels}; left out (--min-voxels {min_voxels})")
             array[array == number] = 0
-    boxes = ndimage.find_objects(array, len(organs))
-    parts = {
-        organ: _part(number, organs, array, box, volume.affine)
-        for number, (organ, box) in enumerate(zip(organs, boxes, strict=True), 1)
-        if box is not None
-    }
-    if not parts:
+    subject = subject_of(str(path), organs, array, volume.affine)
+    if not subject.parts:
         raise FdifError(f"{path}: no organ has {min_voxels} voxels or more")
+    return subject, warnings
+
+
+def subject_of(
+    name: str,
+    organs: list[str],
+    array: np.ndarray,
+    affine: np.ndarray,
+    whole: Mapping[str, np.ndarray] | None = None,
+) -> Subject:
+    """The organs of a body, of which ``array`` has the numbers from 1, whole numbers ``(D, H, W)``; 0 is no organ.
+
+    ``affine`` leads to millimetres. Organs of ``whole`` have these masks, bool ``(D, H, W)``, in place of what others
+    leave of them.
+    """
+    boxes, parts = ndimage.find_objects(array, len(organs)), {}
+    for number, (organ, box) in enumerate(zip(organs, boxes, strict=True), 1):
+        if whole and organ in whole:
+            alone = (whole[organ] * number).astype(array.dtype)
+            parts[organ] = _part(number, organs, alone, ndimage.find_objects(alone)[-1], affine)
+        elif box is not None:
+            parts[organ] = _part(number, organs, array, box, affine)
     ends = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in array.shape], indexing="ij"), -1).reshape(-1, 3)
-    return Subject(str(path), parts, _moved(volume.affine, ends)), warnings
+    return Subject(name, parts, _moved(affine, ends))
 
 
 def _part(

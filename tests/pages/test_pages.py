@@ -169,7 +169,7 @@ def test_recipes(capsys):
         "--cases 8 --steps 500": tuned,
     }
     run_here("recipes.md", small, capsys)
-    assert len(fd.shipped_recipes()) == 10
+    assert len(fd.shipped_recipes()) == 11
 
 
 @pytest.mark.slow("a page of many commands, each with programs of its own")
