@@ -20,6 +20,7 @@ from fdif_jax import models, shapes
 from fdif_jax.anatomy.bank import Bank
 from fdif_jax.datasets.reader import load_dataset
 from fdif_jax.models import released
+from fdif_jax.scenes.recipe import from_dict
 from fdif_jax.scripts import cli
 from fdif_jax.scripts.jobs import suited
 from fdif_jax.scripts.options.network import network_of
@@ -268,6 +269,37 @@ def test_altered_weights_are_what_they_are_called(monkeypatch, capsys):
         load_torch_state_dict(model, state)
         logits.append(np.asarray(nnx.jit(lambda model, x: model(x))(model, x)))
     np.testing.assert_allclose(logits[1], logits[0], atol=1e-3 * np.abs(logits[0]).max())
+
+
+@pytest.mark.slow("a pre-training, and a network over two scans")
+def test_scans_are_segmented_without_any_having_been_trained_on(monkeypatch, capsys):
+    cli.run("pretrain", [*f"--preset quick {FEW} {SHORT} --out run".split()])
+    Path("scans").mkdir()
+    scan = np.random.default_rng(0).normal(size=(24, 20, 22)).cumsum(0).astype(np.float32)
+    affine = np.diag([2.0, 1.0, 1.5, 1.0])
+    ahead = nib.Nifti1Image(scan, affine)
+    nib.save(ahead, "scans/ahead.nii.gz")
+    nib.save(
+        ahead.as_reoriented([[1, -1], [0, 1], [2, 1]]), "scans/aside.nii.gz"
+    )  # the same scan, other axes
+    names = fd.compile(from_dict(load_run("run").document.recipe)).class_names
+
+    def segmented(*more):
+        argv = ["without_scans.py", "run", "scans/ahead.nii.gz", "scans/aside.nii.gz", "--classes", names[1]]
+        argv += ["--spacing", "1.5", "1", "1", "--intensities", "-5", "5", "--out", "found"]
+        monkeypatch.setattr(sys, "argv", [*argv, *more])
+        runpy.run_path(str(DOCS / "examples/without_scans.py"), run_name="__main__")
+        return [nib.load(f"found/{name}.nii.gz") for name in ("ahead", "aside")]
+
+    first, second = segmented()
+    assert (
+        first.shape == scan.shape and np.allclose(first.affine, affine) and first.get_data_dtype() == np.uint8
+    )
+    assert set(np.unique(first.dataobj)) <= {0, 1}
+    back = nib.as_closest_canonical(second)
+    assert np.mean(np.asarray(back.dataobj) == np.asarray(first.dataobj)) > 0.99
+    segmented("--labels", "found")  # judged by itself
+    assert "mean 1.000" in capsys.readouterr().out or not np.asarray(first.dataobj).any()
 
 
 def test_the_table_of_recipes_is_right():
