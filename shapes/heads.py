@@ -5,22 +5,24 @@ between the ears (right, anterior, superior). Sizes and places are those of any 
 to head by a tenth or so, as do the length of the face, the tilt of the chin and the bend of the neck. Organs are drawn
 over each other in order; skin and flesh are whole, with all that lies in them.
 
-    fdif bank show HEAD.npz
-
 `docs/make_head.py` makes the bank that comes with the package, `fdif_jax.shapes.organs:head`.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from fdif_jax.anatomy.bank import Bank, bank_of
 from fdif_jax.anatomy.organ_masks import Subject, subject_of
+from fdif_jax.sdf.seams import smooth_minimum
+from fdif_jax.sdf.shape import Point, Shape
+from fdif_jax.shapes import solids
 
 STEP = 3.0  # mm a voxel
 LOWER, UPPER = np.asarray([-105.0, -120.0, -190.0]), np.asarray([105.0, 125.0, 140.0])
-SKIN = 3.2  # mm: what everything stays below the skin
+SKIN = 3.2  # mm: how far below the surface of the skin all else stays
 # Organs of several shapes.
 GROUPS = {
     "skull": ("skull", "mastoid", "zygoma", "maxilla"),
@@ -96,29 +98,25 @@ class Head:
         """A place, with this standard deviation, mm."""
         return np.asarray(place, float) + spread * self.normal(3)
 
-    def _from(self, centre: Any, side: int, turn: float, y: Volume | None) -> list[Volume]:
-        """Coordinates from a centre on a side, turned about the axis to the right, degrees."""
+    def _of(self, shape: Shape, centre: Any, side: int, turn: float, y: Volume | None) -> Volume:
+        """The distance to a shape about a centre on a side, turned about the axis to the right, degrees."""
         a, b, c = side * self.x - centre[0], (self.y if y is None else y) - centre[1], self.z - centre[2]
         cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-        return [a, cosine * b + sine * c, -sine * b + cosine * c]
+        with jax.enable_x64(True):
+            return np.asarray(shape(Point(a, cosine * b + sine * c, -sine * b + cosine * c)))
 
     def ellipsoid(
         self, centre: Any, half: Any, side: int = 1, turn: float = 0.0, y: Volume | None = None
     ) -> Volume:
-        """The distance of first order to an ellipsoid of these half axes, after Inigo Quilez."""
-        p = self._from(centre, side, turn, y)
-        once = np.sqrt(sum((a / b) ** 2 for a, b in zip(p, half, strict=True)))
-        twice = np.sqrt(sum((a / (b * b)) ** 2 for a, b in zip(p, half, strict=True)))
-        return once * (once - 1) / np.maximum(twice, 1e-6)
+        """An ellipsoid of these half axes."""
+        return self._of(solids.ellipsoid(*map(float, half)), centre, side, turn, y)
 
     def box(
         self, centre: Any, half: Any, side: int = 1, turn: float = 0.0, rounded: float = 3.0,
         y: Volume | None = None,
     ) -> Volume:  # fmt: skip
         """A box of these half edges, rounded."""
-        beyond = [abs(a) - b + rounded for a, b in zip(self._from(centre, side, turn, y), half, strict=True)]
-        outside = np.sqrt(sum(np.maximum(a, 0) ** 2 for a in beyond))
-        return outside + np.minimum(np.maximum.reduce(beyond), 0) - rounded
+        return self._of(solids.rounded_box(*map(float, half), radius=rounded), centre, side, turn, y)
 
     def tube(
         self, points: Sequence[Any], radii: Sequence[float], side: int = 1, y: Volume | None = None
@@ -160,8 +158,8 @@ class _Jaw(NamedTuple):
 
 def _union(a: Volume, b: Volume, width: float) -> Volume:
     """The smooth union of two shapes."""
-    near = np.maximum(width - abs(a - b), 0) / width
-    return np.minimum(a, b) - near * near * width / 4
+    with jax.enable_x64(True):
+        return np.asarray(smooth_minimum(a, b, width))
 
 
 def _shapes(h: Head) -> Drawn:
