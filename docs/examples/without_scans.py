@@ -3,8 +3,9 @@
 A scan is clipped to a window of intensities, resampled, and seen through windows that are normalised as scenes are.
 Label maps get the numbers 1, 2, … of the classes that are named. With labels beside the scans Dice is printed.
 
-    python without_scans.py runs/head scans/*.nii.gz --labels labels \
+    python without_scans.py resenc-bodies scans/*.nii.gz --recipe bodies.toml --labels labels \
         --classes parotid_right parotid_left mandible --intensities -200 1000 --spacing 4 4 3 --out predictions
+    python without_scans.py runs/head scans/*.nii.gz ...
 """
 
 import argparse
@@ -17,18 +18,21 @@ from nibabel.processing import resample_from_to, resample_to_output
 import fdif_jax as fd
 from fdif_jax import models
 from fdif_jax.inference.sliding_window import TiledNetwork
+from fdif_jax.models import released
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.recipe import from_dict
 from fdif_jax.training.network import functional
 from fdif_jax.training.runs import load_run
 
 
-def network_of(run_dir: Path) -> tuple[TiledNetwork, tuple[str, ...]]:
-    """The network of a pre-training, and the names of its classes, background first."""
-    run = load_run(run_dir)
-    recipe = from_dict(run.document.recipe)
-    model = models.create(**run.network)
-    run.restore(model, "last")
+def network_of(source: str, recipe_file: str | None) -> tuple[TiledNetwork, tuple[str, ...]]:
+    """The network of a pre-training, or released weights, and the names of its classes, background first."""
+    if recipe_file:
+        recipe, model = fd.load_recipe(recipe_file), released.load(source)
+    else:
+        run = load_run(source)
+        recipe, model = from_dict(run.document.recipe), models.create(**run.network)
+        run.restore(model, "last")
     network = functional(model)
 
     def apply(weights, tiles):
@@ -58,7 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run directory of `fdif pretrain`")
+    parser.add_argument("network", help="run directory of `fdif pretrain`, or released weights by name")
+    parser.add_argument("--recipe", help="what released weights were pre-trained on")
     parser.add_argument("scans", nargs="+", type=Path)
     parser.add_argument("--classes", nargs="+", required=True, help="those to keep, in the order of labels")
     parser.add_argument("--spacing", nargs=3, type=float, required=True, help="mm, of the scenes")
@@ -68,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for label maps")
     options = parser.parse_args()
-    network, names = network_of(options.run)
+    network, names = network_of(options.network, options.recipe)
     numbers = np.zeros(len(names), np.uint8)
     for number, name in enumerate(options.classes, 1):
         numbers[names.index(name)] = number

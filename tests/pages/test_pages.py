@@ -298,6 +298,11 @@ def test_scans_are_segmented_without_any_having_been_trained_on(monkeypatch, cap
     assert set(np.unique(first.dataobj)) <= {0, 1}
     back = nib.as_closest_canonical(second)
     assert np.mean(np.asarray(back.dataobj) == np.asarray(first.dataobj)) > 0.99
+    recipe = DOCS / "examples/bodies.toml"
+    assert (
+        released.card_of("resenc-bodies").network["out_channels"]
+        == 1 + fd.compile(fd.load_recipe(recipe)).num_classes
+    )
     segmented("--labels", "found")  # judged by itself
     assert "mean 1.000" in capsys.readouterr().out or not np.asarray(first.dataobj).any()
 
