@@ -1,9 +1,10 @@
 """Heads and necks by formula, as subjects of a bank of organs: no scan is behind them.
 
 A head is some sixty ellipsoids, tubes, boxes and horseshoes of distances, joined smoothly, in millimetres from a point
-between the ears (right, anterior, superior). Sizes and places are those of any textbook of anatomy, and vary from head
-to head by a tenth or so, as do the length of the face, the tilt of the chin and the bend of the neck. Organs are drawn
-over each other in order; skin and flesh are whole, with all that lies in them.
+between the ears (right, anterior, superior). Sizes and places are those of any textbook of anatomy (three CTs were
+looked at while they were set), and vary from head to head by a tenth or so, as do the length of the face, the tilt of
+the chin and the bend of the neck. Organs are drawn over each other in order; skin and flesh are whole, with all that
+lies in them.
 
 `docs/make_head.py` makes the bank that comes with the package, `fdif_jax.shapes.organs:head`.
 """
