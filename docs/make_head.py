@@ -6,8 +6,8 @@ Example:
 
 import sys
 
-import matplotlib
 import numpy as np
+from make_anatomy import palette
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -24,8 +24,7 @@ def draw(path: str) -> None:
     program = fd.compile(recipe)
     names = ("background", *program.class_names)
     glands = [names.index("parotid_right"), names.index("parotid_left")]
-    colours = matplotlib.colormaps["turbo"](np.random.default_rng(5).permutation(len(names)) / len(names))
-    colours[0] = 1
+    colours = palette(len(program.class_names))
     figure = Figure(figsize=(2 * SCENES, 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(4, SCENES)

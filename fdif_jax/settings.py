@@ -12,7 +12,8 @@ from fdif_jax.errors import FdifError, unknown
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """Base of settings. Fields are numbers, truth values, strings, lists of names or numbers, triples, or `Plain`.
+    """Base of settings. Fields are numbers, truth values, strings, lists of names or numbers, triples, or `Plain`; or
+    tables of such under names of one's own, ``tuple[tuple[str, …], ...]``.
 
     Whole numbers are accepted where numbers are wanted, lists become tuples, and tables become what the field holds.
     FdifError, naming the key, for a value of the wrong type.
@@ -44,8 +45,9 @@ class Plain:
 
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain lists, numbers, strings, booleans and tables, but those of ``later`` at their defaults."""
+        kinds = _fields(type(self))
         return {
-            field.name: _plain(getattr(self, field.name))
+            field.name: _plain(getattr(self, field.name), kinds[field.name])
             for field in dataclasses.fields(self)
             if field.name not in self.later or getattr(self, field.name) != _default(field)
         }
@@ -99,9 +101,14 @@ def fractions(settings: Plain, *names: str, of: str = "") -> None:
 def ascending(settings: Plain, *names: str, of: str = "") -> None:
     """Raise an FdifError if one of these fields is not two numbers, 0 <= low <= high; ``of`` says whose it is."""
     for name in names:
-        low, high = getattr(settings, name)
-        if not 0 <= low <= high:
-            raise FdifError(f"{name}{of} must be two numbers with 0 <= low <= high, not {[low, high]}")
+        check_ascending(f"{name}{of}", getattr(settings, name))
+
+
+def check_ascending(what: str, ends: tuple[float, float]) -> None:
+    """Raise an FdifError that calls two numbers ``what`` unless 0 <= low <= high."""
+    low, high = ends
+    if not 0 <= low <= high:
+        raise FdifError(f"{what} must be two numbers with 0 <= low <= high, not {[low, high]}")
 
 
 class Difference(NamedTuple):
@@ -154,13 +161,27 @@ def _fields(cls: type[Plain]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, kind: Any = None) -> Any:
     if isinstance(value, Plain):
         return value.to_dict()
+    if _entry_of(kind):
+        return {name: _plain(entry) for name, entry in value}
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
+def _entry_of(kind: Any) -> Any:
+    """What the entries of a table are; None for a kind that is no table."""
+    pair = typing.get_args(kind)[:1]
+    parts = typing.get_args(pair[0]) if pair else ()
+    return parts[1] if len(parts) == 2 and parts[0] is str else None
+
+
 def _checked(key: str, kind: Any, value: Any) -> Any:
+    if entry_kind := _entry_of(kind):
+        pairs = list(value.items()) if isinstance(value, Mapping) else value
+        if not (isinstance(pairs, (list, tuple)) and all(map(_is_pair, pairs))):
+            raise FdifError(f"{key} must be a table, not {value!r}")
+        return tuple((name, _checked(f"{key}.{name}", entry_kind, entry)) for name, entry in pairs)
     if isinstance(kind, type) and issubclass(kind, Plain):
         return value if isinstance(value, kind) else kind.from_dict(value, key)
     if kind in _SEQUENCES:
@@ -179,6 +200,10 @@ def _checked(key: str, kind: Any, value: Any) -> Any:
     if kind in wanted:
         raise FdifError(f"{key} must be {wanted[kind]}, not {value!r}")
     return value  # a field that its class checks itself
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
 
 
 def _is_integer(value: Any) -> bool:

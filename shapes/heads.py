@@ -80,9 +80,8 @@ class Head:
         axes = [np.arange(low, high, STEP) for low, high in zip(LOWER, UPPER, strict=True)]
         self.still = np.meshgrid(*axes, indexing="ij")
         x, y, z = (c / s for c, s in zip(self.still, 1 + 0.06 * self.normal(3), strict=True))
-        tilt = np.radians(8 * np.clip(self.rng.normal(), -1.8, 1.8))
         self.x = x
-        self.y, self.z = np.cos(tilt) * y + np.sin(tilt) * z, -np.sin(tilt) * y + np.cos(tilt) * z
+        self.y, self.z = _turned(y, z, 8 * np.clip(self.rng.normal(), -1.8, 1.8))
         below = np.maximum(-70 - self.z, 0)
         bend = 0.25 + 0.12 * self.normal()
         self.neck = self.y + bend * below * below / (below + 40)  # y along the neck, which bends back
@@ -102,9 +101,8 @@ class Head:
     def _of(self, shape: Shape, centre: Any, side: int, turn: float, y: Volume | None) -> Volume:
         """The distance to a shape about a centre on a side, turned about the axis to the right, degrees."""
         a, b, c = side * self.x - centre[0], (self.y if y is None else y) - centre[1], self.z - centre[2]
-        cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
         with jax.enable_x64(True):
-            return np.asarray(shape(Point(a, cosine * b + sine * c, -sine * b + cosine * c)))
+            return np.asarray(shape(Point(a, *_turned(b, c, turn))))
 
     def ellipsoid(
         self, centre: Any, half: Any, side: int = 1, turn: float = 0.0, y: Volume | None = None
@@ -147,6 +145,12 @@ class Head:
         return np.maximum.reduce(
             [abs(away) - thick, abs(z - (low + high) / 2) - (high - low) / 2, back - self.y]
         )
+
+
+def _turned(y: Volume, z: Volume, degrees: float) -> tuple[Volume, Volume]:
+    """Coordinates along axes that are turned about the axis to the right."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return cosine * y + sine * z, -sine * y + cosine * z
 
 
 class _Jaw(NamedTuple):

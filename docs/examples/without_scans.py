@@ -19,6 +19,7 @@ import fdif_jax as fd
 from fdif_jax import models
 from fdif_jax.inference.sliding_window import TiledNetwork
 from fdif_jax.models import released
+from fdif_jax.preprocessing.spaces import middle, pad_to
 from fdif_jax.rendering.look import normalise
 from fdif_jax.scenes.recipe import from_dict
 from fdif_jax.training.network import functional
@@ -39,10 +40,8 @@ def network_of(source: str, recipe_file: str | None) -> tuple[TiledNetwork, tupl
         """Logits of windows, each normalised by itself."""
         return network.apply(weights, normalise(tiles[..., 0])[..., None])
 
-    return TiledNetwork(apply, [network.weights], recipe.grid), (
-        "background",
-        *fd.compile(recipe).class_names,
-    )
+    names = ("background", *fd.compile(recipe).class_names)
+    return TiledNetwork(apply, [network.weights], recipe.grid), names
 
 
 def segment(network: TiledNetwork, scan: nib.Nifti1Image, spacing, intensities) -> nib.Nifti1Image:
@@ -51,9 +50,9 @@ def segment(network: TiledNetwork, scan: nib.Nifti1Image, spacing, intensities) 
     straight = nib.as_closest_canonical(scan)
     small = resample_to_output(straight, spacing, order=1, cval=float(low))
     image = np.clip((small.get_fdata(dtype=np.float32) - low) / (high - low), 0, 1)
-    beyond = [(0, max(p - n, 0)) for p, n in zip(network.patch, image.shape, strict=True)]
-    labels = network.labels(np.pad(image, beyond)[..., None])
-    kept = labels[tuple(slice(n) for n in image.shape)].astype(np.uint8)
+    padded = pad_to(image, network.patch)
+    labels = network.labels(padded[..., None])
+    kept = labels[middle(padded.shape, image.shape)].astype(np.uint8)
     return resample_from_to(nib.Nifti1Image(kept, small.affine), (scan.shape, scan.affine), order=0)
 
 

@@ -103,8 +103,9 @@ class Look(Plain):
         Returns:
             float32, 0 … 128.
         """
+        classes = label.reshape(-1, *image.shape)[0]
         steps = [
-            (self.texture, lambda k, s, v: _texture(k, s, v, label.reshape(-1, *image.shape)[0] == 0)),
+            (self.texture, lambda k, s, v: _texture(k, s, v, classes == 0)),
             (self.bias_field, _bias_field),
             (self.blur, _blur),
             (self.slice_thickness, _thick_slices),
@@ -117,8 +118,9 @@ class Look(Plain):
         if self.tissue.paint:
             assert owner is not None
             means = self.tissue.class_means(names)
-            first = label.reshape(-1, *image.shape)[0]
-            between = None if means is None else (jnp.asarray(means[0])[first], jnp.asarray(means[1])[first])
+            between = (
+                None if means is None else (jnp.asarray(means[0])[classes], jnp.asarray(means[1])[classes])
+            )
             paint_key = jax.random.fold_in(key, len(steps) + 1)
             volume = self.tissue.apply(paint_key, volume, owner, objects, between)
         for i, (strength, change) in enumerate(steps):

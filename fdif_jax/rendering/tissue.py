@@ -6,7 +6,7 @@ that axis, so that blur, ringing, sharpening and resolution together are three m
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt
 
 from fdif_jax.errors import FdifError, unknown
 from fdif_jax.rendering.filters import along_axes, gaussian, hashed, layered_noise, partly_mixed, slices
-from fdif_jax.settings import Plain, ascending, at_least, fractions
+from fdif_jax.settings import Plain, ascending, at_least, check_ascending, fractions
 
 Image = Float[Array, "D H W"]
 ClassMeans = tuple[tuple[str, tuple[float, float]], ...]
@@ -88,22 +88,14 @@ class Tissue(Plain):
             raise FdifError(
                 f"levels must be two or more rising numbers from 0 to 1, or none, not {list(self.levels)}"
             )
-        means: Any = self.of_class
-        if not isinstance(means, (Mapping, tuple)):
-            raise FdifError(f"of_class must be a table of classes, not {means!r}")
-        pairs = means.items() if isinstance(means, Mapping) else means
-        object.__setattr__(self, "of_class", tuple((name, _two(name, ends)) for name, ends in pairs))
+        for name, ends in self.of_class:
+            check_ascending(f"of_class.{name}", ends)
         for name in _ARTEFACTS:
             fraction, strength = getattr(self, name)
             if not (0 <= fraction <= 1 and strength >= 0):
                 raise FdifError(
                     f"{name} must be a fraction from 0 to 1 and a strength of 0 or more, not {[fraction, strength]}"
                 )
-
-    def to_dict(self) -> dict[str, Any]:
-        """All keys as plain values."""
-        table = {name: list(ends) for name, ends in self.of_class}
-        return super().to_dict() | ({"of_class": table} if table else {})
 
     def class_means(self, names: Sequence[str]) -> Float[np.ndarray, "2 classes"] | None:
         """Least and greatest mean of the background and of each class, -1 where `of_class` has none; None without any.
@@ -201,17 +193,6 @@ class Tissue(Plain):
             places = jnp.linspace(0, 1, len(self.levels))
             return jnp.interp(jax.random.uniform(key, shape), places, jnp.asarray(self.levels))
         return jax.random.uniform(key, shape, minval=self.mean[0], maxval=self.mean[1])
-
-
-def _two(name: str, ends: Any) -> tuple[float, float]:
-    """Least and greatest mean of a class; FdifError for anything else."""
-    try:
-        low, high = map(float, ends)
-    except (TypeError, ValueError):
-        low, high = 1.0, 0.0
-    if not 0 <= low <= high:
-        raise FdifError(f"of_class.{name} must be two numbers with 0 <= low <= high, not {ends!r}")
-    return low, high
 
 
 _ARTEFACTS = ("bias_field", "spikes", "gamma", "blur", "ringing", "sharpening", "resolution", "noise")

@@ -3,7 +3,6 @@
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fdif_jax.errors import FdifError
 from fdif_jax.settings import Plain, at_least
@@ -37,18 +36,9 @@ class Grouping(Plain):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "largest")
-        groups: Any = self.groups
-        pairs = list(groups.items() if isinstance(groups, Mapping) else groups)
-        for name, patterns in pairs:
-            if not name or not isinstance(patterns, (list, tuple)) or not patterns:
-                raise FdifError(f"groups.{name} must be a list of families, not {patterns!r}")
-            if not all(isinstance(pattern, str) for pattern in patterns):
-                raise FdifError(f"groups.{name} must be a list of names of families, not {patterns!r}")
-        object.__setattr__(self, "groups", tuple((name, tuple(patterns)) for name, patterns in pairs))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All keys as plain values."""
-        return super().to_dict() | {"groups": {name: list(patterns) for name, patterns in self.groups}}
+        for name, patterns in self.groups:
+            if not name or not patterns:
+                raise FdifError(f"groups.{name} must be a list of families, not {list(patterns)!r}")
 
     def named(self, families: Sequence[str], volumes: Mapping[str, float]) -> dict[str, str]:
         """What each family is called as a class; those that are background are left out. Classes come in order.

@@ -278,15 +278,14 @@ def test_altered_weights_are_what_they_are_called(monkeypatch, capsys):
 
 @pytest.mark.slow("a pre-training, and a network over two scans")
 def test_scans_are_segmented_without_any_having_been_trained_on(monkeypatch, capsys):
-    cli.run("pretrain", [*f"--preset quick {FEW} {SHORT} --out run".split()])
+    cli.run("pretrain", f"--preset quick {FEW} {SHORT} --out run".split())
     Path("scans").mkdir()
     scan = np.random.default_rng(0).normal(size=(24, 20, 22)).cumsum(0).astype(np.float32)
     affine = np.diag([2.0, 1.0, 1.5, 1.0])
     ahead = nib.Nifti1Image(scan, affine)
     nib.save(ahead, "scans/ahead.nii.gz")
-    nib.save(
-        ahead.as_reoriented([[1, -1], [0, 1], [2, 1]]), "scans/aside.nii.gz"
-    )  # the same scan, other axes
+    other_axes = [[1, -1], [0, 1], [2, 1]]
+    nib.save(ahead.as_reoriented(other_axes), "scans/aside.nii.gz")
     names = fd.compile(from_dict(load_run("run").document.recipe)).class_names
 
     def segmented(*more):
@@ -297,19 +296,23 @@ def test_scans_are_segmented_without_any_having_been_trained_on(monkeypatch, cap
         return [nib.load(f"found/{name}.nii.gz") for name in ("ahead", "aside")]
 
     first, second = segmented()
-    assert (
-        first.shape == scan.shape and np.allclose(first.affine, affine) and first.get_data_dtype() == np.uint8
-    )
+    assert first.shape == scan.shape and np.allclose(first.affine, affine)
+    assert first.get_data_dtype() == np.uint8
     assert set(np.unique(first.dataobj)) <= {0, 1}
     back = nib.as_closest_canonical(second)
     assert np.mean(np.asarray(back.dataobj) == np.asarray(first.dataobj)) > 0.99
-    recipe = DOCS / "examples/bodies.toml"
-    assert (
-        released.card_of("resenc-bodies").network["out_channels"]
-        == 1 + fd.compile(fd.load_recipe(recipe)).num_classes
-    )
     segmented("--labels", "found")  # judged by itself
     assert "mean 1.000" in capsys.readouterr().out or not np.asarray(first.dataobj).any()
+
+
+def test_bodies_are_two_shipped_recipes_on_one_grid():
+    bodies = fd.load_recipe(DOCS / "examples/bodies.toml")
+    for part, name in zip(bodies.parts, ("head", "anatomy_grouped"), strict=True):
+        recipe = fd.load_recipe(name)
+        placement = recipe.placement.to_dict() | {"spacing": list(part.recipe.placement.spacing)}
+        assert part.recipe == recipe.replace(grid=bodies.grid, spacing=bodies.spacing, placement=placement)
+    channels = released.card_of("resenc-bodies").network["out_channels"]
+    assert channels == 1 + fd.compile(bodies).num_classes
 
 
 def test_the_table_of_recipes_is_right():

@@ -158,6 +158,7 @@ def test_recipes_without_tissue_say_nothing_of_it():
         ({"of_class": {"bone": (0.5, 0.2)}}, "of_class.bone must be two numbers"),
         ({"of_class": {"bone": 3}}, "of_class.bone must be two numbers"),
         ({"of_class": 3}, "of_class must be a table"),
+        ({"of_class": [1]}, "of_class must be a table"),
     ],
 )
 def test_impossible_settings_are_refused(bad, message):

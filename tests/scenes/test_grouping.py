@@ -41,6 +41,7 @@ def test_the_largest_classes_are_kept_largest_first():
         ({"groups": {"a": ["liver"], "b": ["l*"]}}, "liver belongs to a and to b"),
         ({"groups": {"a": "liver"}}, "groups.a must be a list"),
         ({"groups": {"a": [1]}}, "groups.a must be a list of names"),
+        ({"groups": [1]}, "groups must be a table"),
         ({"largest": 2}, "needs the volumes of a bank of organs"),
         ({"largest": -1}, "largest must be 0 or more"),
     ],
